@@ -1,0 +1,154 @@
+"""Reading and writing what the stages hand to each other: atomic, free of code, one format each."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reidablate.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yields a temporary path in the same folder; on success it is fsynced and renamed to `path`.
+
+    Readers see the old file or the whole new one, never a part, also after a power loss. On an exception the
+    temporary file is removed and `path` is left as it was.
+
+    Raises:
+        UserError: The folder cannot be written or the disk is full.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+        os.close(handle)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; free the disk or fix the folder's rights.") from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        _flush(temporary)
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+        _flush(path.parent)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise UserError(f"cannot write {path}: {error.strerror}; free the disk or fix the folder's rights.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes UTF-8 text atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` as indented JSON, atomically; NaN and infinity are refused."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Returns the content of a JSON file.
+
+    Raises:
+        UserError: The file is missing or is not whole JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; run the stage that makes it first.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not whole JSON ({error}); delete it and repeat the stage that makes it.") from None
+
+
+def canonical_json(value: Any) -> str:
+    """Returns JSON with sorted keys and no spaces: equal values give equal text, whatever their order."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def content_hash(value: Any) -> str:
+    """Returns the first 16 hexadecimal digits of the SHA-256 of a value's canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
+
+
+def sha256_file(path: Path) -> str:
+    """Returns the SHA-256 of a file's bytes in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_table(frame: "pd.DataFrame", path: Path) -> None:
+    """Writes a data frame atomically as `.parquet` or `.csv`, by the suffix of `path`, without its index."""
+    with atomic_path(path) as temporary:
+        if path.suffix == ".csv":
+            frame.to_csv(temporary, index=False)
+        else:
+            frame.to_parquet(temporary, index=False)
+
+
+def read_table(path: Path) -> "pd.DataFrame":
+    """Returns a data frame from a Parquet file.
+
+    Raises:
+        UserError: The file is missing or broken.
+    """
+    import pandas as pd
+
+    try:
+        return pd.read_parquet(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; run the stage that makes it first.") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); delete it and repeat the stage that makes it.") from None
+
+
+def write_npz(path: Path, arrays: Mapping[str, "np.ndarray[Any, Any]"]) -> None:
+    """Writes named arrays atomically as an uncompressed `.npz` without pickled objects."""
+    import numpy as np
+
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, allow_pickle=False, **dict(arrays))
+
+
+def read_npz(path: Path) -> dict[str, "np.ndarray[Any, Any]"]:
+    """Returns the arrays of an `.npz` file; pickled objects are refused.
+
+    Raises:
+        UserError: The file is missing, truncated, or holds pickled objects.
+    """
+    import zipfile
+
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; run the stage that makes it first.") from None
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is no whole .npz of plain arrays ({error}); make it again.") from None

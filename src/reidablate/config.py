@@ -1,0 +1,356 @@
+"""Every option of a run as a frozen, validated model, and the sentences that explain a wrong one.
+
+A `RunConfig` is the science of a run: two runs with equal `RunConfig`, data set and seed compute the same thing.
+What does not change a result (devices, workers, paths) is in `Execution` and `Settings` and stays out of its hash.
+The mathematics behind each option is explained in `docs/methods.md`.
+"""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from reidablate.artifacts import content_hash
+from reidablate.errors import UserError
+
+
+T = TypeVar("T", bound=BaseModel)
+
+
+class Section(BaseModel):
+    """A group of options: unknown keys are refused and values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _none_word(value: Any) -> Any:
+    return None if value == "none" else value
+
+
+Margin = Literal["soft"] | Annotated[float, Field(ge=0)]
+Weight = Annotated[float, Field(ge=0)]
+Factor = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class RpeConfig(Section):
+    """Relative position embedding added to the attention logits of every block and head."""
+
+    kind: Literal["none", "full", "abs_x", "y_only", "x_only", "shaw_key"] = "none"
+    init: Literal["normal", "zeros"] = "normal"
+    lr_factor: Factor = 1.0
+
+
+ClsPosition = Literal["none", "no_ape", "untie", "untie_beit", "untie_shared", "per_patch"]
+
+
+class ModelConfig(Section):
+    """The network: backbone, positions, and the side of the neck that is tested."""
+
+    backbone: Literal["vit_quickstart", "vit_small", "vit_base"]
+    image_size: tuple[Positive, Positive]  # (height, width) in pixels
+    stem: Literal["conv", "ics"] = "ics"
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    ape: Literal["learned", "sinusoidal", "none"] = "learned"
+    rpe: RpeConfig = RpeConfig()
+    cls_position: ClsPosition = "none"
+    pool: Literal["cls", "mean"] = "cls"
+    test_feature: Literal["before_neck", "after_neck"] = "before_neck"
+
+
+class IdentityConfig(Section):
+    """Cross-entropy over the training identities."""
+
+    weight: Weight = 1.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class TripletConfig(Section):
+    """Batch-hard triplet loss on the feature before the neck (the naive triplet)."""
+
+    weight: Weight = 1.0
+    margin: Margin = "soft"
+
+
+class WeightedTripletConfig(Section):
+    """Patch-similarity weighted triplet loss (Proposed 1)."""
+
+    weight: Weight = 1.0
+    margin: Margin = "soft"
+    weight_form: Literal["max", "one_plus_max", "one_plus_inv"] = "max"
+    threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    aux: Annotated[Literal["naive", "mean_negative"] | None, BeforeValidator(_none_word)] = None
+    similarity: Literal["softmax_scaled", "raw"] = "softmax_scaled"
+    scale_match: Annotated[Literal["full_sum", "selected_sum"] | None, BeforeValidator(_none_word)] = "full_sum"
+    pos_source: Literal["anchor_patches", "own_patches"] = "anchor_patches"
+    ratio: Share = 0.5
+    ratio_end: Share | None = None
+    detach_weight: bool = False
+    detach_ratio: bool = False
+    select_by: Literal["cls", "classifier"] = "cls"
+
+
+Pairs = Literal["combinations", "combinations_with_replacement", "permutations", "product"]
+
+
+class PositionRelationConfig(Section):
+    """Divergence between the position-relation distributions of an identity (Proposed 2)."""
+
+    weight: Weight = 1.0
+    divergence: Literal["jsd", "ag_mean", "kl", "sym_kl"] = "jsd"
+    patches: Annotated[int, Field(ge=2)] = 5
+    pairs: Pairs = "combinations"
+    grouping: Literal["head", "layer", "sample", "layer_reshaped", "sample_reshaped"] = "head"
+    select: Literal["cls", "classifier"] = "cls"
+    order: Literal["similarity", "token_index"] = "similarity"
+    abs_scale: Literal[1, "inv_sqrt_d"] = 1
+    grad_to_rpe: bool = True
+    ape_offset: Literal[0, "author_bug"] = 0
+    target: Literal["hardest_positive", "identity_mean"] = "hardest_positive"
+    cls_term: Annotated[Literal["patches"] | None, BeforeValidator(_none_word)] = None
+
+
+class PositionTripletConfig(Section):
+    """Triplet loss on position-relation vectors (the negative result), or its pulling half alone."""
+
+    weight: Weight = 1.0
+    bias: Literal["mean", "concat"] = "concat"
+    patches: Annotated[int, Field(ge=2)] = 5
+    pairs: Pairs = "combinations"
+    negative: bool = True
+    grad_to_rpe: bool = True
+
+
+class LossesConfig(Section):
+    """The sum that is minimised; a term that is `none` is left out."""
+
+    identity: Annotated[IdentityConfig | None, BeforeValidator(_none_word)] = IdentityConfig()
+    triplet: Annotated[TripletConfig | None, BeforeValidator(_none_word)] = TripletConfig()
+    weighted_triplet: Annotated[WeightedTripletConfig | None, BeforeValidator(_none_word)] = None
+    position_relation: Annotated[PositionRelationConfig | None, BeforeValidator(_none_word)] = None
+    position_triplet: Annotated[PositionTripletConfig | None, BeforeValidator(_none_word)] = None
+
+
+class AugmentConfig(Section):
+    """Training-time augmentation."""
+
+    flip: Annotated[float, Field(ge=0, le=1)] = 0.5
+    pad_px: Annotated[int, Field(ge=0)] = 10
+    erase: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+
+class TrainConfig(Section):
+    """Optimiser, schedule and batches. `lr` and `epochs` belong to the preset; a cell scales them by factors."""
+
+    lr: Factor
+    epochs: Positive
+    lr_factor: Factor = 1.0
+    epochs_factor: Factor = 1.0
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 20 / 120
+    lr_step_at: Literal["start", "end"] = "end"
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    bias_lr_factor: Factor = 2.0
+    num_ids: Annotated[int, Field(ge=2)] = 16
+    num_instances: Annotated[int, Field(ge=2)] = 4
+    fraction: Share = 1.0  # of the training identities
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    augment: AugmentConfig = AugmentConfig()
+
+    @property
+    def base_lr(self) -> float:
+        """The learning rate after the cell's factor."""
+        return self.lr * self.lr_factor
+
+    @property
+    def num_epochs(self) -> int:
+        """The number of epochs after the cell's factor, at least one."""
+        return max(1, round(self.epochs * self.epochs_factor))
+
+    @property
+    def warmup_epochs(self) -> int:
+        """The number of warm-up epochs."""
+        return round(self.num_epochs * self.warmup_fraction)
+
+
+class RunConfig(Section):
+    """The science of a run. Its hash names it."""
+
+    model: ModelConfig
+    losses: LossesConfig = LossesConfig()
+    train: TrainConfig
+
+    def dump(self) -> dict[str, Any]:
+        """Returns the options as plain JSON values."""
+        return self.model_dump(mode="json")
+
+    @property
+    def hash(self) -> str:
+        """Sixteen hexadecimal digits that change with any option."""
+        return content_hash(self.dump())
+
+
+class PretrainConfig(Section):
+    """How the quickstart's one backbone is trained from scratch (AdamW, cosine schedule)."""
+
+    lr: Factor
+    epochs: Positive
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    num_ids: Annotated[int, Field(ge=2)] = 16
+    num_instances: Annotated[int, Field(ge=2)] = 4
+    seed: Annotated[int, Field(ge=0)] = 0
+    augment: AugmentConfig = AugmentConfig()
+
+
+class SyntheticCounts(Section):
+    """How many procedural pedestrians of each kind; `gallery_images` is without distractors and junk."""
+
+    train_images: Annotated[int, Field(ge=1)]
+    train_ids: Annotated[int, Field(ge=1)]
+    query_images: Annotated[int, Field(ge=0)] = 0
+    query_ids: Annotated[int, Field(ge=0)] = 0
+    gallery_images: Annotated[int, Field(ge=0)] = 0
+    gallery_ids: Annotated[int, Field(ge=0)] = 0
+    distractors: Annotated[int, Field(ge=0)] = 0
+    junk: Annotated[int, Field(ge=0)] = 0
+    shared_queries: Annotated[int, Field(ge=0)] = 0
+
+
+class SyntheticConfig(Section):
+    """The procedural data sets of a preset."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    image_size: tuple[Positive, Positive]
+    occluded_share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    sets: dict[str, SyntheticCounts]
+    pretrain: SyntheticCounts
+
+
+class Execution(Section):
+    """What a run asks of the machine; never part of its science."""
+
+    gpu: Annotated[int, Field(ge=0)] = 1
+    threads: Positive = 1
+    workers: Annotated[int, Field(ge=0)] = 0
+
+
+class Preset(Section):
+    """How large: backbone, schedule, seeds, and where the initial weights come from."""
+
+    name: str
+    description: str = ""
+    seeds: Positive
+    tier: Literal["core", "extended", "optional"] = "core"
+    weights: Literal["pretrain", "file", "none"]
+    model: dict[str, Any] = {}
+    losses: dict[str, Any] = {}
+    train: dict[str, Any] = {}
+    execution: Execution = Execution()
+    synthetic: SyntheticConfig | None = None
+    pretrain: PretrainConfig | None = None
+
+
+def _schema_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
+    """Returns the keys known at `location` of a model, following nested sections."""
+    schema = model.model_json_schema()
+    node: dict[str, Any] = schema
+    for part in (*location[:-1], None):
+        options = [node, *node.get("anyOf", []), *node.get("allOf", [])]
+        resolved = [schema["$defs"][o["$ref"].rsplit("/", 1)[1]] if "$ref" in o else o for o in options]
+        node = next((o for o in resolved if "properties" in o or "additionalProperties" in o), {})
+        if part is None:
+            break
+        node = node.get("properties", {}).get(part) or node.get("additionalProperties") or {}
+    return list(node.get("properties", {}))
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """Returns ` (did you mean 'x'?)` for the nearest known word, or the list of known words."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(sorted(known))}"
+
+
+def validate(model: type[T], data: Any, *, where: str) -> T:
+    """Returns `data` as a validated model.
+
+    Raises:
+        UserError: One sentence naming `where`, the first wrong key, what is wrong with it and the nearest known key.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+    location = tuple(
+        part for part in first["loc"] if not str(part).startswith(("function-", "literal[", "constrained"))
+    )
+    key = ".".join(str(part) for part in location) or "the file"
+    if first["type"] == "extra_forbidden":
+        known = _schema_at(model, location)
+        raise UserError(f"{where}: unknown key '{key}'; {nearest(str(location[-1]), known)}")
+    if first["type"] == "missing":
+        raise UserError(f"{where}: key '{key}' is missing; add it.")
+    message = str(first["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
+    raise UserError(f"{where}: '{key}' is {first['input']!r} but should be {message}.")
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """Returns the mapping in a YAML file, refusing a key that stands twice.
+
+    Raises:
+        UserError: The file is missing, is not YAML, or does not hold a mapping.
+    """
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; create it or correct the name.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        problem = " ".join(str(error).split())
+        raise UserError(f"{path} is not valid YAML: {problem}; correct the line.") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path} should hold 'key: value' lines but holds a {type(data).__name__}; write some.")
+    return data
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """A safe loader for which a repeated key is an error rather than a silent replacement."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key '{key}' stands twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns `base` with `over` laid on it: mappings merge key by key, everything else replaces."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = merge(below, value) if isinstance(value, Mapping) and isinstance(below, Mapping) else value
+    return merged
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns a nested mapping as `{dotted key: leaf}`."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def difference(base: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Returns `{dotted key: [value in base, value in other]}` for every key that differs; absent is None."""
+    left, right = flatten(base), flatten(other)
+    keys = sorted(left.keys() | right.keys())
+    return {key: [left.get(key), right.get(key)] for key in keys if left.get(key) != right.get(key)}
