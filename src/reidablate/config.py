@@ -16,7 +16,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from reidablate.artifacts import content_hash
 from reidablate.errors import UserError
 
-
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -152,6 +151,7 @@ class TrainConfig(Section):
     epochs_factor: Factor = 1.0
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 20 / 120
     lr_step_at: Literal["start", "end"] = "end"
+    optimiser: Literal["sgd", "adamw"] = "sgd"
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     bias_lr_factor: Factor = 2.0
@@ -192,19 +192,6 @@ class RunConfig(Section):
     def hash(self) -> str:
         """Sixteen hexadecimal digits that change with any option."""
         return content_hash(self.dump())
-
-
-class PretrainConfig(Section):
-    """How the quickstart's one backbone is trained from scratch (AdamW, cosine schedule)."""
-
-    lr: Factor
-    epochs: Positive
-    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    num_ids: Annotated[int, Field(ge=2)] = 16
-    num_instances: Annotated[int, Field(ge=2)] = 4
-    seed: Annotated[int, Field(ge=0)] = 0
-    augment: AugmentConfig = AugmentConfig()
 
 
 class SyntheticCounts(Section):
@@ -252,7 +239,7 @@ class Preset(Section):
     train: dict[str, Any] = {}
     execution: Execution = Execution()
     synthetic: SyntheticConfig | None = None
-    pretrain: PretrainConfig | None = None
+    pretrain: dict[str, Any] | None = None
 
 
 def _schema_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
@@ -284,18 +271,28 @@ def validate(model: type[T], data: Any, *, where: str) -> T:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-    location = tuple(
-        part for part in first["loc"] if not str(part).startswith(("function-", "literal[", "constrained"))
-    )
+        errors = error.errors()
+    first = errors[0]
+    location = tuple(part for part in first["loc"] if _is_key(part))
     key = ".".join(str(part) for part in location) or "the file"
     if first["type"] == "extra_forbidden":
         known = _schema_at(model, location)
         raise UserError(f"{where}: unknown key '{key}'; {nearest(str(location[-1]), known)}")
     if first["type"] == "missing":
         raise UserError(f"{where}: key '{key}' is missing; add it.")
-    message = str(first["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
-    raise UserError(f"{where}: '{key}' is {first['input']!r} but should be {message}.")
+    same_place = [e for e in errors if tuple(part for part in e["loc"] if _is_key(part)) == location]
+    wanted = " or ".join(dict.fromkeys(_expectation(e) for e in same_place))
+    raise UserError(f"{where}: '{key}' is {first['input']!r} but should be {wanted}.")
+
+
+def _is_key(part: int | str) -> bool:
+    """Tells a key or list position from the tags that pydantic adds for the members of a union."""
+    return "[" not in str(part) and not str(part).startswith("constrained") and part not in {"float", "int", "str"}
+
+
+def _expectation(error: Any) -> str:
+    message = str(error["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
+    return "a mapping of options, or none" if error["type"] == "model_type" else message
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
@@ -349,8 +346,16 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def difference(base: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Returns `{dotted key: [value in base, value in other]}` for every key that differs; absent is None."""
-    left, right = flatten(base), flatten(other)
-    keys = sorted(left.keys() | right.keys())
-    return {key: [left.get(key), right.get(key)] for key in keys if left.get(key) != right.get(key)}
+def difference(base: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> dict[str, list[Any]]:
+    """Returns `{dotted key: [value in base, value in other]}` for every key that differs.
+
+    A section that only one side has is one entry, its options on that side and None on the other.
+    """
+    found: dict[str, list[Any]] = {}
+    for key in sorted(base.keys() | other.keys()):
+        left, right = base.get(key), other.get(key)
+        if isinstance(left, Mapping) and isinstance(right, Mapping):
+            found |= difference(left, right, f"{prefix}{key}.")
+        elif left != right:
+            found[f"{prefix}{key}"] = [left, right]
+    return found
