@@ -1,0 +1,1 @@
+"""The network: stem, transformer, positions, neck, and its weight files."""

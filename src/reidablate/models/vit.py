@@ -1,0 +1,175 @@
+"""The vision transformer, from timm's parts, with the position options of the study.
+
+Legend: B batch, H x W image, n = rows * cols patches, D width, h heads, d = D / h. Token 0 is CLS, token 1 + k is
+patch k of the row-major grid.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from timm.layers import Attention, calculate_drop_path_rates
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from reidablate.config import ModelConfig
+from reidablate.errors import UserError
+from reidablate.models.position import AbsolutePosition, ClsBias, Grid, RelativeBias, RelativeKeys
+from reidablate.models.stem import STEMS
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """The size of a transformer: patch edge in pixels, token width, number of blocks and of heads."""
+
+    patch: int
+    width: int
+    depth: int
+    heads: int
+
+
+BACKBONES: dict[str, Backbone] = {
+    "vit_base": Backbone(patch=16, width=768, depth=12, heads=12),
+    "vit_small": Backbone(patch=16, width=384, depth=12, heads=6),
+    "vit_quickstart": Backbone(patch=8, width=32, depth=2, heads=4),
+}
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What the transformer makes of a batch, after the final norm: `feature` (B, D) and `patches` (B, n, D)."""
+
+    feature: Tensor
+    patches: Tensor
+
+
+def patch_grid(config: ModelConfig) -> Grid:
+    """Returns the number of patch rows and columns.
+
+    Raises:
+        UserError: The image is not a whole number of patches.
+    """
+    patch = BACKBONES[config.backbone].patch
+    height, width = config.image_size
+    if height % patch or width % patch:
+        raise UserError(
+            f"image_size {height} x {width} is not a whole number of patches of {config.backbone}; "
+            f"make height and width multiples of {patch}."
+        )
+    return height // patch, width // patch
+
+
+class PositionAttention(Attention):  # type: ignore[misc]  # timm has no types
+    """timm's self-attention with logits `q . k / sqrt(d) + position`, where position may depend on the query.
+
+    On a GPU torch's fused kernels do the work. On a CPU the logits are explicit: there the fused kernel is left as
+    soon as a mask needs a gradient, so the same network with and without zero tables would differ in the last bit,
+    and at the lengths used here it trains no faster.
+    """
+
+    def __init__(self, width: int, heads: int, *, rpe: RelativeBias | RelativeKeys | None, cls: ClsBias | None) -> None:
+        super().__init__(width, num_heads=heads, qkv_bias=True)
+        self.rpe = rpe
+        self.cls_position = cls
+
+    def position_bias(self) -> Tensor | None:
+        """Returns the part of the position logits that depends on no query, (h, 1 + n, 1 + n); None is 0."""
+        patches = self.rpe() if isinstance(self.rpe, RelativeBias) else None
+        if self.cls_position is not None:
+            centre = self.rpe.centre() if isinstance(self.rpe, RelativeBias) else None
+            return cast(Tensor, self.cls_position(patches, centre))
+        return None if patches is None else F.pad(patches, (1, 0, 1, 0))
+
+    def position_logits(self, queries: Tensor) -> Tensor | None:
+        """Returns what is added to the logits, (1 or B, h, 1 + n, 1 + n), for scaled queries (B, h, 1 + n, d)."""
+        bias = self.position_bias()
+        bias = None if bias is None else bias[None]
+        if not isinstance(self.rpe, RelativeKeys):
+            return bias
+        keys = F.pad(self.rpe(queries[:, :, 1:]), (1, 0, 1, 0))
+        return keys if bias is None else keys + bias
+
+    def queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns scaled queries, keys and values, each (B, h, 1 + n, d), of tokens (B, 1 + n, D)."""
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim))
+        queries, keys, values = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        return queries * self.scale, keys, values
+
+    def weights(self, x: Tensor) -> Tensor:
+        """Returns the attention weights of tokens (B, 1 + n, D): (B, h, 1 + n, 1 + n), rows sum to 1."""
+        queries, keys, _ = self.queries_keys_values(x)
+        return self._softmax(queries, keys)
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        """Returns the attended tokens, (B, 1 + n, D); the two options of timm's interface stay unused."""
+        assert attn_mask is None
+        assert not is_causal
+        queries, keys, values = self.queries_keys_values(x)
+        if x.is_cuda:
+            mask = self.position_logits(queries)
+            mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=1.0)
+        else:
+            mixed = self._softmax(queries, keys) @ values
+        return cast(Tensor, self.proj(mixed.transpose(1, 2).flatten(2)))
+
+    def _softmax(self, queries: Tensor, keys: Tensor) -> Tensor:
+        logits = queries @ keys.transpose(-2, -1)
+        position = self.position_logits(queries)
+        return (logits if position is None else logits + position).softmax(dim=-1)
+
+
+class VisionTransformer(nn.Module):
+    """Stem, CLS token, absolute positions, pre-norm blocks, final norm (TransReID-SSL's, without side information).
+
+    Layer norms have eps 1e-6; drop path rises linearly from 0 in the first block to `config.drop_path` in the last and
+    is the only thing here that draws random numbers (from torch's global generator of the device).
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        size = BACKBONES[config.backbone]
+        self.grid = patch_grid(config)
+        self.pool = config.pool
+        self.stem = STEMS[config.stem](size.patch, size.width)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, size.width))
+        self.ape = None
+        if config.ape != "none":
+            cls_row = config.cls_position != "no_ape"
+            self.ape = AbsolutePosition(config.ape, self.grid, size.width, cls_row=cls_row)
+        rates = calculate_drop_path_rates(config.drop_path, size.depth)
+        self.blocks = nn.ModuleList(_block(config, size, self.grid, rate) for rate in rates)
+        self.norm = nn.LayerNorm(size.width, eps=1e-6)
+
+    @property
+    def attentions(self) -> list[PositionAttention]:
+        """The attention of each block, in order."""
+        return [cast(PositionAttention, block.attn) for block in self.blocks]
+
+    def forward(self, images: Tensor) -> Tokens:
+        """Returns the feature and the patch tokens of normalised images (B, 3, H, W)."""
+        patches = self.stem(images).flatten(2).transpose(1, 2)
+        x = torch.cat([self.cls_token.expand(len(images), -1, -1), patches], dim=1)
+        if self.ape is not None:
+            x = x + self.ape()
+        for block in self.blocks:
+            x = block(x)
+        x = self.norm(x)
+        cls, patches = x[:, 0], x[:, 1:]
+        return Tokens(feature=cls if self.pool == "cls" else patches.mean(dim=1), patches=patches)
+
+
+def _block(config: ModelConfig, size: Backbone, grid: Grid, drop_path: float) -> nn.Module:
+    rpe: RelativeBias | RelativeKeys | None = None
+    if config.rpe.kind == "shaw_key":
+        rpe = RelativeKeys(config.rpe.kind, grid, size.width // size.heads)
+    elif config.rpe.kind != "none":
+        rpe = RelativeBias(config.rpe.kind, grid, size.heads)
+    cls = None
+    if config.cls_position not in ("none", "no_ape"):
+        cls = ClsBias(config.cls_position, grid[0] * grid[1], size.heads)
+    norm = partial(nn.LayerNorm, eps=1e-6)
+    block: nn.Module = Block(size.width, size.heads, qkv_bias=True, drop_path=drop_path, norm_layer=norm)
+    block.attn = PositionAttention(size.width, size.heads, rpe=rpe, cls=cls)
+    return block
