@@ -1,0 +1,122 @@
+"""Intervals of a mean difference: the default, and the ones it was chosen over.
+
+Shapes: ... any leading axes (metrics, experiments), S seeds, G identities, B bootstrap resamples.
+
+`two_way` is what the tables use. The others stay for the calibration table, where they show what goes wrong when a
+source of error is forgotten or a resampling scheme meets three seeds.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from reidablate.stats.paired import Array, Components, satterthwaite_df
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A confidence interval and the two-sided p-value of no difference; arrays of one shape."""
+
+    low: Array
+    high: Array
+    standard_error: Array
+    df: Array
+    p_value: Array
+
+
+def t_interval(estimate: Array, variance: Array, df: Array, *, level: float = 0.95) -> Interval:
+    """Returns estimate +- t(df) * sqrt(variance) and the p-value of the same t statistic.
+
+    A variance of zero gives an interval of width zero, with p = 1 at an estimate of zero and p = 0 elsewhere.
+    """
+    error = np.sqrt(variance)
+    width = stats.t.ppf(0.5 + level / 2, df) * error
+    with np.errstate(divide="ignore", invalid="ignore"):
+        statistic = np.where(estimate == 0, 0.0, np.abs(estimate) / error)
+    return Interval(estimate - width, estimate + width, error, df, np.asarray(2 * stats.t.sf(statistic, df)))
+
+
+def two_way(components: Components, *, level: float = 0.95) -> Interval:
+    """Returns the default interval: V = V_seed + C with C = max(V_identity - V_interaction, 0), t on Satterthwaite df.
+
+    df = V^2 / (V_seed^2 / df_seed + C^2 / (G - 1)), G the effective number of identities: near S - 1 when the seeds
+    dominate, near G - 1 when the identities do. Between the two it is somewhat liberal with few seeds: for normal
+    scores a nominal 5 % test rejects at most 7.8 % at 3 seeds, 5.9 % at 5 and 5.2 % at 10, where C is about a quarter
+    of V_seed.
+    """
+    sampling = components.sampling
+    df = satterthwaite_df(
+        (components.seed, components.seed_df),
+        (sampling, np.full_like(sampling, components.identity_df)),
+    )
+    return t_interval(components.estimate, components.seed + sampling, df, level=level)
+
+
+def two_way_seed_df(components: Components, *, level: float = 0.95) -> Interval:
+    """Returns the interval of two-way clustering with the degrees of freedom of the smaller dimension, the seeds."""
+    return t_interval(components.estimate, components.seed + components.sampling, components.seed_df, level=level)
+
+
+def plain_sum(components: Components, *, level: float = 0.95) -> Interval:
+    """Returns the interval of V_seed + V_identity on S - 1 degrees of freedom: the interaction counts twice."""
+    return t_interval(components.estimate, components.seed + components.identity, components.seed_df, level=level)
+
+
+def seeds_only(components: Components, *, level: float = 0.95) -> Interval:
+    """Returns the t interval over seeds alone: the test identities are taken as the only ones there are."""
+    return t_interval(components.estimate, components.seed, components.seed_df, level=level)
+
+
+ANALYTIC: dict[str, Callable[..., Interval]] = {
+    "two_way": two_way,
+    "two_way_seed_df": two_way_seed_df,
+    "plain_sum": plain_sum,
+    "seeds_only": seeds_only,
+}
+
+
+def identity_bootstrap(
+    sums: Array, counts: Array, *, resamples: int, rng: np.random.Generator, level: float = 0.95
+) -> tuple[Array, Array]:
+    """Returns low and high of the percentile bootstrap over identities of the seed-averaged difference.
+
+    The seeds are taken as fixed. One draw of resamples serves all leading axes.
+
+    Args:
+        sums: Sums of D over the queries of each identity, (..., S, G).
+        counts: Queries of each identity, (G,).
+        resamples: Number B of resamples.
+        rng: Source of the resamples.
+        level: Confidence level.
+    """
+    weights = _resample_counts(len(counts), resamples, rng)
+    means = (sums.mean(axis=-2) @ weights.T) / (weights @ counts)
+    return _percentiles(means, level)
+
+
+def hierarchical_bootstrap(
+    sums: Array, counts: Array, *, resamples: int, rng: np.random.Generator, level: float = 0.95
+) -> tuple[Array, Array]:
+    """Returns low and high of the percentile bootstrap that draws seeds and identities, arguments as above."""
+    weights = _resample_counts(len(counts), resamples, rng)
+    seeds = _resample_counts(sums.shape[-2], resamples, rng) / sums.shape[-2]
+    means = np.einsum("...sb,bs->...b", sums @ weights.T, seeds) / (weights @ counts)
+    return _percentiles(means, level)
+
+
+BOOTSTRAP: dict[str, Callable[..., tuple[Array, Array]]] = {
+    "identity_bootstrap": identity_bootstrap,
+    "hierarchical_bootstrap": hierarchical_bootstrap,
+}
+
+
+def _resample_counts(units: int, resamples: int, rng: np.random.Generator) -> Array:
+    """Returns how often each unit is drawn in each of B resamples with replacement, (B, units)."""
+    return rng.multinomial(units, np.full(units, 1.0 / units), size=resamples).astype(np.float64)
+
+
+def _percentiles(means: Array, level: float) -> tuple[Array, Array]:
+    low, high = np.quantile(means, [0.5 - level / 2, 0.5 + level / 2], axis=-1)
+    return low, high
