@@ -1,0 +1,71 @@
+"""Divergences between discrete distributions given by their log-probabilities, in nats.
+
+Every function maps (..., M) and (..., M) to (...). 0 log 0 is 0, so a log-probability may be -inf; gradients are
+finite everywhere.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from reidablate.losses.distance import full_precision
+
+LOWEST_LOG = -1e4  # exp of it is 0 in every floating-point format
+
+
+def _floored(log_p: Tensor) -> Tensor:
+    return log_p.clamp(min=LOWEST_LOG)
+
+
+def _log_mean(log_p: Tensor, log_q: Tensor) -> Tensor:
+    return torch.logaddexp(log_p, log_q) - math.log(2)
+
+
+def _impossible(log_p: Tensor) -> Tensor:
+    return log_p == -torch.inf
+
+
+@full_precision
+def jsd(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Returns the Jensen-Shannon divergence KL(p||m)/2 + KL(q||m)/2 with m = (p+q)/2, in [0, ln 2]."""
+    log_p, log_q = _floored(log_p), _floored(log_q)
+    log_m = _log_mean(log_p, log_q)
+    return 0.5 * (log_p.exp() * (log_p - log_m) + log_q.exp() * (log_q - log_m)).sum(-1)
+
+
+@full_precision
+def ag_mean(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Returns the arithmetic-geometric mean divergence KL(m||p)/2 + KL(m||q)/2 (Taneja), in [0, inf].
+
+    Infinite, with gradient 0, when an outcome has probability 0 under exactly one of the two.
+    """
+    one_sided = (_impossible(log_p) != _impossible(log_q)).any(-1)
+    log_p, log_q = _floored(log_p), _floored(log_q)
+    log_m = _log_mean(log_p, log_q)
+    return (log_m.exp() * (log_m - 0.5 * (log_p + log_q))).sum(-1).masked_fill(one_sided, torch.inf)
+
+
+@full_precision
+def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Returns the Kullback-Leibler divergence KL(p||q), in [0, inf].
+
+    Infinite, with gradient 0, when an outcome of p has probability 0 under q.
+    """
+    unreachable = (_impossible(log_q) & ~_impossible(log_p)).any(-1)
+    log_p, log_q = _floored(log_p), _floored(log_q)
+    return (log_p.exp() * (log_p - log_q)).sum(-1).masked_fill(unreachable, torch.inf)
+
+
+def sym_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Returns KL(p||q)/2 + KL(q||p)/2 (half of Jeffreys' divergence), in [0, inf]."""
+    return 0.5 * (kl(log_p, log_q) + kl(log_q, log_p))
+
+
+DIVERGENCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "jsd": jsd,
+    "ag_mean": ag_mean,
+    "kl": kl,
+    "sym_kl": sym_kl,
+}

@@ -1,0 +1,97 @@
+"""The position-relation loss (Proposed 2): images of a person should relate their top patches alike.
+
+Only position parameters are trained by it: the choice of patches is discrete.
+
+Legend: B batch, D feature, n patches, L blocks, h heads, M pairs, G groups, E entries of a distribution.
+"""
+
+from torch import Tensor
+
+from reidablate.config import PositionRelationConfig
+from reidablate.losses.distance import full_precision
+from reidablate.losses.divergence import DIVERGENCES, LOWEST_LOG
+from reidablate.losses.positions import (
+    PositionState,
+    choose_patches,
+    cls_relation_values,
+    relation_values,
+    require_positions,
+)
+
+
+def log_distributions(values: Tensor, grouping: str) -> Tensor:
+    """Returns the log-probabilities (B, G, E) of `values` (B, L, h, M), normalised within each group.
+
+    `head`: L h groups of M, block-major. `layer`: L groups of h M. `sample`: one group of L h M.
+    The reshaped groupings are normalised as `head`; what they change is the sum, see `group_mean`.
+    """
+    if grouping == "layer":
+        return values.flatten(2).log_softmax(-1)
+    if grouping == "sample":
+        return values.flatten(1).log_softmax(-1)[:, None]
+    return values.log_softmax(-1).flatten(1, 2)
+
+
+def group_mean(divergences: Tensor, grouping: str, num_heads: int) -> Tensor:
+    """Returns the mean over samples and groups of `divergences` (B, G).
+
+    `layer_reshaped` and `sample_reshaped` sum the heads of a block, or of all blocks, before the mean, as the
+    published code did: h and L h times the mean over heads.
+    """
+    factors = {"layer_reshaped": num_heads, "sample_reshaped": divergences.shape[1]}
+    return divergences.mean() * factors.get(grouping, 1)
+
+
+def identity_mean(log_p: Tensor, labels: Tensor) -> Tensor:
+    """Returns, for each sample, the normalised geometric mean of `log_p` (B, G, E) over its identity's samples."""
+    same = (labels[:, None] == labels[None, :]).to(log_p.dtype)
+    mean = (same / same.sum(1, keepdim=True)) @ log_p.clamp(min=LOWEST_LOG).flatten(1)
+    return mean.reshape(log_p.shape).log_softmax(-1)
+
+
+def divergence_to_target(values: Tensor, labels: Tensor, positive: Tensor, config: PositionRelationConfig) -> Tensor:
+    """Returns the mean divergence of each sample's distributions to those of its target; both sides carry gradients.
+
+    The hardest positive q of an anchor p enters as D(p, q); the mean g of an identity as D(g, p).
+    """
+    log_p = log_distributions(values, config.grouping)
+    divergence = DIVERGENCES[config.divergence]
+    if config.target == "identity_mean":
+        divergences = divergence(identity_mean(log_p, labels), log_p)
+    else:
+        divergences = divergence(log_p, log_p.index_select(0, positive))
+    return group_mean(divergences, config.grouping, values.shape[2])
+
+
+@full_precision
+def position_relation_loss(
+    direction: Tensor,
+    patches: Tensor,
+    labels: Tensor,
+    positive: Tensor,
+    positions: PositionState,
+    config: PositionRelationConfig,
+) -> Tensor:
+    """Returns the mean divergence between the position relations of each image and its hardest positive.
+
+    The top patches are those of `patches` (B, n, D) nearest to `direction` (B, D): the feature, or the classifier row
+    of the label. `positive` (B,) is the row of the hardest positive; an image that is its own adds a zero. With
+    `cls_term` the relations of CLS to the chosen patches are compared too and added.
+
+    Raises:
+        UserError: The model has no position parameters, or fewer patches than asked for.
+    """
+    require_positions(positions, "position_relation")
+    chosen = choose_patches(direction, patches, config.patches, by_token=config.order == "token_index")
+    abs_scale = patches.shape[2] ** -0.5 if config.abs_scale == "inv_sqrt_d" else 1.0
+    ape_shift = 0 if config.ape_offset == "author_bug" else 1
+    values = relation_values(
+        positions, chosen, config.pairs, abs_scale=abs_scale, ape_shift=ape_shift, grad_to_rpe=config.grad_to_rpe
+    )
+    loss = divergence_to_target(values, labels, positive, config)
+    if config.cls_term is None:
+        return loss
+    to_cls = cls_relation_values(
+        positions, chosen, abs_scale=abs_scale, ape_shift=ape_shift, grad_to_rpe=config.grad_to_rpe
+    )
+    return loss + divergence_to_target(to_cls, labels, positive, config)

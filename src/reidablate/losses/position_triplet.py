@@ -1,0 +1,40 @@
+"""The position triplet loss: position relations as vectors, pulled to the positive and pushed from the negative.
+
+Legend: B batch, D feature, n patches, L blocks, h heads, M pairs.
+"""
+
+from torch import Tensor
+
+from reidablate.config import PositionTripletConfig
+from reidablate.losses.distance import full_precision, norm
+from reidablate.losses.mining import Triplets, mean_over_valid
+from reidablate.losses.positions import PositionState, choose_patches, relation_values, require_positions
+from reidablate.losses.triplet import margin_terms
+
+
+@full_precision
+def position_triplet_loss(
+    feature: Tensor,
+    patches: Tensor,
+    triplets: Triplets,
+    positions: PositionState,
+    config: PositionTripletConfig,
+) -> Tensor:
+    """Returns the mean soft-margin term between position vectors, or with `negative: false` the mean pull alone.
+
+    The vector of an image holds the relation values of its top patches, not normalised: of all blocks and heads one
+    after the other (`concat`, L h M numbers), or with the tables averaged over them (`mean`, M numbers). Anchors
+    without a negative are left out, except from the pull.
+
+    Raises:
+        UserError: The model has no position parameters, or fewer patches than asked for.
+    """
+    require_positions(positions, "position_triplet")
+    chosen = choose_patches(feature, patches, config.patches)
+    values = relation_values(positions, chosen, config.pairs, grad_to_rpe=config.grad_to_rpe)
+    vectors = values.mean((1, 2)) if config.bias == "mean" else values.flatten(1)
+    towards = norm(vectors - vectors[triplets.positive])
+    if not config.negative:
+        return towards.mean()
+    away = norm(vectors - vectors[triplets.negative])
+    return mean_over_valid(margin_terms(towards, away, "soft"), triplets.valid)

@@ -1,0 +1,143 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from reidablate.config import PositionTripletConfig
+from reidablate.errors import UserError
+from reidablate.losses.mining import batch_hard
+from reidablate.losses.position_triplet import position_triplet_loss
+from reidablate.losses.positions import PAIRS, PositionState
+
+ROWS, COLS, WIDTH, BLOCKS, HEADS = 3, 5, 4, 2, 3
+NUM_PATCHES = ROWS * COLS
+LABELS = torch.tensor([0, 0, 0, 1, 2, 2])
+
+
+def state(**changes: torch.Tensor | None) -> PositionState:
+    generator = torch.Generator().manual_seed(5)
+    cells = [(y, x) for y in range(ROWS) for x in range(COLS)]
+    index = [[(y - v + ROWS - 1) * (2 * COLS - 1) + (x - u + COLS - 1) for v, u in cells] for y, x in cells]
+    size = (2 * ROWS - 1) * (2 * COLS - 1)
+    parts: dict[str, torch.Tensor | None] = {
+        "ape": torch.randn(1 + NUM_PATCHES, WIDTH, generator=generator, dtype=torch.float64),
+        "tables": torch.randn(BLOCKS, size, HEADS, generator=generator, dtype=torch.float64),
+        "index": torch.tensor(index),
+    }
+    return PositionState(**(parts | changes))
+
+
+def batch(seed: int = 0):
+    generator = torch.Generator().manual_seed(seed)
+    feature = torch.randn(6, WIDTH, generator=generator, dtype=torch.float64)
+    patches = torch.randn(6, NUM_PATCHES, WIDTH, generator=generator, dtype=torch.float64)
+    return feature, patches, batch_hard(feature, LABELS)
+
+
+def config(**options: object) -> PositionTripletConfig:
+    return PositionTripletConfig(**({"patches": 3} | options))
+
+
+def loop_vector(vector, image, positions, settings):
+    scores = [float(vector.dot(patch)) for patch in image]
+    tokens = sorted(range(NUM_PATCHES), key=lambda k: -scores[k])[: settings.patches]
+    entries = []
+    for block in range(BLOCKS):
+        for head in range(HEADS):
+            for i, j in PAIRS[settings.pairs](range(len(tokens))):
+                a, b = tokens[i], tokens[j]
+                absolute = float(positions.ape[1 + a].dot(positions.ape[1 + b]))
+                entries.append(absolute + float(positions.tables[block, positions.index[a, b], head]))
+    stacked = np.array(entries).reshape(BLOCKS * HEADS, -1)
+    return stacked.mean(0) if settings.bias == "mean" else stacked.reshape(-1)
+
+
+def loop_loss(feature, patches, triplets, positions, settings):
+    vectors = [loop_vector(v, x, positions, settings) for v, x in zip(feature, patches, strict=True)]
+    terms = []
+    for i, anchor in enumerate(vectors):
+        towards = np.linalg.norm(anchor - vectors[triplets.positive[i]])
+        away = np.linalg.norm(anchor - vectors[triplets.negative[i]])
+        terms.append(math.log1p(math.exp(towards - away)) if settings.negative else towards)
+    return np.mean(terms)
+
+
+@pytest.mark.parametrize("bias", ["mean", "concat"])
+@pytest.mark.parametrize("negative", [True, False])
+@pytest.mark.parametrize("pairs", PAIRS)
+def test_loss_equals_the_loop(bias, negative, pairs):
+    settings = config(bias=bias, negative=negative, pairs=pairs)
+    expected = loop_loss(*batch(), state(), settings)
+    assert position_triplet_loss(*batch(), state(), settings).item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("bias", ["mean", "concat"])
+@pytest.mark.parametrize("negative", [True, False])
+def test_gradients_equal_finite_differences(bias, negative):
+    settings = config(bias=bias, negative=negative)
+
+    def loss(ape, tables):
+        return position_triplet_loss(*batch(), state(ape=ape, tables=tables), settings)
+
+    inputs = (state().ape.requires_grad_(), state().tables.requires_grad_())
+    assert torch.autograd.gradcheck(loss, inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize("grad_to_rpe", [True, False])
+def test_only_position_parameters_are_trained(grad_to_rpe):
+    feature, patches, triplets = batch()
+    positions = state(ape=state().ape.requires_grad_(), tables=state().tables.requires_grad_())
+    feature.requires_grad_()
+    patches.requires_grad_()
+    position_triplet_loss(feature, patches, triplets, positions, config(grad_to_rpe=grad_to_rpe)).backward()
+    assert feature.grad is None
+    assert patches.grad is None
+    assert positions.ape.grad[1:].any()
+    assert not positions.ape.grad[0].any()
+    assert (positions.tables.grad is not None) is grad_to_rpe
+
+
+def test_without_negatives_only_the_pull_is_left():
+    feature, patches, _ = batch()
+    triplets = batch_hard(feature, torch.zeros(6, dtype=torch.long))
+    positions = state(ape=state().ape.requires_grad_())
+    loss = position_triplet_loss(feature, patches, triplets, positions, config())
+    loss.backward()
+    assert loss.item() == 0
+    assert not positions.ape.grad.any()
+    assert position_triplet_loss(feature, patches, triplets, positions, config(negative=False)).item() > 0
+
+
+def test_equal_images_have_a_finite_gradient():
+    feature, patches, _ = batch()
+    feature, patches = feature[:1].repeat(6, 1), patches[:1].repeat(6, 1, 1)
+    positions = state(ape=state().ape.requires_grad_(), tables=state().tables.requires_grad_())
+    loss = position_triplet_loss(feature, patches, batch_hard(feature, LABELS), positions, config())
+    loss.backward()
+    assert loss.item() == pytest.approx(math.log(2))
+    assert torch.isfinite(positions.ape.grad).all()
+    assert torch.isfinite(positions.tables.grad).all()
+
+
+def test_without_tables_mean_and_concat_agree():
+    positions = state(tables=None)
+    mean, concat = (position_triplet_loss(*batch(), positions, config(bias=bias)) for bias in ("mean", "concat"))
+    assert mean == concat
+
+
+def test_a_model_without_positions_is_refused():
+    with pytest.raises(UserError, match=r"losses.position_triplet"):
+        position_triplet_loss(*batch(), PositionState(None, None, None), config())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_under_autocast_is_computed_in_float32(dtype):
+    feature, patches, triplets = batch()
+    feature, patches = feature.to(dtype), patches.to(dtype)
+    positions = state(ape=state().ape.to(dtype), tables=state().tables.to(dtype))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = position_triplet_loss(feature, patches, triplets, positions, config())
+    wide = state(ape=positions.ape.float(), tables=positions.tables.float())
+    assert found.dtype == torch.float32
+    assert found == position_triplet_loss(feature.float(), patches.float(), triplets, wide, config())

@@ -1,0 +1,176 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from reidablate.config import (
+    IdentityConfig,
+    LossesConfig,
+    PositionRelationConfig,
+    PositionTripletConfig,
+    TripletConfig,
+    WeightedTripletConfig,
+)
+from reidablate.errors import UserError
+from reidablate.losses import BatchOutputs, PositionState, study_loss
+from reidablate.losses.mining import batch_hard
+from reidablate.losses.triplet import mean_negative_loss, triplet_loss
+
+ROWS, COLS, WIDTH, CLASSES = 4, 2, 6, 3
+NUM_PATCHES = ROWS * COLS
+LABELS = [0, 0, 0, 1, 2, 2]
+EVERYTHING = LossesConfig(
+    identity=IdentityConfig(weight=2.0, label_smoothing=0.1),
+    triplet=TripletConfig(weight=0.5, margin=0.3),
+    weighted_triplet=WeightedTripletConfig(weight=3.0, aux="mean_negative"),
+    position_relation=PositionRelationConfig(weight=12.0, patches=3, select="classifier", cls_term="patches"),
+    position_triplet=PositionTripletConfig(weight=0.25, patches=3),
+)
+
+
+def outputs(dtype: torch.dtype = torch.float32) -> BatchOutputs:
+    generator = torch.Generator().manual_seed(0)
+    shapes = {
+        "feature": (6, WIDTH),
+        "patches": (6, NUM_PATCHES, WIDTH),
+        "logits": (6, CLASSES),
+        "classifier": (CLASSES, WIDTH),
+    }
+    parts = {name: torch.randn(shape, generator=generator).to(dtype) for name, shape in shapes.items()}
+    return BatchOutputs(**{name: part.requires_grad_() for name, part in parts.items()})
+
+
+def positions() -> PositionState:
+    generator = torch.Generator().manual_seed(1)
+    size = (2 * ROWS - 1) * (2 * COLS - 1)
+    ape, tables, cls_bias = (
+        torch.randn(shape, generator=generator).requires_grad_()
+        for shape in ((1 + NUM_PATCHES, WIDTH), (2, size, 3), (2, 3, NUM_PATCHES))
+    )
+    index = torch.randint(size, (NUM_PATCHES, NUM_PATCHES), generator=generator)
+    return PositionState(ape, tables, index, cls_bias)
+
+
+def test_every_term_has_its_name_and_the_total_is_their_weighted_sum():
+    terms = study_loss(EVERYTHING, outputs(), torch.tensor(LABELS), positions(), progress=0.0)
+    weights = {
+        "identity": 2.0,
+        "triplet": 0.5,
+        "weighted_triplet": 3.0,
+        "weighted_triplet_aux": 3.0,
+        "position_relation": 12.0,
+        "position_triplet": 0.25,
+    }
+    assert set(terms) == {*weights, "total"}
+    expected = sum(weight * terms[name].item() for name, weight in weights.items())
+    assert terms["total"].item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_default_is_identity_and_naive_triplet():
+    batch, labels = outputs(), torch.tensor(LABELS)
+    terms = study_loss(LossesConfig(), batch, labels, PositionState(None, None, None), progress=0.0)
+    log_p = batch.logits.log_softmax(1)
+    assert list(terms) == ["identity", "triplet", "total"]
+    assert terms["identity"].item() == pytest.approx(-sum(log_p[i, y].item() for i, y in enumerate(LABELS)) / 6)
+    assert terms["triplet"] == triplet_loss(batch.feature, batch_hard(batch.feature, labels))
+
+
+@pytest.mark.parametrize("aux", ["naive", "mean_negative"])
+def test_aux_is_the_unweighted_loss_with_the_margin_of_its_section(aux):
+    batch, labels = outputs(), torch.tensor(LABELS)
+    section = WeightedTripletConfig(aux=aux, margin=0.7)
+    config = LossesConfig(identity=None, triplet=None, weighted_triplet=section)
+    terms = study_loss(config, batch, labels, positions(), progress=0.0)
+    triplets = batch_hard(batch.feature, labels)
+    expected = {
+        "naive": triplet_loss(batch.feature, triplets, 0.7),
+        "mean_negative": mean_negative_loss(batch.feature, labels, triplets, 0.7),
+    }
+    assert terms["weighted_triplet_aux"] == expected[aux]
+
+
+def test_progress_moves_the_ratio():
+    def at(progress: float, **options: float) -> torch.Tensor:
+        config = LossesConfig(weighted_triplet=WeightedTripletConfig(**options))
+        terms = study_loss(config, outputs(), torch.tensor(LABELS), positions(), progress=progress)
+        return terms["weighted_triplet"]
+
+    assert at(1.0, ratio=0.8, ratio_end=0.25) == at(0.0, ratio=0.25)
+    assert at(0.0, ratio=0.8, ratio_end=0.25) == at(1.0, ratio=0.8)
+    assert at(0.0, ratio=0.8) != at(0.0, ratio=0.25)
+
+
+def test_selection_by_classifier_uses_the_row_of_the_label():
+    labels = torch.tensor(LABELS)
+
+    def relation(batch: BatchOutputs, select: str) -> torch.Tensor:
+        config = LossesConfig(position_relation=PositionRelationConfig(patches=3, select=select))
+        return study_loss(config, batch, labels, positions(), progress=0.0)["position_relation"]
+
+    batch = outputs()
+    on_rows = replace(batch, feature=batch.classifier[labels])
+    assert relation(batch, "cls") != relation(batch, "classifier")
+    assert relation(on_rows, "cls") == relation(on_rows, "classifier")
+
+
+def test_no_gradient_is_missing_or_not_finite():
+    batch, state = outputs(), positions()
+    study_loss(EVERYTHING, batch, torch.tensor(LABELS), state, progress=0.3)["total"].backward()
+    for part in (batch.feature, batch.patches, batch.logits, state.ape, state.tables, state.cls_bias):
+        assert torch.isfinite(part.grad).all()
+        assert part.grad.any()
+    assert batch.classifier.grad is None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_under_autocast_gives_float32_terms(dtype):
+    batch, labels = outputs(dtype), torch.tensor(LABELS)
+    with torch.autocast("cpu", dtype=dtype):
+        terms = study_loss(EVERYTHING, batch, labels, positions(), progress=0.0)
+    wide = BatchOutputs(*(part.detach().float() for part in vars(batch).values()))
+    expected = study_loss(EVERYTHING, wide, labels, positions(), progress=0.0)
+    terms["total"].backward()
+    assert {name: term.item() for name, term in terms.items()} == {name: term.item() for name, term in expected.items()}
+    assert all(term.dtype == torch.float32 for term in terms.values())
+    assert torch.isfinite(batch.patches.grad).all()
+
+
+class WaitingOperations(TorchDispatchMode):
+    """Notes the operations that, on a GPU, would make the host wait for a value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        indices = args[1] if name in ("index", "index_put", "index_put_", "_index_put_impl_") else ()
+        by_mask = any(i is not None and i.dtype == torch.bool for i in indices)
+        if by_mask or name in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique_dim", "_unique2"):
+            self.seen.add(name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_nothing_waits_for_a_value_of_a_tensor():
+    labels = torch.tensor(LABELS)
+    with WaitingOperations() as operations:
+        study_loss(EVERYTHING, outputs(), labels, positions(), progress=0.5)["total"].backward()
+    assert not operations.seen
+    with WaitingOperations() as operations:
+        labels[labels > 0].max().item()
+    assert operations.seen == {"index", "_local_scalar_dense"}
+
+
+def test_a_run_without_terms_is_refused():
+    with pytest.raises(UserError, match="every term"):
+        study_loss(
+            LossesConfig(identity=None, triplet=None), outputs(), torch.tensor(LABELS), positions(), progress=0.0
+        )
+
+
+@pytest.mark.parametrize("section", ["position_relation", "position_triplet"])
+def test_a_position_loss_without_positions_is_refused(section):
+    config = LossesConfig(**{section: {"patches": 3}})
+    with pytest.raises(UserError, match=f"losses.{section}"):
+        study_loss(config, outputs(), torch.tensor(LABELS), PositionState(None, None, None), progress=0.0)
