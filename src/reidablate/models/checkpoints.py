@@ -101,12 +101,13 @@ def load_weights(model: ReidModel, path: Path, *, head: bool = True, hw_ratio: i
     ignored = {name for name, value in weights.tensors.items() if _may_ignore(name, value, model, state, head=head)}
     values = {name: value for name, value in weights.tensors.items() if name not in ignored}
     resized: list[str] = []
-    if _APE in values and _APE in state:
+    if _APE in values and _APE in state and values[_APE].dim() == 2:
         values[_APE], is_resized = _fit_positions(values[_APE], model.backbone.grid, weights.grid, hw_ratio, path)
         resized += [_APE] * is_resized
-    if _PROJECTION in values and values[_PROJECTION].dim() == 2:
+    projection = values.get(_PROJECTION)
+    if projection is not None and projection.dim() == 2 and projection.numel() == state[_PROJECTION].numel():
         # Old timm files keep the convolution as a matrix.
-        values[_PROJECTION] = values[_PROJECTION].reshape(len(values[_PROJECTION]), *state[_PROJECTION].shape[1:])
+        values[_PROJECTION] = projection.reshape(state[_PROJECTION].shape)
     _refuse_misfits(values, state, weights, path)
     model.load_state_dict(values, strict=False)
     return LoadReport(
