@@ -1,1 +1,1 @@
-"""When is a gain real? Intervals over seeds and identities, families of tests, verdicts, claims and their calibration."""
+"""When is a gain real? Intervals over seeds and identities, families of tests, verdicts, claims, calibration."""

@@ -1,0 +1,33 @@
+"""The rule `statistics`: from the tables of the runs to contrasts, and to a verdict on every published claim."""
+
+from pathlib import Path
+
+from reidablate.artifacts import read_json, read_table, write_table
+from reidablate.stats.claims import judge, load_claims
+from reidablate.stats.contrasts import DEFAULT_DELTA_POINTS, contrast_table
+
+CLAIMS = Path("workflow/config/claims.yaml")
+
+
+def write_statistics(results: Path, claims: Path = CLAIMS) -> str:
+    """Writes `contrasts` and `claims` below `results/tables` and returns the line that counts the verdicts.
+
+    Args:
+        results: The folder `results/<preset>`.
+        claims: Published gains.
+
+    Raises:
+        UserError: A table is missing, or the file of claims is malformed.
+    """
+    tables = results / "tables"
+    study, cells = read_json(tables / "study.json"), read_json(tables / "cells.json")
+    queries, runs = read_table(tables / "queries.parquet"), read_table(tables / "runs.parquet")
+    deltas = {name: {m: points / 100 for m, points in by.items()} for name, by in DEFAULT_DELTA_POINTS.items()}
+    contrasts = contrast_table(queries, runs, cells, deltas=deltas, headline_side=study["headline"])
+    judged = judge(load_claims(claims), contrasts, study, runs)
+    for name, frame in {"contrasts": contrasts, "claims": judged}.items():
+        write_table(frame, tables / f"{name}.parquet")
+        write_table(frame, tables / f"{name}.csv")
+    shown = contrasts[contrasts["headline"].eq(True) & contrasts["metric"].eq("mAP")]
+    counts = shown["verdict"].value_counts()
+    return f"statistics: {len(shown)} contrasts in mAP: " + ", ".join(f"{n} {word}" for word, n in counts.items())

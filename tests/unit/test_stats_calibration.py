@@ -1,0 +1,99 @@
+"""The simulated experiments have the truth they claim; the slow test holds the default interval to its bounds."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from reidablate.rng import generator
+from reidablate.stats.calibration import (
+    BOUNDS,
+    EFFECTS,
+    GAINS_POINTS,
+    Setting,
+    calibrate,
+    settings,
+    simulate,
+    structure_of,
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "queries", "identities", "pairs", "cameras"),
+    [("market1501", 3368, 750, 3368, 6), ("occluded_duke", 2210, 519, 858, 8)],
+)
+def test_structures_have_the_official_numbers(name: str, queries: int, identities: int, pairs: int, cameras: int):
+    found = structure_of(name)
+    assert found.counts.sum() == found.queries.sum() == queries
+    assert len(found.counts) == len(found.pairs) == identities
+    assert len(found.queries) == found.pairs.sum() == pairs
+    assert found.queries.min() >= 1
+    assert 1 <= found.pairs.min() <= found.pairs.max() <= cameras
+
+
+@pytest.mark.parametrize("shape", ["normal", "skewed"])
+@pytest.mark.parametrize("gain", [0.0, 1.0])
+def test_simulated_differences_have_the_stated_mean(shape: str, gain: float):
+    setting = Setting("market1501", shape, "none", 3)
+    blocks = list(simulate(setting, gain, 200, rng=generator(0, "test")))
+    counts = blocks[0][1]
+    means = 100 * np.concatenate([sums.sum(axis=(-2, -1)) for sums, _ in blocks]) / (3 * counts.sum())
+    assert len(means) == 200
+    assert means.mean() == pytest.approx(gain, abs=4 * means.std() / np.sqrt(200))
+
+
+def test_normal_differences_have_the_stated_variance():
+    setting = Setting("market1501", "normal", "typical", 3)
+    counts = structure_of("market1501").counts
+    effects = EFFECTS["market1501"]["typical"]
+    share = np.square(counts).sum() / counts.sum() ** 2
+    expected = effects.seed**2 / 3 + (effects.identity**2 + effects.interaction**2 / 3) * share
+    expected += effects.pair**2 / 3 / counts.sum()  # one query a pair
+    blocks = simulate(setting, 0.0, 2000, rng=generator(1, "test"))
+    means = 100 * np.concatenate([sums.sum(axis=(-2, -1)) for sums, _ in blocks]) / (3 * counts.sum())
+    # The relative standard error of a variance from 2,000 draws is sqrt(2 / 2000), about 3 %.
+    assert means.var() == pytest.approx(expected, rel=0.13)
+
+
+def test_the_table_is_complete_and_does_not_depend_on_threads():
+    chosen = [Setting("occluded_duke", shape, "typical", 3) for shape in ("normal", "skewed")]
+    few = {"experiments": 40, "bootstrap_experiments": 20, "resamples": 50, "power_experiments": 10, "chosen": chosen}
+    one, two = calibrate(**few, threads=1), calibrate(**few, threads=2)
+    pd.testing.assert_frame_equal(one, two)
+    null = one[one["gain_points"] == 0]
+    assert set(null["interval"]) == {
+        "two_way",
+        "two_way_seed_df",
+        "plain_sum",
+        "seeds_only",
+        "identity_bootstrap",
+        "hierarchical_bootstrap",
+    }
+    assert set(one["gain_points"]) == {0.0, *GAINS_POINTS}
+    assert (null["coverage"] == 1 - null["rejection"]).all()
+    assert null["experiments"].tolist() == [40, 40, 40, 40, 20, 20] * 2
+    assert one["within_bounds"].notna().sum() == 2
+
+
+@pytest.mark.slow
+def test_the_default_interval_holds_its_bounds_and_the_others_do_not():
+    # 10,000 experiments put a standard error of 0.22 points on a rate of 5 %.
+    table = calibrate(bootstrap_experiments=300)
+    default = table[table["interval"] == "two_way"]
+    null = default[default["gain_points"] == 0]
+    assert len(null) == len(settings())
+    assert set(null["seeds"]) == set(BOUNDS)
+    assert (null["experiments"] == 10_000).all()
+    assert null["within_bounds"].all(), null[~null["within_bounds"].astype(bool)].to_string()
+    gained = default[default["gain_points"] > 0]
+    for seeds, (low, high) in BOUNDS.items():
+        slack = 4 * gained["monte_carlo_error"].max()
+        missed = 1 - gained.loc[gained["seeds"] == seeds, "coverage"]
+        assert missed.between(low - slack, high + slack).all()
+    power = gained.pivot_table(index="gain_points", columns=["test_set", "shape", "seeds"], values="rejection")
+    assert (power.diff().dropna() > -0.05).all(axis=None)
+    worst = table[table["gain_points"] == 0].groupby("interval")["rejection"].agg(["min", "max"])
+    assert worst.loc["seeds_only", "max"] > 0.15
+    assert worst.loc["identity_bootstrap", "max"] > 0.15
+    assert worst.loc["hierarchical_bootstrap", "max"] > 0.15
+    assert worst.loc["plain_sum", "min"] < 0.01
+    assert worst.loc["two_way_seed_df", "min"] < 0.01

@@ -1,0 +1,80 @@
+"""The intervals that the default was chosen over."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from reidablate.rng import generator
+from reidablate.stats.intervals import (
+    hierarchical_bootstrap,
+    identity_bootstrap,
+    plain_sum,
+    t_interval,
+    two_way,
+    two_way_seed_df,
+)
+from reidablate.stats.paired import Components, paired_components
+
+
+def parts(*, seed: float, identity: float, interaction: float) -> Components:
+    return Components(
+        estimate=np.array(0.01),
+        seed=np.array(seed),
+        seed_df=np.array(4.0),
+        identity=np.array(identity),
+        identity_df=99.0,
+        interaction=np.array(interaction),
+    )
+
+
+def test_t_interval_equals_scipys_one_sample_test():
+    sample = generator(0, "test").normal(1, 2, 12)
+    found = t_interval(np.array(sample.mean()), np.array(sample.var(ddof=1) / 12), np.array(11.0), level=0.9)
+    expected = stats.ttest_1samp(sample, 0)
+    assert found.p_value == pytest.approx(expected.pvalue)
+    assert [found.low, found.high] == pytest.approx(list(expected.confidence_interval(0.9)))
+
+
+def test_a_variance_of_zero_is_certain():
+    found = t_interval(np.array([0.0, 0.1]), np.zeros(2), np.full(2, 4.0))
+    assert found.p_value.tolist() == [1.0, 0.0]
+    assert found.low.tolist() == [0.0, 0.1]
+
+
+def test_two_way_by_hand():
+    found = two_way(parts(seed=4e-6, identity=5e-6, interaction=2e-6))
+    assert found.standard_error**2 == pytest.approx(7e-6)
+    assert found.df == pytest.approx(49 / (16 / 4 + 9 / 99))
+    assert found.high - 0.01 == pytest.approx(stats.t.ppf(0.975, found.df) * np.sqrt(7e-6))
+
+
+def test_an_interaction_above_the_identity_variance_leaves_the_seeds():
+    found = two_way(parts(seed=4e-6, identity=1e-6, interaction=2e-6))
+    assert found.standard_error**2 == pytest.approx(4e-6)
+    assert found.df == pytest.approx(4)
+
+
+def test_the_cautious_relatives_are_wider():
+    found = parts(seed=4e-6, identity=5e-6, interaction=2e-6)
+    widths = [float(interval(found).high) for interval in (two_way, two_way_seed_df, plain_sum)]
+    assert widths == sorted(widths)
+    assert plain_sum(found).standard_error ** 2 == pytest.approx(9e-6)
+
+
+def test_identity_bootstrap_matches_the_cluster_robust_error():
+    rng = generator(1, "test")
+    counts = rng.integers(1, 7, 400).astype(float)
+    sums = counts * rng.normal(0, 0.05, (4, 1, 400))
+    low, high = identity_bootstrap(sums, counts, resamples=4000, rng=rng)
+    error = np.sqrt(paired_components(sums, counts).identity)
+    # A percentile of 4,000 resamples has a relative error of about 3 %.
+    assert (high - low) / (2 * 1.96) == pytest.approx(error, rel=0.1)
+
+
+def test_hierarchical_bootstrap_shrinks_a_seed_variance_by_s_minus_one_over_s():
+    # Identities without variance: only the seeds are resampled, and their bootstrap variance has divisor S.
+    rng = generator(2, "test")
+    counts = np.full(50, 3.0)
+    seeds = rng.normal(0, 0.01, (10, 1))
+    low, high = hierarchical_bootstrap(seeds * counts, counts, resamples=4000, rng=rng)
+    assert (high - low) / (2 * 1.96) == pytest.approx(np.sqrt(seeds.var() / 10), rel=0.1)
