@@ -1,0 +1,355 @@
+"""What the report shows, looked up in the tables of a study; nothing is measured here.
+
+Shapes: R runs, S seeds, K ranks. Every number leaves as a `Number` that names the table, the rows and the column it
+stands in and how they were reduced, so that a test (or a reader) can find it again.
+Everything is in fractions, seconds and bytes; only the templates make points.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from reidablate.artifacts import read_json, read_table
+from reidablate.errors import UserError
+from reidablate.report.records import Cell, Contrast, Number, plain, text
+
+MAX_RANK = 20
+HEADLINE = "before_neck"  # where study.json does not say
+OPTIONAL = {
+    "contrasts": "intervals and verdicts",
+    "history": "learning curves",
+    "queries": "CMC curves",
+    "claims": "published claims",
+    "floors": "floors",
+    "calibration": "calibration of the intervals",
+}
+_QUERY_COLUMNS = ["dataset", "cell", "seed", "side", "first_hit_rank"]
+
+
+@dataclass(frozen=True)
+class StudyTables:
+    """The tables of `results/<preset>/tables` and the questions the templates ask of them."""
+
+    tables_folder: Path
+    about: dict[str, Any]
+    cells: tuple[Cell, ...]
+    runs: pd.DataFrame
+    metrics: pd.DataFrame
+    contrasts: pd.DataFrame | None
+    history: pd.DataFrame | None
+    cmc: pd.DataFrame | None  # dataset, cell, seed, rank (1..K), value
+    claims: pd.DataFrame | None
+    floors: pd.DataFrame | None
+    calibration: pd.DataFrame | None
+    absent: dict[str, str]
+    samples: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether any of the data is synthetic; then no page goes without the word."""
+        return bool(self.about.get("synthetic") or self.synthetic_names)
+
+    @property
+    def synthetic_names(self) -> set[str]:
+        """The names of the synthetic data sets."""
+        everything = bool(self.about.get("synthetic"))
+        return {d["name"] for d in self.datasets if everything or d.get("synthetic") or d.get("generated")}
+
+    @property
+    def headline(self) -> str:
+        """The declared feature side."""
+        return str(self.about.get("headline", HEADLINE))
+
+    @property
+    def datasets(self) -> list[dict[str, Any]]:
+        """The data sets of `study.json`, in its order."""
+        return list(self.about.get("datasets", []))
+
+    @property
+    def seeds(self) -> list[int]:
+        """The planned seeds."""
+        return [int(seed) for seed in self.about.get("seeds", [])]
+
+    @cached_property
+    def by_name(self) -> dict[str, Cell]:
+        """Cells by name."""
+        return {cell.name: cell for cell in self.cells}
+
+    @cached_property
+    def groups(self) -> dict[str, list[Cell]]:
+        """Cells by group, both in the order of `cells.json`."""
+        groups: dict[str, list[Cell]] = {}
+        for cell in self.cells:
+            groups.setdefault(cell.group, []).append(cell)
+        return groups
+
+    @cached_property
+    def _scores(self) -> dict[tuple[str, str, str, str], dict[int, float]]:
+        scores: dict[tuple[str, str, str, str], dict[int, float]] = {}
+        frame = self.metrics[["dataset", "cell", "side", "metric", "seed", "value"]]
+        for dataset, cell, side, metric, seed, value in frame.itertuples(index=False):
+            if plain(value) is not None:
+                scores.setdefault((dataset, cell, side, metric), {})[int(seed)] = float(value)
+        return scores
+
+    @cached_property
+    def _runs_of(self) -> dict[tuple[str, str], list[dict[str, Any]]]:
+        grouped: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for index, record in enumerate(self.runs.to_dict("records")):
+            run = {str(key): None if not isinstance(v, str) and pd.isna(v) else v for key, v in record.items()}
+            grouped.setdefault((str(run["dataset"]), str(run["cell"])), []).append(run | {"row": index})
+        return grouped
+
+    def runs_of(self, dataset: str, cell: str) -> list[dict[str, Any]]:
+        """Returns the planned runs of a cell as dictionaries with their row number, missing values as None."""
+        return self._runs_of.get((dataset, cell), [])
+
+    def ran(self, dataset: str) -> list[Cell]:
+        """Returns the cells with at least one planned run on a data set."""
+        return [cell for cell in self.cells if self.runs_of(dataset, cell.name)]
+
+    def num_runs(self, status: str = "", dataset: str = "", cell: str = "") -> Number:
+        """Returns how many runs have a status; an empty argument stands for any."""
+        wanted = {"status": status, "dataset": dataset, "cell": cell}
+        mask = pd.Series(True, index=self.runs.index)
+        for column, value in wanted.items():
+            mask &= (self.runs[column] == value) if value else True
+        row = ";".join(f"{column}={value}" for column, value in wanted.items() if value)
+        return Number(float(mask.sum()), "runs", row, "seed", "count")
+
+    def seed_scores(self, dataset: str, cell: str, side: str, metric: str) -> dict[int, float]:
+        """Returns `{seed: fraction}` of the finished runs."""
+        return self._scores.get((dataset, cell, side, metric), {})
+
+    def score(self, dataset: str, cell: str, metric: str, how: str = "mean", side: str = "") -> Number:
+        """Returns the mean or sd (n - 1) over seeds of a metric; the side defaults to the headline."""
+        side = side or self.headline
+        values = list(self.seed_scores(dataset, cell, side, metric).values())
+        row = f"dataset={dataset};cell={cell};side={side};metric={metric}"
+        return Number(_reduce(values, how), "metrics", row, "value", how)
+
+    def seed_score(self, dataset: str, cell: str, metric: str, seed: int) -> Number:
+        """Returns one run's headline metric."""
+        value = self.seed_scores(dataset, cell, self.headline, metric).get(seed)
+        row = f"dataset={dataset};cell={cell};side={self.headline};metric={metric};seed={seed}"
+        return Number(value, "metrics", row)
+
+    def cost(self, dataset: str, cell: str, column: str) -> Number:
+        """Returns the mean of a cost column over a cell's finished runs."""
+        values = [plain(run[column]) for run in self.runs_of(dataset, cell) if run["status"] == "finished"]
+        row = f"dataset={dataset};cell={cell};status=finished"
+        return Number(_reduce([v for v in values if v is not None], "mean"), "runs", row, column, "mean")
+
+    def total(self, column: str) -> Number:
+        """Returns the sum of a cost column over all runs."""
+        values = [v for v in map(plain, self.runs[column]) if v is not None]
+        return Number(_reduce(values, "sum"), "runs", "", column, "sum")
+
+    def run_number(self, run: dict[str, Any], column: str) -> Number:
+        """Returns one value of the table of runs."""
+        return Number(plain(run[column]), "runs", str(run["row"]), column)
+
+    def about_number(self, path: str) -> Number:
+        """Returns a number of `study.json` by its dotted path, None where it is not given."""
+        node: Any = self.about
+        for part in path.split("."):
+            node = node[int(part)] if isinstance(node, list) else (node or {}).get(part)
+        return Number(plain(node), "study", path)
+
+    def table_rows(self, name: str) -> list[dict[str, Number | str]]:
+        """Returns an optional table row by row: numbers as `Number`, everything else as text."""
+        frame = getattr(self, name)
+        if frame is None:
+            return []
+        numeric = {c for c in frame.columns if pd.api.types.is_numeric_dtype(frame[c].dtype) and frame[c].dtype != bool}
+        return [
+            {
+                column: Number(plain(value), name, str(index), column) if column in numeric else text(value)
+                for column, value in record.items()
+            }
+            for index, record in enumerate(frame.to_dict("records"))
+        ]
+
+    def contrast(self, dataset: str, cell: Cell, reference: Cell, metric: str = "mAP") -> Contrast:
+        """Returns the comparison of a cell with a reference on the headline side.
+
+        With the contrasts table it is that table's row. Without it (or without the row) it is the mean difference
+        over the seeds both finished, with no interval and no verdict.
+        """
+        side = self.headline
+        row = f"dataset={dataset};cell={cell.name};side={side};metric={metric}"
+        own = self.seed_scores(dataset, cell.name, side, metric)
+        other = self.seed_scores(dataset, reference.name, side, metric)
+        common = sorted(own.keys() & other.keys())
+        deltas = [own[seed] - other[seed] for seed in common]
+        pairs = len(common) > 1 and cell.seed_offset == reference.seed_offset
+        spread = math.hypot(*(float(np.std([by[s] for s in common], ddof=1)) for by in (own, other))) if pairs else None
+
+        def paired(value: float | None, how: str) -> Number:
+            return Number(value, "metrics", row, "value", how, reference.name)
+
+        plain_contrast = Contrast(
+            dataset, cell, reference, side, metric,
+            estimate=paired(_reduce(deltas, "mean"), "paired mean"),
+            paired_sd=paired(_reduce(deltas, "sd") if pairs else None, "paired sd"),
+            unpaired_sd=paired(spread, "unpaired sd"),
+            num_seeds=paired(float(len(common)), "paired count"),
+        )  # fmt: skip
+        return self._judged(plain_contrast)
+
+    @cached_property
+    def _contrast_rows(self) -> dict[tuple[str, ...], tuple[int, dict[Any, Any]]]:
+        if self.contrasts is None:
+            return {}
+        keys = ("dataset", "cell", "reference", "side", "metric")
+        records = self.contrasts.to_dict("records")
+        return {tuple(str(r[key]) for key in keys): (index, r) for index, r in enumerate(records)}
+
+    def _judged(self, contrast: Contrast) -> Contrast:
+        key = (contrast.dataset, contrast.cell.name, contrast.reference.name, contrast.side, contrast.metric)
+        if key not in self._contrast_rows:
+            return contrast
+        index, record = self._contrast_rows[key]
+
+        def number(column: str) -> Number:
+            return Number(plain(record.get(column)), "contrasts", str(index), column)
+
+        known: dict[str, Any] = {
+            column: number(column) for column in ("estimate", "num_seeds", "low", "high", "p_adjusted")
+        }
+        if "standard_error_unpaired" in record:
+            known |= {"paired_sd": number("standard_error"), "unpaired_sd": number("standard_error_unpaired")}
+        return replace(
+            contrast,
+            **known,
+            detectable=number("detectable"),
+            verdict=text(record.get("verdict")),
+            below_delta=plain(record.get("below_delta")) == 1,
+            note=text(record.get("note")),
+        )
+
+    def contrasts_of(self, dataset: str, cells: Iterable[Cell], metric: str = "mAP") -> list[Contrast]:
+        """Returns the comparisons of some cells with those of their references that ran on the data set."""
+        return [
+            self.contrast(dataset, cell, self.by_name[name], metric)
+            for cell in cells
+            for name in cell.references
+            if name in self.by_name and self.runs_of(dataset, cell.name) and self.runs_of(dataset, name)
+        ]
+
+    def to_baseline(self, dataset: str) -> dict[str, Contrast]:
+        """Returns the comparison in mAP of each cell with its baseline, by the cell's name."""
+        contrasts = self.contrasts_of(dataset, self.cells)
+        return {c.cell.name: c for c in contrasts if c.reference.name == c.cell.baseline}
+
+    def num_verdicts(self, word: str) -> Number:
+        """Returns how many comparisons in mAP on the headline side have a verdict; an empty word stands for any."""
+        chosen = {"side": self.headline, "metric": "mAP"}
+        row = ";".join(f"{column}={value}" for column, value in chosen.items()) + (f";verdict={word}" if word else "")
+        if self.contrasts is None:
+            return Number(None, "contrasts", row, "cell", "count")
+        mask = (self.contrasts["side"] == self.headline) & (self.contrasts["metric"] == "mAP")
+        mask &= self.contrasts["verdict"].fillna("").str.startswith(word)
+        return Number(float(mask.sum()), "contrasts", row, "cell", "count")
+
+    def failures(self) -> list[dict[str, Any]]:
+        """Returns the runs that did not finish."""
+        return [run for runs in self._runs_of.values() for run in runs if run["status"] != "finished"]
+
+    @property
+    def codes(self) -> list[str]:
+        """Hashes of the code that made the runs, the most frequent first; more than one is a warning."""
+        return [str(code) for code in self.runs["code_hash"].dropna().value_counts().index]
+
+
+def _reduce(values: Sequence[float], how: str) -> float | None:
+    if how == "sd":
+        return float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return float(np.mean(values) if how == "mean" else np.sum(values)) if len(values) else None
+
+
+def cmc_curves(queries: pd.DataFrame, max_rank: int = MAX_RANK) -> pd.DataFrame:
+    """Returns the share of queries with a hit within each rank 1..K, a row a run and rank.
+
+    Args:
+        queries: Columns dataset, cell, seed and first_hit_rank (1-based) of one feature side.
+        max_rank: K.
+    """
+    keys = ["dataset", "cell", "seed"]
+    curves = []
+    for key, ranks in queries.groupby(keys, observed=True, sort=False)["first_hit_rank"]:
+        clipped = np.minimum(ranks.to_numpy(dtype=np.int64), max_rank + 1)
+        hits = np.bincount(clipped, minlength=max_rank + 2)[1 : max_rank + 1].cumsum() / len(clipped)
+        curves.append(pd.DataFrame(dict(zip(keys, key, strict=True)) | {"rank": range(1, max_rank + 1), "value": hits}))
+    return pd.concat(curves, ignore_index=True) if curves else pd.DataFrame(columns=[*keys, "rank", "value"])
+
+
+def _optional(folder: Path, name: str, absent: dict[str, str], **arguments: Any) -> pd.DataFrame | None:
+    """Returns a table, or None with a sentence in `absent` when it is missing or broken."""
+    path = folder / f"{name}.parquet"
+    if not path.exists():
+        absent[name] = f"{OPTIONAL[name].capitalize()}: the table {name}.parquet is not there."
+        return None
+    try:
+        frame = pd.read_parquet(path, **arguments)
+    except (OSError, ValueError, KeyError) as error:
+        absent[name] = f"{OPTIONAL[name].capitalize()}: {name}.parquet cannot be read ({' '.join(str(error).split())})."
+        return None
+    if frame.empty:
+        absent[name] = f"{OPTIONAL[name].capitalize()}: the table {name}.parquet is empty."
+        return None
+    return frame
+
+
+def _cell(index: int, entry: dict[str, Any]) -> Cell:
+    return Cell(
+        index=index,
+        name=str(entry["name"]),
+        title=str(entry.get("title") or entry["name"]),
+        group=str(entry.get("group") or "main"),
+        tier=str(entry.get("tier") or ""),
+        question=str(entry.get("question") or ""),
+        notes=str(entry.get("notes") or ""),
+        references=tuple(entry.get("references") or ()),
+        differences=entry.get("differences") or {},
+        seed_offset=int(entry.get("seed_offset") or 0),
+    )
+
+
+def collect(tables: Path) -> StudyTables:
+    """Returns the study whose tables stand in a folder; what is optional and absent is listed, not fatal.
+
+    Raises:
+        UserError: `study.json`, `cells.json`, `runs.parquet` or `metrics.parquet` is missing or broken.
+    """
+    about, entries = read_json(tables / "study.json"), read_json(tables / "cells.json")
+    if not isinstance(about, dict) or not isinstance(entries, list):
+        raise UserError(f"{tables} holds a study.json or cells.json of another form; run `reidablate aggregate` again.")
+    absent: dict[str, str] = {}
+    headline = str(about.get("headline", HEADLINE))
+    queries = _optional(
+        tables, "queries", absent, columns=_QUERY_COLUMNS, filters=[("side", "==", headline)], dtype_backend="pyarrow"
+    )
+    return StudyTables(
+        tables_folder=tables,
+        about=about,
+        cells=tuple(_cell(index, entry) for index, entry in enumerate(entries)),
+        runs=read_table(tables / "runs.parquet"),
+        metrics=read_table(tables / "metrics.parquet"),
+        contrasts=_optional(tables, "contrasts", absent),
+        history=_optional(tables, "history", absent),
+        cmc=None if queries is None else cmc_curves(queries),
+        claims=_optional(tables, "claims", absent),
+        floors=_optional(tables, "floors", absent),
+        calibration=_optional(tables, "calibration", absent),
+        absent=absent,
+        samples={
+            d["name"]: path for d in about.get("datasets", []) if (path := tables / f"samples_{d['name']}.jpg").exists()
+        },
+    )

@@ -1,0 +1,153 @@
+"""The main table for papers and pull requests, and the summary for the terminal.
+
+The main table has a row a data set and cell. CSV holds fractions at full precision; LaTeX, Markdown and the terminal
+show points.
+"""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from reidablate.artifacts import write_table, write_text
+from reidablate.report.collect import StudyTables, collect
+
+_TEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+}  # fmt: skip
+SIGNS = {"improves": "\N{BLACK UP-POINTING TRIANGLE}", "worsens": "\N{BLACK DOWN-POINTING TRIANGLE}",
+         "equivalent": "=", "undecided": "\N{WHITE CIRCLE}"}  # fmt: skip
+
+
+def main_table(study: StudyTables) -> pd.DataFrame:
+    """Returns the main table in fractions: scores, and the difference in mAP to the baseline, a row a cell."""
+    rows: list[dict[str, Any]] = []
+    for dataset in study.datasets:
+        contrasts = study.to_baseline(dataset["name"])
+        for cell in study.ran(dataset["name"]):
+            row: dict[str, Any] = {
+                "dataset": dataset["name"],
+                "synthetic": dataset["name"] in study.synthetic_names,
+                "cell": cell.name,
+                "title": cell.title,
+                "side": study.headline,
+                "num_finished": int(study.num_runs("finished", dataset["name"], cell.name).value or 0),
+                "num_planned": int(study.num_runs("", dataset["name"], cell.name).value or 0),
+            }
+            for metric in ("mAP", "rank1", "mINP"):
+                for how in ("mean", "sd"):
+                    row[f"{metric}_{how}"] = study.score(dataset["name"], cell.name, metric, how).value
+            contrast = contrasts.get(cell.name)
+            low, high = (contrast.interval if contrast else None) or (None, None)
+            row |= {
+                "baseline": cell.baseline,
+                "difference": contrast.estimate.value if contrast else None,
+                "low": low,
+                "high": high,
+                "verdict": contrast.verdict if contrast else None,
+            }
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def tex(value: object) -> str:
+    """Returns text with LaTeX's special characters made harmless; what pdflatex cannot set becomes `?`."""
+    escaped = "".join(_TEX.get(letter, letter) for letter in str(value))
+    return "".join(letter if letter.isascii() and letter.isprintable() else "?" for letter in escaped)
+
+
+def md(value: object) -> str:
+    """Returns text that stays one cell of a Markdown table and holds no markup."""
+    flat = " ".join(str(value).split()).replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;")
+    for letter in "|`*_[]":
+        flat = flat.replace(letter, f"\\{letter}")
+    return flat
+
+
+def export_filters() -> dict[str, Callable[..., Any]]:
+    """Returns the filters of the LaTeX and Markdown templates by name."""
+    return {"tex": tex, "md": md}
+
+
+def write_exports(study: StudyTables, environment: Environment, folder: Path) -> None:
+    """Writes `exports/main_table.{csv,tex,md}` and `summary.md` into the report's folder."""
+    table = main_table(study)
+    write_table(table, folder / "exports" / "main_table.csv")
+    context = {"study": study, "table": table.astype(object).where(table.notna(), None).to_dict("records")}
+    for name in ("exports/main_table.tex", "exports/main_table.md", "summary.md"):
+        template = environment.get_template(f"{Path(name).name}.j2")
+        write_text(folder / name, template.render(context))
+
+
+def text_summary(tables: Path) -> str:
+    """Returns the summary as text with terminal colours left out: the runs, and a table a data set.
+
+    Args:
+        tables: The folder `results/<preset>/tables`.
+
+    Raises:
+        UserError: A required table is missing or broken.
+    """
+    study = collect(tables)
+    console = Console(file=io.StringIO(), width=110, force_terminal=False)
+    counts = {word: int(study.num_runs(word).value or 0) for word in ("finished", "diverged", "missing")}
+    lines = [
+        f"{study.about.get('preset', '')}: {len(study.cells)} cells, {len(study.datasets)} data sets, "
+        f"{len(study.seeds)} seeds; " + ", ".join(f"{count} {word}" for word, count in counts.items() if count) + ".",
+        *(["SYNTHETIC DATA: no published claim is judged on it."] if study.synthetic else []),
+        *study.about.get("notices", []),
+        *study.absent.values(),
+    ]
+    for line in lines:
+        console.print(Text(str(line)))
+    for dataset in study.datasets:
+        console.print()
+        console.print(_terminal_table(study, dataset))
+    file = console.file
+    assert isinstance(file, io.StringIO)
+    return file.getvalue()
+
+
+def _terminal_table(study: StudyTables, dataset: dict[str, Any]) -> Table:
+    name = dataset["name"]
+    mark = " (synthetic)" if name in study.synthetic_names else ""
+    table = Table(
+        title=Text(f"{dataset.get('title') or name}{mark}, points, {study.headline.replace('_', ' ')}, AP step sum"),
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+    )
+    for header in ("cell", "seeds", "mAP", "Rank-1", "mAP over baseline", "verdict"):
+        table.add_column(header, justify="left" if header in ("cell", "verdict") else "right")
+    contrasts = study.to_baseline(name)
+    for cell in study.ran(name):
+        finished, planned = (study.num_runs(word, name, cell.name).value or 0 for word in ("finished", ""))
+        contrast = contrasts.get(cell.name)
+        difference = _signed(contrast.estimate.value) if contrast else ""
+        if contrast and contrast.interval:
+            difference += " [{}, {}]".format(*map(_signed, contrast.interval))
+        word = f"{SIGNS.get(contrast.word, '')} {contrast.verdict or 'no interval'}" if contrast else ""
+        scores = [
+            _spread(study.score(name, cell.name, metric).value, study.score(name, cell.name, metric, "sd").value)
+            for metric in ("mAP", "rank1")
+        ]
+        row = [cell.name, f"{finished:.0f} of {planned:.0f}", *scores, difference, word]
+        table.add_row(*(Text(value) for value in row))
+    return table
+
+
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:+.2f}"
+
+
+def _spread(mean: float | None, sd: float | None) -> str:
+    if mean is None:
+        return "-"
+    return f"{100 * mean:.2f}" + ("" if sd is None else f" ± {100 * sd:.2f}")

@@ -1,0 +1,130 @@
+"""What the report is made of: a number and where it comes from, a cell, a comparison, a declared difference.
+
+Everything is in fractions, seconds and bytes; only the templates make points.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+VERDICTS = ("improves", "worsens", "equivalent", "undecided")
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A value and where it comes from.
+
+    `row` is a zero-based row number, or `column=value` pairs joined by `;` that select the rows, or a dotted path for
+    the JSON tables. `how` reduces the rows: `value`, `mean`, `sd`, `sum`, `min`, `max`, `count`, `paired mean`,
+    `paired sd`, `unpaired sd`; the last three pair the rows by seed with those of the cell `reference`.
+    """
+
+    value: float | None
+    table: str
+    row: str
+    column: str = "value"
+    how: str = "value"
+    reference: str = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry of `cells.json` and its place in the palette."""
+
+    index: int
+    name: str
+    title: str
+    group: str
+    tier: str
+    question: str
+    notes: str
+    references: tuple[str, ...]
+    differences: dict[str, dict[str, list[Any]]]
+    seed_offset: int
+
+    @property
+    def baseline(self) -> str | None:
+        """The last reference: by default the root of the `extends` chain."""
+        return self.references[-1] if self.references else None
+
+
+@dataclass(frozen=True)
+class Change:
+    """One line of a declared difference: a key, or a whole section that was added or removed."""
+
+    key: str
+    kind: str  # changed | added | removed
+    before: Any
+    after: Any
+    options: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A cell against a reference on one data set, side and metric."""
+
+    dataset: str
+    cell: Cell
+    reference: Cell
+    side: str
+    metric: str
+    estimate: Number
+    paired_sd: Number
+    unpaired_sd: Number
+    num_seeds: Number
+    low: Number | None = None
+    high: Number | None = None
+    p_adjusted: Number | None = None
+    detectable: Number | None = None
+    verdict: str = ""
+    below_delta: bool = False
+    note: str = ""
+
+    @property
+    def value(self) -> float:
+        """The estimate, NaN if there is none."""
+        return math.nan if self.estimate.value is None else self.estimate.value
+
+    @property
+    def word(self) -> str:
+        """The verdict's first word if it is one of the four, else an empty string."""
+        return next((word for word in VERDICTS if self.verdict.startswith(word)), "")
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Both ends of the interval, or None if there is none."""
+        low, high = (end.value if end else None for end in (self.low, self.high))
+        return (low, high) if low is not None and high is not None else None
+
+
+def plain(value: Any) -> float | None:
+    """Returns a finite float, or None for a missing or non-finite value."""
+    if value is None or value is pd.NA:
+        return None
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def text(value: Any) -> str:
+    """Returns a cell of a table as text, empty when missing."""
+    return "" if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)) else str(value)
+
+
+def changes(differences: dict[str, list[Any]]) -> list[Change]:
+    """Returns differences `{dotted key: [before, after]}` with sections that appear or vanish as one line each."""
+    sections: dict[str, dict[str, list[Any]]] = {}
+    for key, pair in differences.items():
+        parts = key.split(".")
+        sections.setdefault(".".join(parts[:2]) if len(parts) > 2 else key, {})[key] = pair
+    lines = []
+    for section, keys in sections.items():
+        if list(keys) != [section] and all(before is None for before, _ in keys.values()):
+            options = tuple((key.removeprefix(f"{section}."), after) for key, (_, after) in keys.items())
+            lines.append(Change(section, "added", None, None, options))
+        elif list(keys) != [section] and all(after is None for _, after in keys.values()):
+            lines.append(Change(section, "removed", None, None))
+        else:
+            lines += [Change(key, "changed", before, after) for key, (before, after) in keys.items()]
+    return lines

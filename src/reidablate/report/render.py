@@ -1,0 +1,105 @@
+"""From the tables to `report/index.html`: one file without network, with figures and exports beside it."""
+
+import base64
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
+
+from reidablate.artifacts import write_text
+from reidablate.errors import UserError
+from reidablate.report.collect import StudyTables, collect
+from reidablate.report.exports import export_filters, write_exports
+from reidablate.report.figures import Plot, colour, draw, marker
+from reidablate.report.records import Contrast, changes
+
+
+def render_report(results: Path, templates: Path, out: Path) -> None:
+    """Writes the report of `results/<preset>` to `out`, its figures to `figures/` and exports to `exports/` beside it.
+
+    The output depends on the tables and the templates alone: the same input gives the same bytes.
+
+    Args:
+        results: The folder that holds `tables/`.
+        templates: The folder of Jinja templates.
+        out: The HTML file.
+
+    Raises:
+        UserError: A required table or a template is missing or broken.
+    """
+    if not (templates / "report.html.j2").exists():
+        raise UserError(f"{templates} holds no report.html.j2; give the folder of report templates.")
+    study = collect(results / "tables")
+    plots = draw(study, out.parent / "figures")
+    environment = make_environment(templates)
+    try:
+        write_text(out, render_html(study, plots, environment))
+        write_exports(study, environment, out.parent)
+    except TemplateError as error:
+        where = f", line {error.lineno}" if hasattr(error, "lineno") else ""
+        raise UserError(f"a template in {templates} is wrong{where}: {error}; correct it.") from error
+
+
+def make_environment(templates: Path) -> Environment:
+    """Returns the Jinja environment: everything is escaped in HTML, an unknown name is an error."""
+    environment = Environment(
+        loader=FileSystemLoader(templates),
+        autoescape=lambda name: name is None or ".html" in name,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"fixed": fixed, "span": span, **export_filters()}
+    environment.globals |= {"colour": colour, "marker": marker, "changes": changes}
+    return environment
+
+
+def render_html(study: StudyTables, plots: list[Plot], environment: Environment) -> str:
+    """Returns the page; its own script is allowed by hash, every other script and every request is refused."""
+    script = environment.get_template("script.js.j2").render()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    context: dict[str, Any] = {
+        "study": study,
+        "plots": plots,
+        "script": script,
+        "script_hash": f"sha256-{digest}",
+        "sections": _sections(study),
+        "synthetic_names": study.synthetic_names,
+        "samples": {
+            name: f"data:image/jpeg;base64,{base64.b64encode(path.read_bytes()).decode()}"
+            for name, path in study.samples.items()
+        },
+    }
+    return environment.get_template("report.html.j2").render(context)
+
+
+def _sections(study: StudyTables) -> list[tuple[str, str]]:
+    """Returns (anchor, title) of every section in the order of the page."""
+    groups = [(f"group-{number}", f"Group: {group}") for number, group in enumerate(study.groups, start=1)]
+    return [
+        ("summary", "Summary"),
+        ("claims", "Published claims"),
+        *groups,
+        ("cost", "Cost"),
+        ("data", "Data sets"),
+        ("calibration", "Calibration"),
+        ("failures", "Failures"),
+        ("provenance", "Provenance"),
+        ("definitions", "Definitions"),
+    ]
+
+
+def fixed(value: float, digits: int = 0, sign: bool = False) -> str:
+    """Returns a number with a fixed number of decimals, thousands separated, with a real minus and no -0."""
+    shown = f"{value:{'+' if sign else ''},.{digits}f}"
+    if not any(digit in "123456789" for digit in shown):
+        shown = shown.lstrip("+-")
+    return shown.replace("-", "\N{MINUS SIGN}")
+
+
+def span(contrasts: Iterable[Contrast]) -> float:
+    """Returns the largest distance from zero that estimates and intervals reach, 0 without any."""
+    ends = [abs(end) for c in contrasts for end in (c.estimate.value, *(c.interval or ())) if end is not None]
+    return max(ends, default=0.0)
