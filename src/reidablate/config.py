@@ -208,14 +208,14 @@ class SyntheticCounts(Section):
     shared_queries: Annotated[int, Field(ge=0)] = 0
 
 
-class SyntheticConfig(Section):
-    """The procedural data sets of a preset."""
+class SyntheticRecipe(Section):
+    """Everything that decides a procedural data set, to the byte."""
 
+    style: Literal["market1501", "occluded_duke"]
+    counts: SyntheticCounts
     seed: Annotated[int, Field(ge=0)] = 0
-    image_size: tuple[Positive, Positive]
+    image_size: tuple[Positive, Positive]  # (height, width) in pixels
     occluded_share: Annotated[float, Field(ge=0, le=1)] = 0.5
-    sets: dict[str, SyntheticCounts]
-    pretrain: SyntheticCounts
 
 
 class Execution(Section):
@@ -238,7 +238,7 @@ class Preset(Section):
     losses: dict[str, Any] = {}
     train: dict[str, Any] = {}
     execution: Execution = Execution()
-    synthetic: SyntheticConfig | None = None
+    synthetic: dict[str, SyntheticRecipe] | None = None
     pretrain: dict[str, Any] | None = None
 
 

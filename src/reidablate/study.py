@@ -16,6 +16,7 @@ from reidablate.config import Preset, RunConfig, Section, load_yaml, merge, near
 from reidablate.errors import UserError
 
 S = TypeVar("S", bound=Section)
+PRETRAIN = "pretrain"
 CONFIG_FOLDER = Path("workflow/config")
 RESERVED = {"configs", "data", "logs", "plans", "pretrain", "report", "tables"}  # folders beside the data sets'
 
@@ -157,12 +158,21 @@ class Study(Section):
         return None
 
     def dataset(self, name: str) -> PlannedDataset:
-        """Returns a data set of the study by name."""
+        """Returns a data set of the study by name, also the one that only the pre-training uses."""
+        if name == PRETRAIN and self.preset.synthetic:
+            root = self.data_folder(name) / "images"
+            style = self.preset.synthetic[name].style
+            return PlannedDataset(name=name, title="Pre-training", format=style, root=root, generated=True)
         return _named({dataset.name: dataset for dataset in self.datasets}, name, "data set")
 
     def cell(self, name: str) -> PlannedCell:
         """Returns a cell of the study by name."""
         return _named({cell.name: cell for cell in self.cells}, name, "cell")
+
+    def synthetic_recipe(self, name: str) -> dict[str, Any]:
+        """Returns what decides a generated data set, as plain JSON values."""
+        assert self.preset.synthetic is not None
+        return self.preset.synthetic[name].model_dump(mode="json")
 
     def data_folder(self, name: str) -> Path:
         """Returns the folder of a data set's images (if generated), index, cache and diagnostics."""
@@ -320,9 +330,9 @@ def _datasets(
     table = settings.dataset_table
     if preset.synthetic:
         root = settings.results / preset.name / "data"
-        names = [name for name in wanted if name in preset.synthetic.sets]
+        names = [name for name in wanted if name in preset.synthetic]
         if not names:
-            known = ", ".join(preset.synthetic.sets)
+            known = ", ".join(preset.synthetic.keys() - {PRETRAIN})
             raise UserError(f"preset '{preset.name}' makes procedural pedestrians only for {known}; ask for those.")
         why = "" if found else f"; no data set was found in {settings.data_root}/ (its place: --config data_root=...)"
         roots = {name: root / name / "images" for name in names}

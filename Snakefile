@@ -1,0 +1,50 @@
+# A study: every cell on every data set with every seed, from the images to the report.
+#
+#   snakemake --cores all --resources gpu=4
+#
+# Settings are in workflow/config/default.yaml and can be given for one call with --config key=value.
+import sys
+
+from reidablate.engine.devices import visible_gpus
+from reidablate.errors import UserError
+from reidablate.study import plan
+
+
+configfile: "workflow/config/default.yaml"
+
+
+try:
+    STUDY = plan(config)
+    PLAN = STUDY.write()
+except UserError as error:
+    print(f"reidablate: {error}", file=sys.stderr)
+    sys.exit(2)
+
+ROOT = STUDY.root
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/diagnose.smk"
+include: "workflow/rules/aggregate.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        ROOT / "report" / "index.html",
+
+
+onstart:
+    for line in STUDY.notices:
+        print(f"reidablate: {line}", file=sys.stderr)
+    if reason := STUDY.refusal(gpu_limit=gpu_limit(), num_gpus=len(visible_gpus())):
+        print(f"reidablate: {reason}", file=sys.stderr)
+        sys.exit(2)
+
+
+onerror:
+    report_what_is_there()

@@ -1,0 +1,268 @@
+"""The command line: one subcommand a stage, argument parsing only."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from reidablate.errors import UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="Is this gain real? Benchmark and ablation harness for person re-identification.",
+)
+cells_app = typer.Typer(no_args_is_help=True, help="List, show, compare and make ablation cells.")
+data_app = typer.Typer(no_args_is_help=True, help="Index, cache, check and synthesize data sets.")
+app.add_typer(cells_app, name="cells")
+app.add_typer(data_app, name="data")
+
+PlanOption = Annotated[Path, typer.Option("--plan", help="The plan of the study, results/<preset>/plans/<hash>.json.")]
+DatasetOption = Annotated[str, typer.Option("--dataset", help="A data set of the plan.")]
+WorkersOption = Annotated[int, typer.Option(min=1, help="Threads that read images.")]
+AblationsOption = Annotated[Path, typer.Option(help="Folder of the ablation cells.")]
+PresetOption = Annotated[str, typer.Option(help="Preset that gives the cells their scale.")]
+
+
+def main() -> None:
+    """Runs the command line; a `UserError` becomes one sentence and exit status 2."""
+    try:
+        app()
+    except UserError as error:
+        print(f"reidablate: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+@cells_app.command("list")
+def cells_list(
+    tier: Annotated[str, typer.Option(help="core, extended, optional or all.")] = "all",
+    ablations: AblationsOption = Path("ablations"),
+    preset: PresetOption = "quickstart",
+) -> None:
+    """Lists the cells by group."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from reidablate.cells import TIERS, select
+
+    if tier not in {*TIERS, "all"}:
+        raise UserError(f"--tier is '{tier}' but should be {', '.join(TIERS)} or all.")
+    cells, _ = _cells(ablations, preset)
+    table = Table("group", "cell", "tier", "extends", "title")
+    chosen = select(cells, names=None, tier="optional" if tier == "all" else tier)  # type: ignore[arg-type]
+    for cell in sorted(chosen, key=lambda cell: cell.group != "main"):
+        table.add_row(cell.group, cell.name, cell.tier, cell.extends or "", cell.title)
+    Console().print(table)
+
+
+@cells_app.command("show")
+def cells_show(name: str, ablations: AblationsOption = Path("ablations"), preset: PresetOption = "quickstart") -> None:
+    """Prints a cell with everything inherited filled in."""
+    import yaml
+
+    from reidablate.cells import describe, select
+
+    cells, scale = _cells(ablations, preset)
+    (cell,) = select(cells, names=[name], tier="optional")
+    shown = json.loads(json.dumps(describe(cell, cells, scale)))  # copies, so that YAML needs no anchors
+    typer.echo(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True), nl=False)
+
+
+@cells_app.command("diff")
+def cells_diff(
+    first: str, second: str, ablations: AblationsOption = Path("ablations"), preset: PresetOption = "quickstart"
+) -> None:
+    """Prints every option in which two cells differ."""
+    from reidablate.cells import select
+    from reidablate.config import difference
+
+    cells, scale = _cells(ablations, preset)
+    left, right = (select(cells, names=[name], tier="optional")[0].resolve(scale).dump() for name in (first, second))
+    found = difference(left, right)
+    for key, (before, after) in found.items():
+        typer.echo(f"{key}: {json.dumps(before)} -> {json.dumps(after)}")
+    if not found:
+        typer.echo(f"{first} and {second} are the same.")
+
+
+@cells_app.command("new")
+def cells_new(
+    name: str,
+    parent: Annotated[str, typer.Option("--from", help="The cell that it extends.")] = "naive_triplet",
+    ablations: AblationsOption = Path("ablations"),
+) -> None:
+    """Writes ablations/NAME.yaml, a cell that extends another."""
+    from reidablate.cells import new_cell, select
+
+    cells, _ = _cells(ablations, "quickstart")
+    path = new_cell(ablations, name, select(cells, names=[parent], tier="optional")[0])
+    typer.echo(f"{path} written; add what differs from {parent}, then run snakemake.")
+
+
+@cells_app.command("schema")
+def cells_schema() -> None:
+    """Prints the JSON Schema of a cell file, for editors."""
+    from reidablate.cells import cell_schema
+
+    typer.echo(json.dumps(cell_schema(), indent=2))
+
+
+def _cells(ablations: Path, preset: str) -> tuple[Any, Any]:
+    from reidablate.cells import load_cells
+    from reidablate.config import nearest
+    from reidablate.study import load_presets
+
+    presets = load_presets()
+    if preset not in presets:
+        raise UserError(f"there is no preset '{preset}'; {nearest(preset, list(presets))}")
+    return load_cells(ablations, presets.values()), presets[preset]
+
+
+@data_app.command("synthesize")
+def data_synthesize(
+    out: Path,
+    style: Annotated[str, typer.Option(help="market1501 or occluded_duke.")] = "market1501",
+    counts: Annotated[str, typer.Option(help="official, or JSON such as '{\"train_images\": 400, ...}'.")] = "official",
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    image_size: Annotated[str, typer.Option(help="HEIGHTxWIDTH in pixels.")] = "128x64",
+    occluded_share: Annotated[float, typer.Option(min=0, max=1, help="Share of occluded queries.")] = 0.5,
+    recipe: Annotated[str | None, typer.Option(help="All of the above as one JSON.")] = None,
+    workers: Annotated[int, typer.Option(min=1)] = 1,
+) -> None:
+    """Writes procedural pedestrians in the folder layout and file grammar of a real data set."""
+    from reidablate.config import SyntheticRecipe, validate
+    from reidablate.data.synthetic import OFFICIAL, Counts, synthesize
+
+    if recipe is None:
+        given: Any = {
+            "style": style,
+            "counts": vars(OFFICIAL[style]) if counts == "official" and style in OFFICIAL else _json(counts, "--counts"),
+            "seed": seed,
+            "image_size": image_size.split("x"),
+            "occluded_share": occluded_share,
+        }
+    else:
+        given = _json(recipe, "--recipe")
+    asked = validate(SyntheticRecipe, given, where="data synthesize")
+    synthesize(
+        out,
+        asked.style,
+        counts=Counts(**asked.counts.model_dump()),
+        seed=asked.seed,
+        image_size=asked.image_size,
+        occluded_share=asked.occluded_share,
+        workers=workers,
+    )
+
+
+def _json(text: str, option: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{option} is no JSON ({error}); quote it like '{{\"key\": 1}}'.") from None
+
+
+@data_app.command("index")
+def data_index(plan: PlanOption, dataset: DatasetOption, workers: WorkersOption = 2) -> None:
+    """Checks a data set folder and writes its index, a row an image."""
+    from reidablate.data.index import build_index, write_index
+    from reidablate.study import load_study
+
+    study = load_study(plan)
+    chosen = study.dataset(dataset)
+    index = build_index(chosen.root, chosen.format, workers=workers)
+    for warning in index.summary["warnings"]:
+        print(f"{chosen.root}: {warning}", file=sys.stderr)
+    write_index(index, study.data_folder(dataset) / "index")
+
+
+@data_app.command("cache")
+def data_cache(plan: PlanOption, dataset: DatasetOption, workers: WorkersOption = 2) -> None:
+    """Decodes and resizes every image once, to memory-mapped uint8 arrays."""
+    from reidablate.data.cache import build_cache
+    from reidablate.data.index import read_index
+    from reidablate.study import load_study
+
+    study = load_study(plan)
+    folder = study.data_folder(dataset)
+    height, width = study.preset.model["image_size"]
+    index = read_index(folder / "index")
+    build_cache(index, study.dataset(dataset).root, folder / "cache", height=height, width=width, workers=workers)
+
+
+@app.command()
+def pretrain(plan: PlanOption) -> None:
+    """Trains the one backbone that every run of the quickstart starts from."""
+    from reidablate.engine.stages import pretrain_spec
+    from reidablate.engine.train import train_run
+    from reidablate.study import load_study
+
+    typer.echo(train_run(pretrain_spec(load_study(plan))))
+
+
+@app.command()
+def train(
+    plan: PlanOption,
+    dataset: DatasetOption,
+    cell: Annotated[str, typer.Option()],
+    seed: Annotated[int, typer.Option(min=0)],
+    gpus: Annotated[int | None, typer.Option(help="GPUs granted by the scheduler; must be what the plan asks.")] = None,
+    planned_code: Annotated[str, typer.Option(hidden=True)] = "",
+) -> None:
+    """Trains one run and extracts its features; goes on where an interrupted one stopped."""
+    from reidablate.engine.stages import train_spec
+    from reidablate.engine.train import train_run
+    from reidablate.study import load_study
+
+    spec = train_spec(load_study(plan), dataset=dataset, cell=cell, seed=seed, gpus=gpus, planned_code=planned_code)
+    typer.echo(train_run(spec))
+
+
+@app.command()
+def evaluate(run: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
+    """Scores the features of one run on both sides of the neck."""
+    from reidablate.metrics.evaluate import evaluate_run
+
+    typer.echo(evaluate_run(run))
+
+
+@app.command()
+def diagnose(plan: PlanOption, dataset: DatasetOption) -> None:
+    """Draws a sample sheet of a data set and scores what any model has to beat on it."""
+    from reidablate.diagnostics.floors import diagnose_dataset
+    from reidablate.study import load_study
+
+    typer.echo(diagnose_dataset(load_study(plan), dataset))
+
+
+@app.command()
+def aggregate(plan: PlanOption) -> None:
+    """Gathers the runs of a study into tidy tables; what is missing is named, not invented."""
+    from reidablate.report.aggregate import aggregate_study
+    from reidablate.study import load_study
+
+    typer.echo(aggregate_study(load_study(plan)))
+
+
+@app.command()
+def statistics(results: Annotated[Path, typer.Argument(help="results/<preset>")]) -> None:
+    """Compares every cell with its references, seed by seed and query by query."""
+    from reidablate.stats.pipeline import write_statistics
+
+    typer.echo(write_statistics(results))
+
+
+@app.command()
+def report(
+    results: Annotated[Path, typer.Argument(help="results/<preset>")],
+    templates: Annotated[Path, typer.Option(help="Folder of the Jinja2 templates.")] = Path("report_templates"),
+) -> None:
+    """Renders the tables as one self-contained HTML file."""
+    from reidablate.report.render import render_report
+
+    out = results / "report" / "index.html"
+    render_report(results, templates, out)
+    typer.echo(f"report: {out}")

@@ -1,0 +1,1 @@
+"""What a data set and a model look like from the inside."""

@@ -1,0 +1,112 @@
+"""What any trained model has to beat on a data set, and a sheet of its images.
+
+Floors: a nearest neighbour on the camera-standardised colours of horizontal stripes, the untrained network, and the
+pre-trained backbone before any fine-tuning. A baseline near them has learnt nothing that the study could compare.
+"""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from reidablate.artifacts import atomic_path, write_json
+from reidablate.data.cache import read_cache
+from reidablate.data.index import read_index
+from reidablate.data.stripes import stripe_features
+from reidablate.metrics.protocol import Scores, score, score_distances
+from reidablate.study import Study
+
+SHEET = (4, 10)  # identities x images
+
+
+def diagnose_dataset(study: Study, dataset: str) -> str:
+    """Writes `floors.json` and `samples.jpg` of a data set and returns the line that sums them up.
+
+    The two networks are scored only in a preset that pre-trains its own backbone, where it takes seconds.
+
+    Raises:
+        UserError: The data set has no index or cache yet.
+    """
+    folder = study.data_folder(dataset)
+    out = folder / "diagnostics"
+    frame = read_index(folder / "index").frame
+    rows = [_row("colour stripes", _stripes(folder, frame), "nearest neighbour on 8 stripes, standardised by camera")]
+    if study.preset.weights == "pretrain":
+        rows.append(_row("untrained network", _network(study, folder, None), "initial weights of seed 0"))
+        weights = study.weights
+        if weights is not None:
+            rows.append(_row("pre-trained network", _network(study, folder, weights), "before any fine-tuning"))
+    write_json(out / "floors.json", rows)
+    sheet = sample_sheet(read_cache(folder / "cache", "train"), frame.loc[frame["split"] == "train", "pid"].to_numpy())
+    with atomic_path(out / "samples.jpg") as temporary:
+        temporary.write_bytes(sheet)
+    return f"{dataset}: floors " + ", ".join(f"{row['method']} {100 * row['mAP']:.1f} mAP" for row in rows)
+
+
+def _row(method: str, scores: Scores, note: str) -> dict[str, Any]:
+    summary = scores.summary()
+    return {"method": method, "mAP": summary["mAP"], "rank1": summary["rank1"], "note": note}
+
+
+def _stripes(folder: Path, frame: pd.DataFrame) -> Scores:
+    query, gallery = frame[frame["split"] == "query"], frame[frame["split"] == "gallery"]
+    images = np.concatenate([read_cache(folder / "cache", split) for split in ("query", "gallery")])
+    camids = np.concatenate([query["camid"], gallery["camid"]])
+    features = stripe_features(images, camids).astype(np.float64)
+    left, right = features[: len(query)], features[len(query) :]
+    squared = np.square(left).sum(1)[:, None] + np.square(right).sum(1)[None] - 2 * left @ right.T
+    return score_distances(
+        np.maximum(squared, 0.0),
+        query_pids=query["pid"],
+        gallery_pids=gallery["pid"],
+        query_camids=query["camid"],
+        gallery_camids=gallery["camid"],
+    )
+
+
+def _network(study: Study, folder: Path, weights: Path | None) -> Scores:
+    import torch
+
+    from reidablate.engine.extract import extract_features
+    from reidablate.models.checkpoints import load_weights
+    from reidablate.models.neck import ReidModel, initialise
+
+    torch.set_num_threads(study.preset.execution.threads)
+    config = study.pretrain_config()
+    model = ReidModel(config.model, num_classes=2)
+    initialise(model, seed=0)
+    if weights:
+        load_weights(model, weights, head=False)
+    features = extract_features(model, folder, torch.device("cpu"))
+    side = config.model.test_feature
+    return score(
+        features[f"query_{side}"],
+        features[f"gallery_{side}"],
+        **{
+            f"{split}_{key}": features[f"{split}_{key}"] for split in ("query", "gallery") for key in ("pids", "camids")
+        },
+    )
+
+
+def sample_sheet(images: "np.ndarray[Any, np.dtype[np.uint8]]", pids: "np.ndarray[Any, Any]") -> bytes:
+    """Returns a JPEG with one row of training images for each of a few identities, spread over the set.
+
+    Args:
+        images: (N, H, W, 3).
+        pids: (N,) identity of each image.
+    """
+    num_ids, num_images = SHEET
+    names = np.unique(pids)
+    chosen = names[np.linspace(0, len(names) - 1, min(num_ids, len(names))).astype(int)]
+    height, width = images.shape[1:3]
+    sheet = np.full((len(chosen) * (height + 4), num_images * (width + 4), 3), 255, np.uint8)
+    for row, pid in enumerate(chosen):
+        for column, image in enumerate(np.flatnonzero(pids == pid)[:num_images]):
+            top, left = row * (height + 4) + 2, column * (width + 4) + 2
+            sheet[top : top + height, left : left + width] = images[image]
+    stream = io.BytesIO()
+    Image.fromarray(sheet).save(stream, "JPEG", quality=85)
+    return stream.getvalue()

@@ -1,0 +1,1 @@
+"""Training, its interruption and its return, and the extraction of features."""

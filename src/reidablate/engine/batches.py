@@ -1,0 +1,45 @@
+"""Batches of uint8 images from the cache, in a given order, with or without loader processes.
+
+B batch, H x W pixels.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+
+class _Rows(Dataset[torch.Tensor]):
+    """Images by row numbers, many at once."""
+
+    def __init__(self, images: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
+        self.images = images
+
+    def __getitem__(self, rows: Sequence[int]) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(self.images[np.asarray(rows)]))
+
+
+def image_batches(
+    images: np.ndarray[Any, np.dtype[np.uint8]],
+    batches: Sequence[Sequence[int]],
+    *,
+    workers: int,
+    pin: bool,
+) -> Iterator[torch.Tensor]:
+    """Yields uint8 tensors (B, H, W, 3), one for each list of row numbers, in order.
+
+    Args:
+        images: All images, (N, H, W, 3), usually memory-mapped.
+        batches: Row numbers of each batch.
+        workers: Loader processes; the result does not depend on it.
+        pin: Whether to put batches into pinned memory for the GPU.
+    """
+    yield from DataLoader(
+        _Rows(images),
+        batch_size=None,
+        sampler=[list(map(int, rows)) for rows in batches],
+        num_workers=workers,
+        pin_memory=pin,
+    )

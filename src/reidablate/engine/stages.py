@@ -1,0 +1,59 @@
+"""From the plan of a study to the specification of one training."""
+
+from reidablate.config import RunConfig
+from reidablate.engine.train import RunSpec
+from reidablate.errors import UserError
+from reidablate.study import PRETRAIN, Study
+
+
+def train_spec(
+    study: Study, *, dataset: str, cell: str, seed: int, gpus: int | None = None, planned_code: str = ""
+) -> RunSpec:
+    """Returns the specification of one run of the plan.
+
+    Args:
+        study: The plan.
+        dataset: Name of a data set of the plan.
+        cell: Name of a cell of the plan.
+        seed: The run's seed.
+        gpus: GPUs that the scheduler granted, None when started by hand.
+        planned_code: Code hash at planning time.
+
+    Raises:
+        UserError: The plan has no such run, or fewer GPUs were granted than the plan asks.
+    """
+    asked = study.gpus_per_run
+    if gpus is not None and gpus != asked:
+        raise UserError(f"the plan asks for gpu={asked} a run but {gpus} were granted; raise --resources gpu=.")
+    config = study.cell(cell).config
+    name = f"{study.dataset(dataset).name}/{cell}/seed{seed}"
+    return _spec(study, config, name, dataset=dataset, cell=cell, seed=seed, planned_code=planned_code)
+
+
+def pretrain_spec(study: Study) -> RunSpec:
+    """Returns the specification of the training of the quickstart's backbone, on the CPU and without features."""
+    config = study.pretrain_config()
+    return _spec(study, config, PRETRAIN, dataset=PRETRAIN, cell=PRETRAIN, seed=0, planned_code="")
+
+
+def _spec(
+    study: Study, config: RunConfig, name: str, *, dataset: str, cell: str, seed: int, planned_code: str
+) -> RunSpec:
+    execution, pretraining = study.preset.execution, name == PRETRAIN
+    return RunSpec(
+        config=config,
+        name=name,
+        dataset=dataset,
+        cell=cell,
+        seed=seed,
+        data=study.data_folder(dataset),
+        out=study.root / name,
+        weights=None if pretraining else study.weights,
+        gpus=study.gpus_per_run,
+        device=study.settings.device,
+        threads=execution.threads,
+        workers=execution.workers,
+        wandb="disabled" if pretraining else study.settings.wandb,
+        extract=not pretraining,
+        planned_code=planned_code,
+    )

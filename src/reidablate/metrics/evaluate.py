@@ -1,0 +1,48 @@
+"""From the features of a run to its scores: one row a query and one summary for each side of the neck."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from reidablate.artifacts import read_json, read_npz, write_json, write_table
+from reidablate.metrics.protocol import Scores, score
+
+SIDES = ("before_neck", "after_neck")
+
+
+def evaluate_run(run: Path) -> str:
+    """Writes `queries.parquet` and `metrics.json` of a run and returns the line that sums it up.
+
+    Raises:
+        UserError: The run has no whole features or provenance, or its features cannot be ranked.
+    """
+    made = read_json(run / "provenance.json")
+    headline = made["config"]["model"]["test_feature"]
+    name = f"{made['dataset']}/{made['cell']}/seed{made['seed']}"
+    summary: dict[str, Any] = {"status": made["status"], "headline": headline}
+    if made["status"] == "diverged":
+        summary |= {"epoch": made["epoch"], "reason": made["reason"]}
+        write_table(pd.DataFrame({"side": pd.Series(dtype=str)}), run / "queries.parquet")
+        write_json(run / "metrics.json", summary)
+        return f"{name}: diverged, nothing to score"
+    features = read_npz(run / "features.npz")
+    scores = {side: _score(features, side) for side in SIDES}
+    frames = [result.queries.assign(side=side) for side, result in scores.items()]
+    write_table(pd.concat(frames, ignore_index=True), run / "queries.parquet")
+    summary |= {side: result.summary() for side, result in scores.items()}
+    write_json(run / "metrics.json", summary)
+    best = summary[headline]
+    return f"{name}: mAP {100 * best['mAP']:.1f}, Rank-1 {100 * best['rank1']:.1f} ({headline})"
+
+
+def _score(features: dict[str, Any], side: str) -> Scores:
+    return score(
+        features[f"query_{side}"],
+        features[f"gallery_{side}"],
+        query_pids=features["query_pids"],
+        gallery_pids=features["gallery_pids"],
+        query_camids=features["query_camids"],
+        gallery_camids=features["gallery_camids"],
+        query_names=features["query_names"],
+    )

@@ -1,0 +1,171 @@
+"""From the folders of the runs to tidy tables. Only the runs of the plan enter; nothing stale does.
+
+Every column is described in `results/README.md`.
+"""
+
+import datetime
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from reidablate import provenance
+from reidablate.artifacts import read_json, read_table, write_json, write_table
+from reidablate.errors import UserError
+from reidablate.study import Run, Study
+
+RUN_COLUMNS = {
+    "status": "string", "epoch": "Int64", "reason": "string", "config_hash": "string", "code_hash": "string",
+    "git_commit": "string", "git_dirty": "boolean", "data_fingerprint": "string", "synthetic": "boolean",
+    "device": "string", "threads": "Int64", "precision": "string", "weights": "string", "num_parameters": "Int64",
+    "wall_s": "Float64", "device_s": "Float64", "images_per_s": "Float64", "peak_memory_bytes": "Int64",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What one run adds to each table."""
+
+    run: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    queries: pd.DataFrame | None
+    history: pd.DataFrame | None
+
+
+def aggregate_study(study: Study) -> str:
+    """Writes `tables/` of a study and returns the line that counts its runs.
+
+    A run whose artifacts are missing, broken or of another configuration or data set has status `missing` with the
+    reason; it adds no row to any other table.
+    """
+    summaries = {dataset.name: _index_summary(study, dataset.name) for dataset in study.datasets}
+    parts = {run: _collect(study, run, summaries[run.dataset]) for run in study.runs}
+    tables = study.root / "tables"
+    frames = {
+        "runs": _runs([{**_key(run), **part.run} for run, part in parts.items()]),
+        "metrics": _frame([row for run, part in parts.items() for row in part.metrics], ["side", "metric", "value"]),
+        "queries": _stacked({run: part.queries for run, part in parts.items()}, ["side", "query"]),
+        "history": _stacked({run: part.history for run, part in parts.items()}, ["epoch", "name", "value"]),
+    }
+    for name, frame in frames.items():
+        write_table(frame, tables / f"{name}.parquet")
+        if name in {"runs", "metrics"}:
+            write_table(frame, tables / f"{name}.csv")
+    write_json(tables / "cells.json", [cell.model_dump(mode="json") for cell in study.cells])
+    write_json(tables / "study.json", _description(study, summaries))
+    _write_floors(study, tables)
+    counts = frames["runs"]["status"].value_counts()
+    return "aggregate: " + ", ".join(f"{counts.get(s, 0)} {s}" for s in ("finished", "diverged", "missing"))
+
+
+def _key(run: Run) -> dict[str, Any]:
+    return {"dataset": run.dataset, "cell": run.cell, "seed": run.seed}
+
+
+def _index_summary(study: Study, dataset: str) -> dict[str, Any]:
+    try:
+        summary: dict[str, Any] = read_json(study.data_folder(dataset) / "index" / "index.json")
+    except UserError:
+        return {}
+    return summary
+
+
+def _collect(study: Study, run: Run, summary: dict[str, Any]) -> _Parts:
+    folder = study.root / run.id
+    try:
+        made = read_json(folder / "provenance.json")
+        metrics = read_json(folder / "metrics.json")
+        history = read_table(folder / "history.parquet")
+        queries = read_table(folder / "queries.parquet")
+    except UserError as error:
+        return _Parts({"status": "missing", "reason": str(error)}, [], None, None)
+    stale = [
+        what
+        for what, found, wanted in (
+            ("configuration", made["config_hash"], study.cell(run.cell).config_hash),
+            ("data", made["data_fingerprint"], summary.get("fingerprint")),
+        )
+        if found != wanted
+    ]
+    if stale:
+        reason = f"{folder} was made with another {' and '.join(stale)}; run snakemake again."
+        return _Parts({"status": "missing", "reason": reason}, [], None, None)
+    rows = [
+        {**_key(run), "side": side, "metric": metric, "value": float(value)}
+        for side in ("before_neck", "after_neck")
+        for metric, value in metrics.get(side, {}).items()
+    ]
+    finished = made["status"] == "finished"
+    return _Parts({name: made[name] for name in RUN_COLUMNS}, rows, queries if finished else None, _epochs(history))
+
+
+def _epochs(history: pd.DataFrame) -> pd.DataFrame:
+    """Returns epoch means of a run's steps in long form; a value that is not finite stays empty."""
+    if history.empty:
+        return pd.DataFrame({"epoch": [], "name": [], "value": []})
+    means = history.groupby("epoch", as_index=False).mean()
+    long = means.melt(id_vars="epoch", var_name="name", value_name="value")
+    return long.assign(epoch=long["epoch"].astype("int64"))
+
+
+def _runs(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows, columns=["dataset", "cell", "seed", *RUN_COLUMNS])
+    return frame.astype(RUN_COLUMNS)
+
+
+def _frame(rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["dataset", "cell", "seed", *columns])
+
+
+def _stacked(frames: dict[Run, pd.DataFrame | None], columns: list[str]) -> pd.DataFrame:
+    """Returns the frames of all runs under each other, behind the columns that name the run."""
+    present = [frame.assign(**_key(run)) for run, frame in frames.items() if frame is not None and not frame.empty]
+    if not present:
+        return _frame([], columns)
+    stacked = pd.concat(present, ignore_index=True)
+    first = ["dataset", "cell", "seed"]
+    return stacked[[*first, *(name for name in stacked.columns if name not in first)]]
+
+
+def _write_floors(study: Study, tables: Path) -> None:
+    """Gathers what any model has to beat, where the rule `diagnose` has measured it."""
+    rows = []
+    for dataset in study.datasets:
+        folder = study.data_folder(dataset.name) / "diagnostics"
+        if (folder / "floors.json").is_file():
+            rows += [{"dataset": dataset.name, **row} for row in read_json(folder / "floors.json")]
+        if (folder / "samples.jpg").is_file():
+            (tables / f"samples_{dataset.name}.jpg").write_bytes((folder / "samples.jpg").read_bytes())
+    write_table(pd.DataFrame(rows, columns=["dataset", "method", "mAP", "rank1", "note"]), tables / "floors.parquet")
+
+
+def _description(study: Study, summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Returns `study.json`: what ran on which data, by which code, where."""
+    kept = ("synthetic", "counts", "official_counts", "fingerprint", "warnings")
+    datasets = [
+        {**dataset.model_dump(mode="json"), **{key: summaries[dataset.name].get(key) for key in kept}}
+        for dataset in study.datasets
+    ]
+    return {
+        "preset": study.preset.name,
+        "description": study.preset.description,
+        "synthetic": any(entry["synthetic"] or entry["generated"] for entry in datasets),
+        "datasets": datasets,
+        "missing_datasets": [entry.model_dump(mode="json") for entry in study.missing_datasets],
+        "seeds": list(range(study.seeds)),
+        "runs": [[run.dataset, run.cell, run.seed] for run in study.runs],
+        "notices": study.notices,
+        "headline": headline_side(study),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "plan_hash": study.hash,
+        "code": {**provenance.git_state(), "version": provenance.versions().get("reidablate")},
+        "packages": provenance.versions(),
+        "machine": provenance.machine(),
+    }
+
+
+def headline_side(study: Study) -> str:
+    """Returns the feature side that most cells declare as their test feature."""
+    sides = [cell.config.model.test_feature for cell in study.cells]
+    return max(sorted(set(sides)), key=sides.count, default="before_neck")

@@ -1,0 +1,39 @@
+# Runs -> tidy tables -> contrasts.
+from reidablate.artifacts import content_hash
+
+
+rule aggregate:
+    input:
+        run_files("metrics.json"),
+        run_files("provenance.json"),
+        [DATA / dataset.name / "diagnostics" / "floors.json" for dataset in STUDY.datasets],
+    output:
+        TABLES / "runs.parquet",
+        TABLES / "metrics.parquet",
+        TABLES / "queries.parquet",
+        TABLES / "history.parquet",
+        TABLES / "cells.json",
+        TABLES / "study.json",
+    params:
+        runs=content_hash([run.id for run in STUDY.runs]),
+        cells=content_hash([cell.model_dump(mode="json") for cell in STUDY.cells]),
+    log:
+        LOGS / "aggregate.log",
+    localrule: True
+    shell:
+        "reidablate aggregate --plan {PLAN} 2> {log}"
+
+
+rule statistics:
+    input:
+        TABLES / "runs.parquet",
+        TABLES / "queries.parquet",
+        TABLES / "cells.json",
+        TABLES / "study.json",
+    output:
+        TABLES / "contrasts.parquet",
+    log:
+        LOGS / "statistics.log",
+    localrule: True
+    shell:
+        "reidablate statistics {ROOT} 2> {log}"

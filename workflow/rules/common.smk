@@ -1,0 +1,48 @@
+# What several rules need. `PLAN` is named in shell commands, not in params: its hash changes with any cell, and a
+# run must be repeated only when its own configuration changes.
+import subprocess
+from pathlib import Path
+
+from reidablate.artifacts import read_json
+from reidablate.provenance import code_hash
+
+
+wildcard_constraints:
+    dataset="|".join(["pretrain", *(dataset.name for dataset in STUDY.datasets)]),
+    cell="[a-z0-9][a-z0-9_.-]*",
+    seed=r"\d+",
+
+
+localrules:
+    all,
+
+
+DATA = ROOT / "data"
+LOGS = ROOT / "logs"
+TABLES = ROOT / "tables"
+RUN = str(ROOT / "{dataset}" / "{cell}" / "seed{seed}")
+
+
+def run_files(name):
+    """The file `name` of every run of the study."""
+    return [ROOT / run.id / name for run in STUDY.runs]
+
+
+def gpu_limit():
+    """What --resources gpu= allows; None without a limit."""
+    limit = workflow.global_resources.get("gpu")
+    return None if limit is None else int(limit.value)
+
+
+def planned_code(folder):
+    """The code that a run is planned with: the current one, unless the run exists and may keep its own."""
+    made = Path(folder) / "provenance.json"
+    if STUDY.settings.retrain == "code" or not made.is_file():
+        return code_hash()
+    return read_json(made).get("planned_code_hash") or code_hash()
+
+
+def report_what_is_there():
+    """Renders the runs that succeeded, so that one failing run hides nothing."""
+    for command in (["aggregate", "--plan", PLAN], ["statistics", ROOT], ["report", ROOT]):
+        subprocess.run(["reidablate", *map(str, command)], check=False)

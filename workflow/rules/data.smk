@@ -1,0 +1,57 @@
+# Images -> index -> cache. A generated set is written first; a real one is only read.
+from reidablate.artifacts import canonical_json
+from reidablate.data.formats import listing_hash
+
+
+def generated_images(wildcards):
+    """The mark of a generated set, written last; a real set is made by no rule."""
+    dataset = STUDY.dataset(wildcards.dataset)
+    return [dataset.root / "SYNTHETIC"] if dataset.generated else []
+
+
+def image_names(wildcards):
+    """Changes when images of a real set come or go."""
+    dataset = STUDY.dataset(wildcards.dataset)
+    return "generated" if dataset.generated else listing_hash(dataset.root)
+
+
+if STUDY.preset.synthetic:
+
+    rule synthesize:
+        output:
+            DATA / "{dataset}" / "images" / "SYNTHETIC",
+        params:
+            recipe=lambda wildcards: canonical_json(STUDY.synthetic_recipe(wildcards.dataset)),
+        log:
+            LOGS / "synthesize" / "{dataset}.log",
+        shell:
+            "reidablate data synthesize $(dirname {output}) --recipe {params.recipe:q} 2> {log}"
+
+
+rule index:
+    input:
+        generated_images,
+    output:
+        DATA / "{dataset}" / "index" / "index.json",
+        DATA / "{dataset}" / "index" / "index.parquet",
+    params:
+        images=image_names,
+    log:
+        LOGS / "index" / "{dataset}.log",
+    threads: 2
+    shell:
+        "reidablate data index --plan {PLAN} --dataset {wildcards.dataset} --workers {threads} 2> {log}"
+
+
+rule cache:
+    input:
+        DATA / "{dataset}" / "index" / "index.json",
+    output:
+        DATA / "{dataset}" / "cache" / "cache.json",
+    params:
+        size=STUDY.preset.model["image_size"],
+    log:
+        LOGS / "cache" / "{dataset}.log",
+    threads: 2
+    shell:
+        "reidablate data cache --plan {PLAN} --dataset {wildcards.dataset} --workers {threads} 2> {log}"

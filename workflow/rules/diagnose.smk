@@ -1,0 +1,14 @@
+# What a data set looks like, and what any model has to beat on it.
+
+
+rule diagnose:
+    input:
+        initial_weights,
+        DATA / "{dataset}" / "cache" / "cache.json",
+    output:
+        DATA / "{dataset}" / "diagnostics" / "floors.json",
+        DATA / "{dataset}" / "diagnostics" / "samples.jpg",
+    log:
+        LOGS / "diagnose" / "{dataset}.log",
+    shell:
+        "reidablate diagnose --plan {PLAN} --dataset {wildcards.dataset} 2> {log}"

@@ -1,0 +1,25 @@
+# Tables -> one self-contained HTML file.
+
+
+rule report:
+    input:
+        tables=[
+            TABLES / name
+            for name in (
+                "runs.parquet",
+                "metrics.parquet",
+                "queries.parquet",
+                "history.parquet",
+                "contrasts.parquet",
+                "cells.json",
+                "study.json",
+            )
+        ],
+        templates=sorted(Path("report_templates").glob("*")),
+    output:
+        report(ROOT / "report" / "index.html", category="Report"),
+    log:
+        LOGS / "report.log",
+    localrule: True
+    shell:
+        "reidablate report {ROOT} 2> {log}"

@@ -1,0 +1,46 @@
+# One training a run: fit and extract. The resume state is no output, so Snakemake never deletes it.
+
+
+def initial_weights(wildcards):
+    """The file that the run starts from; a change of it repeats the run."""
+    return [STUDY.weights] if STUDY.weights else []
+
+
+rule pretrain:
+    input:
+        DATA / "pretrain" / "cache" / "cache.json",
+    output:
+        ROOT / "pretrain" / "model.safetensors",
+        ROOT / "pretrain" / "history.parquet",
+        ROOT / "pretrain" / "provenance.json",
+    params:
+        config=STUDY.pretrain_config().hash,
+    log:
+        LOGS / "pretrain.log",
+    threads: STUDY.preset.execution.threads
+    resources:
+        gpu=STUDY.gpus_per_run,
+    shell:
+        "reidablate pretrain --plan {PLAN} 2> {log}"
+
+
+rule train:
+    input:
+        initial_weights,
+        DATA / "{dataset}" / "cache" / "cache.json",
+    output:
+        RUN + "/model.safetensors",
+        RUN + "/features.npz",
+        RUN + "/history.parquet",
+        RUN + "/provenance.json",
+    params:
+        config=lambda wildcards: STUDY.cell(wildcards.cell).config_hash,
+        code=lambda wildcards: planned_code(RUN.format(**wildcards)),
+    log:
+        LOGS / "train" / "{dataset}" / "{cell}" / "seed{seed}.log",
+    threads: STUDY.preset.execution.threads
+    resources:
+        gpu=STUDY.gpus_per_run,
+    shell:
+        "reidablate train --plan {PLAN} --dataset {wildcards.dataset} --cell {wildcards.cell} --seed {wildcards.seed}"
+        " --gpus {resources.gpu} --planned-code {params.code} 2> {log}"
