@@ -8,6 +8,7 @@ import pytest
 
 from reidablate.errors import UserError
 from reidablate.stats.claims import CLAIM_VERDICTS, COLUMNS, Claim, claim_verdict, judge, load_claims
+from reidablate.stats.contrasts import contrast_table
 
 CLAIMS = Path(__file__).parents[2] / "workflow" / "config" / "claims.yaml"
 CLAIM = Claim(
@@ -52,6 +53,15 @@ def judged(found: pd.DataFrame | None = None, **other: Any) -> dict[str, Any]:
     row = table.iloc[0].to_dict()
     assert row["verdict"] in CLAIM_VERDICTS
     return row
+
+
+def test_a_table_of_contrasts_as_computed_is_understood():
+    queries = pd.DataFrame(columns=["dataset", "cell", "seed", "side", "query", "pid", "camid"])
+    cells = [{"name": "p1", "group": "main", "references": ["naive_triplet"]}]
+    computed = contrast_table(queries, runs().assign(seed=0), cells, deltas={}, headline_side="before_neck")
+    assert judged(computed)["verdict"] == "not tested (not run)"
+    measured = computed.assign(estimate=0.004, low=0.003, high=0.005, verdict="improves")
+    assert judged(measured)["verdict"] == "confirmed"
 
 
 def test_every_gain_of_the_study_is_a_claim():
@@ -130,6 +140,7 @@ def test_a_tested_claim_carries_its_interval_and_what_speaks_against_it():
         ({"runs": runs("none")}, "other protocol", "Started from none"),
         ({"runs": runs(None)}, "other protocol", "Started from nothing"),
         ({"runs": runs(fingerprint="g")}, "other protocol", "other files"),
+        ({"runs": runs().astype("string").assign(data_fingerprint=pd.NA)}, "other protocol", "other files"),
         ({"found": contrasts().assign(estimate=pd.NA)}, "not run", "no runs to compare"),
         ({"found": contrasts().iloc[:0]}, "not run", "no runs to compare"),
     ],

@@ -170,10 +170,10 @@ def _obstacle(
         return other, f"Preset {study['preset']}; the claim is about {' or '.join(claim.presets)}."
     mine = runs[(runs["dataset"] == claim.dataset) & (runs["status"] == "finished")]
     mine = mine[mine["cell"].isin([claim.cell, claim.reference])]
-    for weights in mine["weights"].astype(object):
+    for weights in mine["weights"]:
         name = "nothing" if pd.isna(weights) else Path(str(weights)).name
         if not any(fnmatch(name.lower(), pattern.lower()) for pattern in claim.weights):
             return other, f"Started from {name}; the claim is about weights named {' or '.join(claim.weights)}."
-    if (mine["data_fingerprint"].astype(object) != dataset["fingerprint"]).any():
+    if any(pd.isna(seen) or seen != dataset["fingerprint"] for seen in mine["data_fingerprint"]):
         return other, f"Some runs were made on other files of {claim.dataset} than those present."
     return None
