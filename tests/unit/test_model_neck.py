@@ -7,6 +7,7 @@ import torch
 
 from reidablate.config import ModelConfig
 from reidablate.models.neck import ReidModel, initialise
+from reidablate.rng import torch_generator
 
 
 def _model(seed: int = 0, num_classes: int = 5, **options: Any) -> ReidModel:
@@ -64,6 +65,15 @@ def test_initial_values_depend_on_the_seed_and_not_on_the_global_generator() -> 
     for name, parameter in first.named_parameters():
         assert torch.equal(parameter, again.get_parameter(name)), name
     assert not torch.equal(first.backbone.cls_token, other.backbone.cls_token)
+
+
+def test_each_parameter_is_drawn_from_the_stream_of_its_name() -> None:
+    model = _model(seed=3)
+    name = "backbone.blocks.1.attn.proj.weight"
+    drawn = torch.nn.init.trunc_normal_(torch.empty(32, 32), std=0.02, generator=torch_generator(3, f"init:{name}"))
+    assert torch.equal(model.get_parameter(name), drawn)
+    drawn = torch.empty(5, 32).normal_(std=0.001, generator=torch_generator(3, "init:classifier.weight"))
+    assert torch.equal(model.classifier.weight, drawn)
 
 
 def test_initialise_forgets_what_was_there() -> None:
