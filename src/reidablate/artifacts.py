@@ -146,7 +146,7 @@ def read_npz(path: Path) -> dict[str, "np.ndarray[Any, Any]"]:
     import numpy as np
 
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise UserError(f"{path} is missing; run the stage that makes it first.") from None

@@ -139,14 +139,15 @@ def _expand(file: CellFile, path: Path) -> list[CellFile]:
         if path.stem != file.name:
             raise UserError(f"{path}: the file holds cell '{file.name}'; rename the file to {file.name}.yaml.")
         return [file]
+    for key in file.sweep:
+        if key.split(".")[0] not in SECTIONS or "." not in key:
+            raise UserError(f"{path}: sweep key '{key}' should start with {', '.join(SECTIONS)} and a dot.")
     points = []
     for values in itertools.product(*file.sweep.values()):
         point = dict(zip(file.sweep, values, strict=True))
         label = "_".join(f"{key.rsplit('.', 1)[1]}_{value}" for key, value in point.items())
         options: dict[str, Any] = file.options
         for key, value in point.items():
-            if key.split(".")[0] not in SECTIONS or "." not in key:
-                raise UserError(f"{path}: sweep key '{key}' should start with {', '.join(SECTIONS)} and a dot.")
             options = merge(options, _nest(key, value))
         title = f"{file.title or file.name} ({', '.join(f'{k}: {v}' for k, v in point.items())})"
         swept = {"name": f"{file.name}_{label}".lower(), "title": title, "sweep": {}, **options}

@@ -1,0 +1,147 @@
+"""Cells: inheritance, references, sweeps, and every slip a user can make in a YAML file."""
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from reidablate.cells import Cell, cell_schema, describe, load_cells, new_cell, select
+from reidablate.errors import UserError
+from reidablate.study import load_presets
+
+CORE = {
+    "naive_triplet": (None, {}),
+    "p1": ("naive_triplet", {"losses.triplet", "losses.weighted_triplet"}),
+    "p1_rpe": ("p1", {"model.rpe.kind"}),
+    "p1_rpe_jsd": ("p1_rpe", {"losses.position_relation"}),
+    "p2": ("naive_triplet", {"model.rpe.kind", "losses.position_relation"}),
+    "jsd_layer": ("p1_rpe_jsd", {"losses.position_relation.grouping"}),
+    "jsd_permutations": ("p1_rpe_jsd", {"losses.position_relation.pairs"}),
+    "cls_no_ape": ("p1_rpe_jsd", {"model.cls_position"}),
+    "cls_untie": ("p1_rpe_jsd", {"model.cls_position"}),
+    "pos_triplet": ("p1_rpe", {"losses.position_triplet"}),
+}
+
+
+def load(project: Path) -> dict[str, Cell]:
+    return load_cells(project / "ablations", load_presets().values())
+
+
+def write(project: Path, name: str, text: str) -> None:
+    (project / "ablations" / f"{name}.yaml").write_text(text)
+
+
+def test_the_core_cells_differ_from_their_parents_by_the_declared_keys_alone(project: Path) -> None:
+    cells = load(project)
+    core = {cell.name for cell in cells.values() if cell.tier == "core"}
+    assert core == set(CORE)
+    for preset in load_presets().values():
+        for name, (parent, keys) in CORE.items():
+            assert cells[name].extends == parent
+            assert set(describe(cells[name], cells, preset)["declared"]) == set(keys)
+
+
+def test_references_default_to_the_parent_and_the_root_of_its_chain(project: Path) -> None:
+    cells = load(project)
+    assert cells["naive_triplet"].references == ()
+    assert cells["p1"].references == ("naive_triplet",)
+    assert cells["p1_rpe_jsd"].references == ("p1_rpe", "naive_triplet")
+
+
+def test_parents_stand_before_their_children(project: Path) -> None:
+    cells = load(project)
+    order = [cell.name for cell in select(cells, names=None, tier="optional")]
+    for cell in cells.values():
+        assert cell.extends is None or order.index(cell.extends) < order.index(cell.name)
+
+
+def test_a_child_inherits_options_and_group_but_not_its_parents_words(project: Path) -> None:
+    write(project, "mine", "name: mine\nextends: cls_untie\nlosses:\n  position_relation: {patches: 3}\n")
+    mine = load(project)["mine"]
+    assert mine.group == "cls_position"
+    assert mine.title == "mine"
+    assert mine.options["losses"]["position_relation"]["patches"] == 3
+    assert mine.options["losses"]["position_relation"]["divergence"] == "jsd"
+    assert mine.options["model"]["cls_position"] == "untie"
+
+
+def test_a_sweep_makes_a_cell_of_every_combination(project: Path) -> None:
+    write(
+        project,
+        "grid",
+        "name: grid\nextends: p2\nsweep:\n  losses.position_relation.patches: [3, 10]\n"
+        "  losses.position_relation.weight: [0.5, 12]\n",
+    )
+    cells = load(project)
+    names = {name for name in cells if name.startswith("grid")}
+    assert names == {f"grid_patches_{n}_weight_{w}" for n in (3, 10) for w in (0.5, 12)}
+    config = cells["grid_patches_10_weight_0.5"].resolve(load_presets()["paper"])
+    assert config.losses.position_relation is not None
+    assert (config.losses.position_relation.patches, config.losses.position_relation.weight) == (10, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("a", "name: a\nextends: p1\nlosses:\n  wieghted_triplet: {}\n", "did you mean 'weighted_triplet'?"),
+        ("a", "name: a\ntitel: x\n", "unknown key 'titel'; did you mean 'title'?"),
+        ("a", "name: a\nextends: p11\n", "extends 'p11', which is no cell; did you mean 'p1'?"),
+        ("a", "name: a\nextends: a\n", "'extends' runs in a circle (a -> a)"),
+        ("a", "name: a\nextends: p1\nreference: nobody\n", "reference 'nobody' is no cell"),
+        ("a", "name: a\nextends: p1\nreference: a\n", "cannot be its own reference"),
+        ("a", "name: p1\n", "rename the file to p1.yaml"),
+        ("..", "name: ..\n", "is no safe folder name"),
+        ("A b", "name: A b\n", "is no safe folder name"),
+        ("a", "name: a\ntrain: {lr: 0.1}\n", "'train.lr' belongs to the preset; scale it with 'train.lr_factor'"),
+        ("a", "name: a\ntier: main\n", "'tier' is 'main' but should be 'core', 'extended' or 'optional'"),
+        ("a", "name: a\nsweep: {seed: [1, 2]}\n", "sweep key 'seed' should start with model, losses, train"),
+        ("a", "name: a\nsweep: {model.ape: []}\n", "at least 1 item"),
+        ("a", "title: nameless\n", "key 'name' is missing"),
+    ],
+)
+def test_a_slip_is_one_sentence_naming_the_file(project: Path, name: str, text: str, sentence: str) -> None:
+    write(project, name, text)
+    with pytest.raises(UserError) as caught:
+        load(project)
+    assert sentence in str(caught.value)
+    assert f"{name}.yaml" in str(caught.value)
+
+
+def test_a_circle_of_two_is_found(project: Path) -> None:
+    write(project, "a", "name: a\nextends: b\n")
+    write(project, "b", "name: b\nextends: a\n")
+    with pytest.raises(UserError, match=r"circle \(a -> b -> a\)"):
+        load(project)
+
+
+def test_two_cells_of_one_name_are_refused(project: Path) -> None:
+    (project / "ablations" / "p1.yml").write_text("name: p1\nextends: naive_triplet\n")
+    with pytest.raises(UserError, match="cell name 'p1' is already used by"):
+        load(project)
+
+
+def test_an_unknown_selection_names_the_nearest_cell(project: Path) -> None:
+    with pytest.raises(UserError, match="there is no cell 'p1_rep'; did you mean 'p1_rpe'"):
+        select(load(project), names=["p1_rep"], tier="core")
+
+
+def test_a_new_cell_loads_and_is_its_parent_until_it_is_edited(project: Path) -> None:
+    cells = load(project)
+    path = new_cell(project / "ablations", "mine", cells["p1"])
+    mine = load(project)["mine"]
+    preset = load_presets()["quickstart"]
+    assert mine.resolve(preset) == cells["p1"].resolve(preset)
+    with pytest.raises(UserError, match="exists already"):
+        new_cell(project / "ablations", "mine", cells["p1"])
+    assert path.read_text().startswith("name: mine\n")
+
+
+def test_the_schema_accepts_every_shipped_cell_and_refuses_a_slip(project: Path) -> None:
+    schema = json.loads(json.dumps(cell_schema()))
+    for path in (project / "ablations").glob("*.yaml"):
+        jsonschema.validate(yaml.safe_load(path.read_text()), schema)
+    for slip in ({"name": "a", "losses": {"tripet": {}}}, {"name": "a", "train": {"lr": 1}}, {"title": "nameless"}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(slip, schema)

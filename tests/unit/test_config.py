@@ -1,0 +1,92 @@
+"""Options: what is accepted, what is refused, and the sentence that says so."""
+
+from pathlib import Path
+
+import pytest
+
+from reidablate.config import RunConfig, TrainConfig, difference, load_yaml, merge, validate
+from reidablate.errors import UserError
+
+BASE = {"model": {"backbone": "vit_quickstart", "image_size": [64, 32]}, "train": {"lr": 0.1, "epochs": 30}}
+
+
+def resolve(over: dict[str, object]) -> RunConfig:
+    return validate(RunConfig, merge(BASE, over), where="ablations/x.yaml")
+
+
+@pytest.mark.parametrize(
+    ("over", "sentence"),
+    [
+        ({"losses": {"tripet": {}}}, "unknown key 'losses.tripet'; did you mean 'triplet'?"),
+        ({"losses": {"position_relation": {"divergense": "jsd"}}}, "did you mean 'divergence'?"),
+        ({"model": {"rpe": {"knd": "full"}}}, "unknown key 'model.rpe.knd'; did you mean 'kind'?"),
+        ({"modl": {}}, "unknown key 'modl'; did you mean 'model'?"),
+        ({"losses": {"weighted_triplet": {"ratio": 2}}}, "'losses.weighted_triplet.ratio' is 2 but should be less than"),
+        ({"losses": {"weighted_triplet": {"margin": -1}}}, "should be 'soft' or greater than or equal to 0"),
+        ({"losses": {"position_relation": {"pairs": "comb"}}}, "'combinations', 'combinations_with_replacement'"),
+        ({"losses": {"position_relation": 5}}, "should be a mapping of options, or none"),
+        ({"train": {"lr": "fast"}}, "'train.lr' is 'fast' but should be a valid number"),
+    ],
+)
+def test_a_wrong_option_is_refused_by_name_with_a_way_out(over: dict[str, object], sentence: str) -> None:
+    with pytest.raises(UserError) as caught:
+        resolve(over)
+    assert str(caught.value).startswith("ablations/x.yaml: ")
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_option_is_named() -> None:
+    with pytest.raises(UserError, match=r"key 'model.backbone' is missing"):
+        validate(RunConfig, {"model": {"image_size": [64, 32]}, "train": BASE["train"]}, where="x")
+
+
+def test_none_switches_a_term_off_and_an_empty_mapping_switches_it_on() -> None:
+    config = resolve({"losses": {"triplet": "none", "weighted_triplet": {}}})
+    assert config.losses.triplet is None
+    assert config.losses.weighted_triplet is not None
+    assert config.losses.weighted_triplet.ratio == 0.5
+
+
+def test_the_hash_ignores_order_and_sees_every_option() -> None:
+    one = resolve({"losses": {"position_relation": {"patches": 3, "weight": 2}}})
+    two = resolve({"losses": {"position_relation": {"weight": 2.0, "patches": 3}}})
+    assert one.hash == two.hash
+    assert one.hash != resolve({"losses": {"position_relation": {"patches": 3, "weight": 3}}}).hash
+
+
+def test_a_run_config_survives_its_own_dump() -> None:
+    config = resolve({"losses": {"triplet": "none", "weighted_triplet": {"aux": "none"}, "position_relation": {}}})
+    assert RunConfig.model_validate(config.dump()) == config
+
+
+def test_a_cells_factors_scale_the_presets_schedule() -> None:
+    train = TrainConfig(lr=4e-4, epochs=120, lr_factor=1.5, epochs_factor=0.25, warmup_fraction=20 / 120)
+    assert (train.base_lr, train.num_epochs, train.warmup_epochs) == (6.000000000000001e-4, 30, 5)
+
+
+def test_merging_replaces_leaves_and_keeps_siblings() -> None:
+    merged = merge({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"c": 4}, "d": {"e": 5}})
+    assert merged == {"a": {"b": 1, "c": 4}, "d": {"e": 5}}
+
+
+def test_a_section_that_only_one_side_has_is_one_difference() -> None:
+    assert difference({"a": {"b": 1}, "c": None}, {"a": {"b": 2}, "c": {"d": 1}}) == {
+        "a.b": [1, 2],
+        "c": [None, {"d": 1}],
+    }
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "twice.yaml"
+    path.write_text("name: a\nname: b\n")
+    with pytest.raises(UserError, match="key 'name' stands twice"):
+        load_yaml(path)
+
+
+@pytest.mark.parametrize(("text", "sentence"), [("a: [", "is not valid YAML"), ("- a\n", "holds a list")])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=sentence):
+        load_yaml(path)

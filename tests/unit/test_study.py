@@ -1,0 +1,118 @@
+"""The plan: which data, which preset, which runs, and when not to start."""
+
+from pathlib import Path
+
+import pytest
+
+from reidablate.errors import UserError
+from reidablate.study import Study, load_study, plan
+
+Settings = dict[str, object]
+
+
+def real_looking(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name / "bounding_box_train").mkdir(parents=True)
+
+
+def test_without_data_the_quickstart_runs_and_says_so(settings: Settings) -> None:
+    study = plan({**settings, "preset": "auto"})
+    assert study.preset.name == "quickstart"
+    assert [dataset.name for dataset in study.datasets] == ["market1501", "occluded_duke"]
+    assert all(dataset.generated for dataset in study.datasets)
+    assert len(study.runs) == 10 * 2 * 3
+    assert "SYNTHETIC" in study.notices[0]
+    assert study.refusal(gpu_limit=4, num_gpus=0) is None
+
+
+@pytest.mark.parametrize("folder", ["market1501", "Market-1501-v15.09.15"])
+def test_with_data_the_paper_preset_runs_on_it(settings: Settings, project: Path, folder: str) -> None:
+    real_looking(project / "elsewhere", folder)
+    study = plan({**settings, "preset": "auto", "data_root": "elsewhere"})
+    assert study.preset.name == "paper"
+    assert [dataset.name for dataset in study.datasets] == ["market1501"]
+    assert len(study.runs) == 10 * 5
+    assert [entry.name for entry in study.missing_datasets] == ["occluded_duke"]
+    assert "Occluded-Duke is missing" in study.notices[0]
+
+
+def test_the_paper_preset_refuses_to_waste_hundreds_of_hours(settings: Settings, project: Path) -> None:
+    real_looking(project / "data", "market1501")
+    study = plan({**settings, "preset": "auto"})
+    assert "without a GPU" in str(study.refusal(gpu_limit=4, num_gpus=0))
+    assert "pre-trained weights" in str(study.refusal(gpu_limit=4, num_gpus=4))
+    assert "allows fewer" in str(study.refusal(gpu_limit=0, num_gpus=4))
+    both = plan({**settings, "preset": "auto", "device": "cpu", "weights": "none"})
+    assert both.refusal(gpu_limit=0, num_gpus=0) is None
+    assert "no weights at w.pth" in str(
+        plan({**settings, "preset": "auto", "weights": "w.pth"}).refusal(gpu_limit=4, num_gpus=1)
+    )
+
+
+def test_a_gpu_that_was_asked_for_must_be_there(settings: Settings) -> None:
+    study = plan({**settings, "device": "cuda"})
+    assert "no GPU is visible" in str(study.refusal(gpu_limit=None, num_gpus=0))
+
+
+def test_selection_narrows_the_study(settings: Settings) -> None:
+    study = plan({**settings, "cells": "p1, p1_rpe", "datasets": "market1501", "seeds": 5})
+    assert {(run.dataset, run.cell) for run in study.runs} == {("market1501", "p1"), ("market1501", "p1_rpe")}
+    assert sorted({run.seed for run in study.runs}) == [0, 1, 2, 3, 4]
+
+
+def test_a_seed_offset_shifts_a_cells_seeds(settings: Settings, project: Path) -> None:
+    (project / "ablations" / "again.yaml").write_text("name: again\nextends: naive_triplet\nseed_offset: 100\n")
+    study = plan({**settings, "cells": "again"})
+    assert sorted({run.seed for run in study.runs}) == [100, 101]
+
+
+def test_more_seeds_or_cells_leave_the_configuration_of_a_run_alone(settings: Settings, project: Path) -> None:
+    before = plan(settings).cell("p1")
+    (project / "ablations" / "mine.yaml").write_text("name: mine\nextends: p1\n")
+    assert plan({**settings, "seeds": 7}).cell("p1") == before
+
+
+def test_the_place_of_data_and_results_is_not_science(settings: Settings) -> None:
+    moved = plan({**settings, "data_root": "/elsewhere", "results": "out", "device": "cpu", "wandb": "offline"})
+    assert [cell.config_hash for cell in moved.cells] == [cell.config_hash for cell in plan(settings).cells]
+
+
+def test_a_plan_survives_its_own_file(settings: Settings) -> None:
+    study = plan(settings)
+    assert load_study(study.write()) == study
+
+
+def test_wandb_off_in_yaml_is_a_boolean_and_means_disabled(settings: Settings) -> None:
+    assert plan({**settings, "wandb": False}).settings.wandb == "disabled"
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"cell": "p1"}, "unknown key 'cell'; did you mean 'cells'?"),
+        ({"cells": "p1_rep"}, "there is no cell 'p1_rep'"),
+        ({"datasets": "market"}, "there is no data set 'market' in dataset_table; did you mean 'market1501'?"),
+        ({"preset": "papr"}, "there is no preset 'papr'; did you mean 'paper'?"),
+        ({"seeds": 0}, "'seeds' is 0"),
+        ({"device": "gpu"}, "'device' is 'gpu' but should be 'auto', 'cpu' or 'cuda'"),
+        ({"ablations": "nowhere"}, "there is no folder nowhere"),
+        ({"preset": "paper"}, "no data set was found for preset 'paper' (looked in data/market1501"),
+        ({"preset": "nowhere.yaml"}, "nowhere.yaml is missing"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence(settings: Settings, change: Settings, sentence: str) -> None:
+    with pytest.raises(UserError) as caught:
+        plan({**settings, **change})
+    assert sentence in str(caught.value)
+
+
+def test_a_data_set_may_not_take_the_place_of_our_folders(settings: Settings) -> None:
+    table = {"tables": {"title": "x", "format": "manifest", "folders": ["x"]}}
+    with pytest.raises(UserError, match="'tables' is reserved"):
+        plan({**settings, "dataset_table": table})
+
+
+def test_asking_the_plan_for_what_it_lacks_is_a_sentence(settings: Settings) -> None:
+    study: Study = plan({**settings, "cells": "p1"})
+    with pytest.raises(UserError, match="the plan has no cell 'p2'"):
+        study.cell("p2")
