@@ -1,0 +1,1 @@
+"""From a data set folder to training batches: formats, index, cache, sampler, augmentation, synthetic sets."""

@@ -1,0 +1,295 @@
+"""The index of a data set: a row an image, what it counts to, and whether it can be trusted.
+
+The index is all that later stages know of a folder, so every check of the data stands here: broken images,
+identities in both train and test, queries that nobody can answer, files whose bytes occur twice.
+"""
+
+import hashlib
+import io
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import pandas as pd
+from PIL import Image, UnidentifiedImageError
+
+from reidablate.artifacts import read_json, read_table, write_json, write_table
+from reidablate.data.formats import GRAMMARS, JUNK, OFFICIAL_COUNTS, SPLITS, SYNTHETIC_FILE, Listing, read_folder
+from reidablate.errors import UserError
+
+SYNTHETIC_COMMENT = b"reidablate synthetic"
+COLUMNS = ("split", "path", "name", "pid", "camid", "label", "width", "height", "size_bytes", "content_hash")
+
+# What Pillow raises for files that it cannot open or decode.
+BROKEN_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+_NAMED = 5  # names that an error or a warning spells out before it only counts
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+@dataclass(frozen=True)
+class Index:
+    """The images of a data set and what they add up to.
+
+    Attributes:
+        frame: A row an image, ordered train, query, gallery and by name within; columns `COLUMNS`. `path` is relative
+            to the data set's root, `camid` is as in the file (from 1 in the known layouts), `label` is the rank of the
+            pid among the training pids (0 ... C-1) and -1 outside train, `width` and `height` are pixels.
+        summary: `format`, `synthetic`, `counts`, `official_counts` (they equal the published ones), `fingerprint`,
+            `shared_query_gallery` and `queries_without_positive` (numbers of images), `ignored`, `warnings`.
+    """
+
+    frame: pd.DataFrame
+    summary: dict[str, Any]
+
+
+class _Facts(NamedTuple):
+    width: int
+    height: int
+    size_bytes: int
+    content_hash: str
+    marked: bool
+    problem: str | None
+
+
+def image_path(root: Path, relative: str) -> Path:
+    """Returns where an image of the index lies; `root` is the folder of the set or its manifest."""
+    return (root.parent if root.is_file() else root) / relative
+
+
+def build_index(root: Path, format: str, *, workers: int) -> Index:
+    """Returns the checked index of a data set folder; every file is read once, its pixels are not decoded.
+
+    Args:
+        root: The data set's folder, or its manifest.
+        format: One of `formats.FORMATS`.
+        workers: Threads that read files.
+
+    Raises:
+        UserError: What `read_folder` refuses; an image that is truncated or no JPEG; an identity in both train and
+            test; a file shared by query and gallery with another pid or camera.
+    """
+    listing = read_folder(root, format)
+    allowed = ("JPEG",) if format in GRAMMARS else ("JPEG", "PNG")
+    paths = [listing.root / record.path for record in listing.records]
+    facts = _map(lambda path: _inspect(path, allowed), paths, workers)
+    _refuse_broken((record.path, fact.problem) for record, fact in zip(listing.records, facts, strict=True))
+    frame = _frame(listing, facts)
+    _check_disjoint(frame, format)
+    synthetic = (listing.root / SYNTHETIC_FILE).is_file() or any(fact.marked for fact in facts)
+    return Index(frame, _summary(frame, format, synthetic=synthetic, ignored=listing.ignored))
+
+
+def check_pixels(index: Index, root: Path, *, workers: int) -> None:
+    """Decodes every image of an index.
+
+    Raises:
+        UserError: Images that cannot be decoded, by name.
+    """
+
+    def problem(relative: str) -> str | None:
+        try:
+            with Image.open(image_path(root, relative)) as image:
+                image.load()
+        except BROKEN_IMAGE as error:
+            return str(error)
+        return None
+
+    paths = index.frame["path"].tolist()
+    _refuse_broken(zip(paths, _map(problem, paths, workers), strict=True))
+
+
+def write_index(index: Index, folder: Path) -> None:
+    """Writes `index.parquet` and `index.json` into a folder."""
+    write_table(index.frame, folder / "index.parquet")
+    write_json(folder / "index.json", index.summary)
+
+
+def read_index(folder: Path) -> Index:
+    """Returns the index that `write_index` left in a folder.
+
+    Raises:
+        UserError: A file is missing or broken, or was written by another version.
+    """
+    frame, summary = read_table(folder / "index.parquet"), read_json(folder / "index.json")
+    missing = [column for column in COLUMNS if column not in frame.columns]
+    if missing:
+        raise UserError(f"{folder / 'index.parquet'} lacks the column {', '.join(missing)}; build the index again.")
+    return Index(frame, summary)
+
+
+def _map(work: Callable[[_T], _R], items: Sequence[_T], workers: int) -> list[_R]:
+    """Returns `work` of every item, in order, done by threads that take 64 items at a time."""
+
+    def work_off(start: int) -> list[_R]:
+        return [work(item) for item in items[start : start + 64]]
+
+    with ThreadPoolExecutor(workers) as pool:
+        return list(chain.from_iterable(pool.map(work_off, range(0, len(items), 64))))
+
+
+def _inspect(path: Path, allowed: tuple[str, ...]) -> _Facts:
+    try:
+        data = path.read_bytes()
+        with Image.open(io.BytesIO(data), formats=allowed) as image:
+            width, height = image.size
+            is_jpeg = image.format != "PNG"
+            comment = image.info.get("comment", b"")
+    except UnidentifiedImageError:
+        return _Facts(0, 0, 0, "", False, f"no {' or '.join(allowed)} image")
+    except BROKEN_IMAGE as error:
+        return _Facts(0, 0, 0, "", False, str(error))
+    # In the coded data 0xFF is always followed by 0 or a restart mark, so an end mark behind the last start of scan
+    # is the end of the image; Pillow refuses to decode a JPEG without it.
+    truncated = is_jpeg and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+    marked = is_jpeg and comment.startswith(SYNTHETIC_COMMENT)
+    digest = hashlib.sha256(data).hexdigest()[:16]
+    return _Facts(width, height, len(data), digest, marked, "truncated JPEG" if truncated else None)
+
+
+def _refuse_broken(problems: Iterable[tuple[str, str | None]]) -> None:
+    broken = [f"{path} ({problem})" for path, problem in problems if problem is not None]
+    if broken:
+        raise UserError(f"{_count(len(broken), 'image')} cannot be used: {_some(broken)}; unpack the set again.")
+
+
+def _frame(listing: Listing, facts: Sequence[_Facts]) -> pd.DataFrame:
+    frame = pd.DataFrame(listing.records, columns=["split", "path", "name", "pid", "camid"])
+    labels = np.full(len(frame), -1)
+    train = (frame["split"] == "train").to_numpy()
+    labels[train] = np.unique(frame["pid"].to_numpy()[train], return_inverse=True)[1]
+    frame["label"] = labels
+    for column in ("width", "height", "size_bytes", "content_hash"):
+        frame[column] = [getattr(fact, column) for fact in facts]
+    return frame
+
+
+def _identities(frame: pd.DataFrame, format: str) -> pd.DataFrame:
+    """Returns the rows that show a person of the set: neither junk nor distractors."""
+    others = [JUNK]
+    if format in GRAMMARS and (distractor := GRAMMARS[format].distractor) is not None:
+        others.append(distractor)
+    return frame[~frame["pid"].isin(others)]
+
+
+def _check_disjoint(frame: pd.DataFrame, format: str) -> None:
+    people = _identities(frame, format)
+    train = people["split"] == "train"
+    both = sorted(set(people.loc[train, "pid"]) & set(people.loc[~train, "pid"]))
+    if both:
+        example = people.loc[~train & (people["pid"] == both[0]), "path"].iloc[0]
+        raise UserError(
+            f"{_count(len(both), 'identity', 'identities')} of the training images also in query or gallery "
+            f"(pid {both[0]}: {example}), so a test score would mean nothing; use the official split."
+        )
+
+
+def _summary(frame: pd.DataFrame, format: str, *, synthetic: bool, ignored: tuple[str, ...]) -> dict[str, Any]:
+    counts = _counts(frame, format)
+    official = OFFICIAL_COUNTS.get(format)
+    warnings = []
+    if official is not None and counts != official and not synthetic:
+        warnings.append(f"the counts are not those of {GRAMMARS[format].title}: {_differences(counts, official)}")
+    lost = _queries_without_positive(frame)
+    if lost:
+        warnings.append(
+            f"{_count(len(lost), 'query', 'queries')} without a positive from another camera: {_some(lost)}"
+        )
+    if repeats := _repeats(frame):
+        warnings.append(f"{_count(len(repeats), 'image')} with the bytes of another: {_some(repeats)}")
+    if ignored:
+        warnings.append(f"{_count(len(ignored), 'file')} ignored, no JPEG by name: {_some(ignored)}")
+    return {
+        "format": format,
+        "synthetic": synthetic,
+        "counts": counts,
+        "official_counts": counts == official,
+        "shared_query_gallery": _check_shared(frame),
+        "queries_without_positive": len(lost),
+        "fingerprint": _fingerprint(frame),
+        "ignored": list(ignored),
+        "warnings": warnings,
+    }
+
+
+def _counts(frame: pd.DataFrame, format: str) -> dict[str, Any]:
+    people = _identities(frame, format)
+    junk = int((frame["pid"] == JUNK).sum())
+    counts: dict[str, Any] = {
+        split: {
+            "images": int((frame["split"] == split).sum()),
+            "ids": int(people.loc[people["split"] == split, "pid"].nunique()),
+        }
+        for split in SPLITS
+    }
+    return counts | {
+        "junk": junk,
+        "distractors": len(frame) - len(people) - junk,
+        "cameras": int(frame["camid"].nunique()),
+    }
+
+
+def _differences(counts: dict[str, Any], official: dict[str, Any]) -> str:
+    found, expected = _flat(counts), _flat(official)
+    return ", ".join(f"{key} {found[key]} instead of {expected[key]}" for key in found if found[key] != expected[key])
+
+
+def _flat(counts: dict[str, Any]) -> dict[str, int]:
+    single = {key: value for key, value in counts.items() if key not in SPLITS}
+    return {f"{split} {part}": counts[split][part] for split in SPLITS for part in counts[split]} | single
+
+
+def _queries_without_positive(frame: pd.DataFrame) -> list[str]:
+    query, gallery = frame[frame["split"] == "query"], frame[frame["split"] == "gallery"]
+    seen = gallery[["pid", "camid"]].drop_duplicates()
+    cameras = query["pid"].map(seen.groupby("pid").size()).fillna(0)
+    own = pd.MultiIndex.from_frame(query[["pid", "camid"]]).isin(pd.MultiIndex.from_frame(seen))
+    return query.loc[cameras - own == 0, "name"].tolist()
+
+
+def _check_shared(frame: pd.DataFrame) -> int:
+    """Returns how many files stand in query and gallery; the same-camera rule removes them if pid and camera agree.
+
+    Raises:
+        UserError: A shared file has another pid or camera in the gallery.
+    """
+    keys = ["name", "pid", "camid"]
+    query, gallery = (frame.loc[frame["split"] == split, keys] for split in ("query", "gallery"))
+    shared = query.merge(gallery, on="name", suffixes=("", "_gallery"))
+    wrong = shared[(shared["pid"] != shared["pid_gallery"]) | (shared["camid"] != shared["camid_gallery"])]
+    if len(wrong):
+        raise UserError(
+            f"{wrong['name'].iloc[0]} stands in query and gallery with another pid or camera; "
+            "give a shared file the same pid and camid in both."
+        )
+    return len(shared)
+
+
+def _repeats(frame: pd.DataFrame) -> list[str]:
+    """Returns images whose bytes occurred before, except a query that stands in the gallery under its own name."""
+    rows = frame.drop_duplicates(["content_hash", "name", "pid"])
+    first = rows.groupby("content_hash")["path"].transform("first")
+    repeated = rows.duplicated("content_hash")
+    return [f"{path} = {of}" for path, of in zip(rows.loc[repeated, "path"], first[repeated], strict=True)]
+
+
+def _fingerprint(frame: pd.DataFrame) -> str:
+    """Returns 16 hexadecimal digits that change with any split, name, pid, camera, or byte of the set."""
+    digest = hashlib.sha256()
+    for row in frame[["split", "name", "pid", "camid", "size_bytes", "content_hash"]].itertuples(index=False):
+        digest.update(("\t".join(map(str, row)) + "\n").encode())
+    return digest.hexdigest()[:16]
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def _count(number: int, singular: str, plural: str = "") -> str:
+    return f"{number} {singular if number == 1 else plural or singular + 's'}"
