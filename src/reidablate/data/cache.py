@@ -1,0 +1,141 @@
+"""Decode once: the images of an index at one size, as memory-mapped arrays that training reads without a decoder.
+
+Shapes: N images of a split, height, width, 3 (RGB).
+"""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+from PIL import Image, features
+
+from reidablate.artifacts import atomic_path, read_json, write_json
+from reidablate.data.formats import SPLITS
+from reidablate.data.index import BROKEN_IMAGE, Index, image_path
+from reidablate.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+# The reference recipe resizes training images with another filter than test images; both filters are widened when
+# shrinking, so nothing aliases. Decoding to a smaller JPEG scale ("draft") would change pixels and is not used.
+FILTERS = {"train": Image.Resampling.BICUBIC, "query": Image.Resampling.BILINEAR, "gallery": Image.Resampling.BILINEAR}
+
+_CHUNK = 16  # images that a thread decodes and then writes
+
+
+class _Layout(NamedTuple):
+    height: int
+    width: int
+    resample: Image.Resampling
+
+
+def build_cache(index: Index, root: Path, out: Path, *, height: int, width: int, workers: int) -> None:
+    """Writes `train.npy`, `query.npy`, `gallery.npy` (the splits of the index, in its order) and `cache.json`.
+
+    The arrays are uint8 of shape (N, height, width, 3). `cache.json` comes last: without it the folder is no cache,
+    whatever arrays a killed call left. Memory does not grow with the data set.
+
+    Args:
+        index: The data set's index.
+        root: The folder or manifest that the index was built from.
+        out: The folder to write.
+        height: Rows of a cached image in pixels.
+        width: Columns of a cached image in pixels.
+        workers: Threads; Pillow decodes and resizes outside Python's lock.
+
+    Raises:
+        UserError: An image cannot be decoded, or the disk is full.
+    """
+    (out / "cache.json").unlink(missing_ok=True)
+    splits = index.frame["split"]
+    paths = {split: index.frame.loc[splits == split, "path"].tolist() for split in SPLITS if (splits == split).any()}
+    with _progress() as progress:
+        for split in paths:
+            files = [image_path(root, path) for path in paths[split]]
+            task = progress.add_task(f"cache {split}", total=len(files))
+            with atomic_path(out / f"{split}.npy") as temporary:
+                for done in _write_split(temporary, files, _Layout(height, width, FILTERS[split]), workers):
+                    progress.advance(task, done)
+    facts = {
+        "fingerprint": index.summary["fingerprint"],
+        "height": height,
+        "width": width,
+        "images": {split: len(paths[split]) for split in paths},
+        "filters": {split: FILTERS[split].name.lower() for split in paths},
+        "packages": {"pillow": PIL.__version__, "libjpeg_turbo": features.version("libjpeg_turbo")},
+    }
+    write_json(out / "cache.json", facts)
+
+
+def read_cache(out: Path, split: str) -> "np.memmap[Any, np.dtype[np.uint8]]":
+    """Returns the images of a split, (N, height, width, 3) uint8, memory-mapped and read-only.
+
+    Raises:
+        UserError: The cache is missing or not whole.
+    """
+    cache = read_json(out / "cache.json")
+    if split not in cache["images"]:
+        raise UserError(f"the cache {out} has no {split} images; it holds {', '.join(cache['images'])}.")
+    path = out / f"{split}.npy"
+    expected = (cache["images"][split], cache["height"], cache["width"], 3)
+    try:
+        pixels: np.memmap[Any, np.dtype[np.uint8]] = np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); build the cache again.") from error
+    if pixels.shape != expected or pixels.dtype != np.uint8:
+        found = f"{pixels.dtype} {pixels.shape}"
+        raise UserError(f"{path} holds {found}, cache.json says uint8 {expected}; build the cache again.")
+    return pixels
+
+
+@contextmanager
+def _progress() -> Iterator["Progress"]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        yield progress
+
+
+def _write_split(path: Path, files: list[Path], layout: _Layout, workers: int) -> Iterator[int]:
+    """Writes the decoded `files` as one `.npy`; yields the number of images done, chunk by chunk.
+
+    Chunks are written at their place as they are ready. Writing through a memory map instead took up to a quarter
+    more time an image (page faults), and a full disk would kill the process where it is an error here.
+    """
+    shape = (len(files), layout.height, layout.width, 3)
+    with path.open("wb", buffering=0) as stream:
+        np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        write_chunk = partial(_write_chunk, stream.fileno(), stream.tell(), files, layout)
+        with ThreadPoolExecutor(workers) as pool:
+            yield from pool.map(write_chunk, range(0, len(files), _CHUNK))
+
+
+def _write_chunk(descriptor: int, offset: int, files: list[Path], layout: _Layout, start: int) -> int:
+    chunk = files[start : start + _CHUNK]
+    pixels = np.empty((len(chunk), layout.height, layout.width, 3), dtype=np.uint8)
+    for row, path in zip(pixels, chunk, strict=True):
+        row[:] = _decode(path, layout)
+    rest, place = pixels.data.cast("B"), offset + start * pixels[0].nbytes
+    while rest:
+        done = os.pwrite(descriptor, rest, place)
+        rest, place = rest[done:], place + done
+    return len(chunk)
+
+
+def _decode(path: Path, layout: _Layout) -> NDArray[np.uint8]:
+    try:
+        with Image.open(path) as image:
+            colour = image if image.mode == "RGB" else image.convert("RGB")
+            return np.asarray(colour.resize((layout.width, layout.height), layout.resample))
+    except BROKEN_IMAGE as error:
+        raise UserError(f"{path} cannot be read ({error}); unpack the set again.") from error
