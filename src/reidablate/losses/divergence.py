@@ -6,9 +6,11 @@ finite everywhere.
 
 import math
 from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from reidablate.losses.distance import full_precision
 
@@ -27,12 +29,29 @@ def _impossible(log_p: Tensor) -> Tensor:
     return log_p == -torch.inf
 
 
+class _JensenShannon(torch.autograd.Function):
+    """The divergence with its gradient in closed form: d/d log p = p (log p - log m) / 2, a third of the time."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, log_p: Tensor, log_q: Tensor) -> Tensor:
+        log_p, log_q = _floored(log_p), _floored(log_q)
+        log_m = _log_mean(log_p, log_q)
+        half_p = log_p.exp().mul_(log_p - log_m).mul_(0.5)
+        half_q = log_q.exp().mul_(log_q - log_m).mul_(0.5)
+        ctx.save_for_backward(half_p, half_q)
+        return (half_p + half_q).sum(-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        half_p, half_q = ctx.saved_tensors
+        return gradient[..., None] * half_p, gradient[..., None] * half_q
+
+
 @full_precision
 def jsd(log_p: Tensor, log_q: Tensor) -> Tensor:
     """Returns the Jensen-Shannon divergence KL(p||m)/2 + KL(q||m)/2 with m = (p+q)/2, in [0, ln 2]."""
-    log_p, log_q = _floored(log_p), _floored(log_q)
-    log_m = _log_mean(log_p, log_q)
-    return 0.5 * (log_p.exp() * (log_p - log_m) + log_q.exp() * (log_q - log_m)).sum(-1)
+    return cast("Tensor", _JensenShannon.apply(log_p, log_q))
 
 
 @full_precision

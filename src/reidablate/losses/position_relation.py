@@ -29,7 +29,8 @@ def log_distributions(values: Tensor, grouping: str) -> Tensor:
         return values.flatten(2).log_softmax(-1)
     if grouping == "sample":
         return values.flatten(1).log_softmax(-1)[:, None]
-    return values.log_softmax(-1).flatten(1, 2)
+    # The pairs lie outermost in memory: a softmax over that axis copies nothing and is vectorised over L h.
+    return values.movedim(3, 1).log_softmax(1).movedim(1, 3).flatten(1, 2)
 
 
 def group_mean(divergences: Tensor, grouping: str, num_heads: int) -> Tensor:
@@ -59,7 +60,7 @@ def divergence_to_target(values: Tensor, labels: Tensor, positive: Tensor, confi
     if config.target == "identity_mean":
         divergences = divergence(identity_mean(log_p, labels), log_p)
     else:
-        divergences = divergence(log_p, log_p.index_select(0, positive))
+        divergences = divergence(log_p, log_p[positive])
     return group_mean(divergences, config.grouping, values.shape[2])
 
 

@@ -64,7 +64,7 @@ def choose_patches(direction: Tensor, patches: Tensor, count: int, *, by_token: 
             f"a position loss wants {count} patches but the model's grid has {patches.shape[1]}; lower 'patches'."
         )
     with torch.no_grad():
-        scores = (at_least_float32(patches) @ at_least_float32(direction)[:, :, None]).squeeze(2)
+        scores = (at_least_float32(direction)[:, None] @ at_least_float32(patches).transpose(1, 2)).squeeze(1)
         chosen = top_patches(scores, count)
         return chosen.sort(1).values if by_token else chosen
 
