@@ -5,6 +5,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner
+
+from reidablate.artifacts import canonical_json
+from reidablate.cli import app
+from reidablate.engine.stages import pretrain_spec
+from reidablate.engine.train import train_run
+from reidablate.study import PRETRAIN, Study, plan
 
 ROOT = Path(__file__).parents[1]
 
@@ -26,3 +33,29 @@ def settings(project: Path) -> dict[str, object]:
     """The settings of default.yaml with the tiny preset, ready to be changed."""
     loaded = yaml.safe_load((project / "workflow" / "config" / "default.yaml").read_text())
     return {**loaded, "preset": "tiny.yaml"}
+
+
+@pytest.fixture(scope="session")
+def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """The tiny study with its data drawn, indexed and cached and its backbone pre-trained. Treat it as read-only."""
+    folder = tmp_path_factory.mktemp("study")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        settings = yaml.safe_load((ROOT / "workflow" / "config" / "default.yaml").read_text())
+        changed = {"preset": "tests/tiny.yaml", "results": str(folder / "results"), "data_root": str(folder / "data")}
+        study = plan({**settings, **changed})
+    arguments = ["--plan", str(study.write()), "--dataset"]
+    for dataset in ("market1501", "occluded_duke", PRETRAIN):
+        recipe = canonical_json(study.synthetic_recipe(dataset))
+        run_cli("data", "synthesize", str(study.dataset(dataset).root), "--recipe", recipe)
+        run_cli("data", "index", *arguments, dataset)
+        run_cli("data", "cache", *arguments, dataset)
+    train_run(pretrain_spec(study))
+    return study
+
+
+def run_cli(*arguments: str) -> str:
+    """Runs `reidablate` in this process and returns what it printed."""
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout

@@ -1,0 +1,193 @@
+"""One training: artifacts, bit-identical repetition and resumption, pairing, divergence, refusal."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from reidablate.artifacts import read_json, read_npz, sha256_file
+from reidablate.config import RunConfig, merge
+from reidablate.engine.checkpoint import checkpoint_path
+from reidablate.engine.stages import train_spec
+from reidablate.engine.train import RunSpec, train_run
+from reidablate.errors import UserError
+from reidablate.metrics.evaluate import evaluate_run
+from reidablate.study import Study
+
+Weights = dict[str, torch.Tensor]
+
+
+def spec_of(study: Study, out: Path, cell: str = "p1_rpe_jsd", seed: int = 0, **over: object) -> RunSpec:
+    spec = train_spec(study, dataset="market1501", cell=cell, seed=seed)
+    config = RunConfig.model_validate(merge(spec.config.dump(), over))
+    return dataclasses.replace(spec, out=out, config=config)
+
+
+def train(study: Study, out: Path, **arguments: object) -> Path:
+    train_run(spec_of(study, out, **arguments))  # type: ignore[arg-type]
+    return out
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tiny_study, tmp_path_factory.mktemp("undisturbed"))
+
+
+def test_a_run_leaves_every_artifact_and_no_resume_state(tiny_study: Study, undisturbed: Path) -> None:
+    found = {path.name for path in undisturbed.iterdir()}
+    assert found == {"model.safetensors", "features.npz", "history.parquet", "provenance.json", ".lock"}
+    history = pd.read_parquet(undisturbed / "history.parquet")
+    assert {"total", "identity", "weighted_triplet", "position_relation", "lr", "images_per_s"} <= set(history)
+    assert {"gradient_norm", "ape_norm", "rpe_norm", "feature_norm"} <= set(history)
+    terms = history["identity"] + history["weighted_triplet"] + history["position_relation"]
+    np.testing.assert_allclose(history["total"], terms, rtol=1e-5)
+    made = read_json(undisturbed / "provenance.json")
+    assert (made["dataset"], made["cell"], made["seed"]) == ("market1501", "p1_rpe_jsd", 0)
+    assert made["status"] == "finished"
+    assert made["synthetic"] is True
+    assert made["weights_sha256"] == sha256_file(tiny_study.root / "pretrain" / "model.safetensors")
+    features = read_npz(undisturbed / "features.npz")
+    assert features["query_before_neck"].shape == (12, 32)
+    assert features["gallery_after_neck"].shape == (38, 32)
+    assert set(features["gallery_pids"].tolist()) >= {-1, 0}
+
+
+def test_the_same_seed_gives_the_same_bits(tiny_study: Study, undisturbed: Path, tmp_path: Path) -> None:
+    again = train(tiny_study, tmp_path / "again")
+    for name in ("model.safetensors", "features.npz"):
+        assert sha256_file(again / name) == sha256_file(undisturbed / name)
+
+
+def test_loader_processes_change_no_bit(tiny_study: Study, undisturbed: Path, tmp_path: Path) -> None:
+    spec = dataclasses.replace(spec_of(tiny_study, tmp_path / "workers"), workers=2)
+    train_run(spec)
+    assert sha256_file(spec.out / "model.safetensors") == sha256_file(undisturbed / "model.safetensors")
+
+
+KILLED = """
+import dataclasses, sys
+from pathlib import Path
+from reidablate.engine.stages import train_spec
+from reidablate.engine.train import train_run
+from reidablate.study import load_study
+spec = train_spec(load_study(Path(sys.argv[1])), dataset="market1501", cell="p1_rpe_jsd", seed=0)
+train_run(dataclasses.replace(spec, out=Path(sys.argv[2])))
+"""
+
+
+def test_a_killed_training_ends_with_the_same_bits(tiny_study: Study, undisturbed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "killed"
+    command = [sys.executable, "-c", KILLED, str(tiny_study.path), str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not checkpoint_path(out).exists() and process.poll() is None and time.monotonic() < deadline:
+        os.sched_yield()
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the training ended before it could be killed"
+    assert not (out / "provenance.json").exists()
+    train(tiny_study, out)
+    for name in ("model.safetensors", "features.npz"):
+        assert sha256_file(out / name) == sha256_file(undisturbed / name)
+    steps = pd.read_parquet(out / "history.parquet").drop(columns="images_per_s")
+    pd.testing.assert_frame_equal(steps, pd.read_parquet(undisturbed / "history.parquet")[list(steps)])
+
+
+def test_a_complete_run_is_left_alone(tiny_study: Study, undisturbed: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in undisturbed.iterdir() if path.name != ".lock"}
+    assert "complete already" in train_run(spec_of(tiny_study, undisturbed))
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+@pytest.mark.parametrize("damage", ["other seed", "truncated"])
+def test_a_checkpoint_that_does_not_fit_is_not_used(
+    tiny_study: Study, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    spec = spec_of(tiny_study, out)
+    checkpoint_path(out).parent.mkdir(parents=True)
+    if damage == "truncated":
+        checkpoint_path(out).write_bytes(b"PK\x03\x04 half a file")
+    else:
+        fields = {"identity": {"seed": "1"}, "epochs_done": 1, "model": {}, "optimiser": {}, "scaler": {},
+                  "history": {}, "train_s": 0.0}  # fmt: skip
+        torch.save(fields, checkpoint_path(out))
+    train_run(spec)
+    assert "training starts again from the first epoch" in capsys.readouterr().err
+    assert read_json(out / "provenance.json")["status"] == "finished"
+
+
+def initial(study: Study, out: Path, cell: str) -> Weights:
+    """Weights after no visible update: a learning rate that moves nothing in float32."""
+    train(study, out, cell=cell, train={"lr": 1e-30, "epochs": 1, "weight_decay": 0.0})
+    return load_file(out / "model.safetensors")
+
+
+def test_cells_of_one_seed_share_initial_weights(tiny_study: Study, tmp_path: Path) -> None:
+    baseline = initial(tiny_study, tmp_path / "a", "naive_triplet")
+    for cell in ("p1_rpe", "cls_untie", "cls_no_ape"):
+        other = initial(tiny_study, tmp_path / cell, cell)
+        shared = [name for name in baseline.keys() & other.keys() if "running" not in name and "ape" not in name]
+        assert len(shared) > 20
+        for name in shared:
+            assert torch.equal(baseline[name], other[name]), name
+
+
+@pytest.mark.parametrize("cell", ["naive_triplet", "p1", "p2", "jsd_layer", "jsd_permutations", "pos_triplet"])
+def test_every_core_cell_trains_and_learns_something(tiny_study: Study, tmp_path: Path, cell: str) -> None:
+    out = train(tiny_study, tmp_path / cell, cell=cell, train={"epochs": 8, "lr": 0.01})
+    history = pd.read_parquet(out / "history.parquet").groupby("epoch")["identity"].mean()
+    assert history.iloc[-1] < history.iloc[0]
+    assert "mAP" in evaluate_run(out)
+    metrics = read_json(out / "metrics.json")
+    assert metrics["before_neck"]["num_queries"] == 12
+    assert 0 < metrics["before_neck"]["mAP"] <= 1
+
+
+def test_a_divergence_is_a_result(tiny_study: Study, tmp_path: Path) -> None:
+    out = tmp_path / "diverged"
+    line = train_run(spec_of(tiny_study, out, train={"lr": 1e30}))
+    assert "DIVERGED in epoch" in line
+    made = read_json(out / "provenance.json")
+    assert made["status"] == "diverged"
+    assert made["epoch"] in (0, 1)
+    assert "not finite" in made["reason"]
+    assert all(torch.isfinite(value).all() for value in load_file(out / "model.safetensors").values())
+    assert len(read_npz(out / "features.npz")["query_pids"]) == 0
+    assert evaluate_run(out).endswith("diverged, nothing to score")
+    assert read_json(out / "metrics.json")["status"] == "diverged"
+
+
+def test_mixed_precision_trains_to_nearly_the_same_loss(tiny_study: Study, undisturbed: Path, tmp_path: Path) -> None:
+    full = pd.read_parquet(undisturbed / "history.parquet")["total"]
+    for precision in ("bf16", "fp16"):
+        out = train(tiny_study, tmp_path / precision, train={"precision": precision})
+        np.testing.assert_allclose(pd.read_parquet(out / "history.parquet")["total"], full, rtol=0.05)
+
+
+def test_a_fraction_of_the_identities_is_the_same_for_every_seed(tiny_study: Study, tmp_path: Path) -> None:
+    widths = {
+        load_file(train(tiny_study, tmp_path / f"s{seed}", seed=seed, train={"fraction": 0.5}) / "model.safetensors")[
+            "classifier.weight"
+        ].shape[0]
+        for seed in (0, 1)
+    }
+    assert widths == {4}
+
+
+def test_too_few_identities_are_a_sentence(tiny_study: Study, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="8 identities, a batch needs 9"):
+        train(tiny_study, tmp_path / "x", train={"num_ids": 9})
+
+
+def test_fewer_gpus_than_planned_are_refused(tiny_study: Study) -> None:
+    with pytest.raises(UserError, match="asks for gpu=1 a run but 0 were granted"):
+        train_spec(tiny_study, dataset="market1501", cell="p1", seed=0, gpus=0)
