@@ -1,0 +1,151 @@
+"""Ranks of the positives of a query, and the scores that follow from them.
+
+No ranking is ever written out. The rank of a positive is its place among the positives of its query plus the number of
+negatives before it, and negatives are counted tile by tile.
+
+Tie policy: the gallery is ordered by (distance, gallery index), so equal distances are decided by the order of the
+gallery and by nothing else. How much that decides is told by the optimistic ranks (a positive stands before every
+negative it ties with) and the pessimistic ones (behind every such negative).
+
+Legend: V queries that have a positive, P positives of all of them together, B gallery images in a tile, K ranks.
+The positives of many queries lie in one array, query after query, and `starts` (V,) holds the place of each query's
+first one. For a single query leave `starts` out.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class PositiveRanks:
+    """The 1-based ranks (P,) of the positives, rising within each query.
+
+    Attributes:
+        written: Ranks under the written tie policy.
+        optimistic: Ranks when every tie between a positive and a negative goes to the positive.
+        pessimistic: Ranks when every such tie goes to the negative.
+        starts: (V,) place of each query's first positive.
+    """
+
+    written: IntArray
+    optimistic: IntArray
+    pessimistic: IntArray
+    starts: IntArray
+
+
+def rank_positives(
+    tiles: Iterable[tuple[int, int, FloatArray]], *, distances: FloatArray, columns: IntArray, starts: IntArray
+) -> PositiveRanks:
+    """Returns the ranks of the positives among the gallery images that are not ignored.
+
+    Args:
+        tiles: Triples of the first query, the first gallery column and the distances (queries, columns) from there on,
+            which together cover the V queries and all columns once, in any order. Positives and ignored images hold
+            infinity: only negatives are left.
+        distances: (P,) finite distances of the positives; those of a query are in the order of the tie policy.
+        columns: (P,) gallery columns of the positives.
+        starts: (V,) place of each query's first positive.
+    """
+    closer, tied, tied_before = (np.zeros(len(distances), np.int64) for _ in range(3))
+    stops = _stops(len(distances), starts)
+    for first_query, first_column, tile in tiles:
+        for query, row in enumerate(tile, first_query):
+            own = slice(starts[query], stops[query])
+            near = row.compress(row <= distances[own.stop - 1])
+            if not near.size:
+                continue
+            near.sort()
+            below = near.searchsorted(distances[own], side="left")
+            level = near.searchsorted(distances[own], side="right") - below
+            closer[own] += below
+            if level.any():
+                tied[own] += level
+                tied_before[own] += _count_equal_before(row, values=distances[own], columns=columns[own] - first_column)
+    alone = _place(len(distances), starts)
+    return PositiveRanks(alone + closer + tied_before, alone + closer, alone + closer + tied, starts)
+
+
+def _count_equal_before(row: FloatArray, *, values: FloatArray, columns: IntArray) -> IntArray:
+    """Returns for each value how often it stands in `row` (B,) before its column (which may lie outside the row)."""
+    levels, level = np.unique(values, return_inverse=True)
+    nearest = levels.searchsorted(row)
+    equal = np.flatnonzero(levels.take(nearest, mode="clip") == row)
+    # One whole number orders by (level, column), so one search counts what is equal and earlier.
+    keys = np.sort(nearest[equal] * len(row) + equal)
+    low = level * len(row)
+    count: IntArray = keys.searchsorted(low + columns.clip(0, len(row))) - keys.searchsorted(low)
+    return count
+
+
+def average_precision(ranks: IntArray, starts: IntArray | None = None) -> FloatArray:
+    """Returns AP (V,) of each query as a step sum, (1/R) sum_i i / r_i over its R positives at ranks r_i, in (0, 1].
+
+    >>> average_precision(np.array([1, 3]))  # (1/1 + 2/3) / 2
+    array([0.83333333])
+    """
+    return _mean(_place(len(ranks), starts) / ranks, starts)
+
+
+def average_precision_trapezoid(ranks: IntArray, starts: IntArray | None = None) -> FloatArray:
+    """Returns AP (V,) of each query by the trapezoid rule of the Market-1501 MATLAB code, in (0, 1].
+
+    (1/R) sum_i (p_i + i / r_i) / 2, where p_i = (i - 1) / (r_i - 1) is the precision just before the i-th positive,
+    1 at the head of the list. It never exceeds the step sum (Zheng et al. 2015, evaluation code).
+
+    >>> average_precision_trapezoid(np.array([1, 3]))  # ((1 + 1/1) / 2 + (1/2 + 2/3) / 2) / 2
+    array([0.79166667])
+    """
+    place = _place(len(ranks), starts)
+    before = np.divide(place - 1, ranks - 1, out=np.ones(len(ranks)), where=ranks > 1)
+    return _mean((before + place / ranks) / 2, starts)
+
+
+def inverse_negative_penalty(ranks: IntArray, starts: IntArray | None = None) -> FloatArray:
+    """Returns INP (V,) of each query, R / r_R: the precision at its last positive, in (0, 1] (Ye et al. 2021, 4.1).
+
+    >>> inverse_negative_penalty(np.array([1, 3]))
+    array([0.66666667])
+    """
+    stops = _stops(len(ranks), starts)
+    return np.diff(stops, prepend=0) / ranks[stops - 1]
+
+
+def first_hit(ranks: IntArray, starts: IntArray | None = None) -> IntArray:
+    """Returns the 1-based rank (V,) of each query's first positive."""
+    return ranks[:1] if starts is None else ranks[starts]
+
+
+def cmc(first_hit_rank: IntArray, max_rank: int) -> FloatArray:
+    """Returns the cumulative matching characteristic (K,): the share of queries with a hit in the first 1..K ranks.
+
+    The curve never falls. `max_rank` K may exceed the size of the gallery: the curve then ends flat at 1.
+
+    >>> cmc(np.array([1, 3, 3, 9]), max_rank=4)
+    array([0.25, 0.25, 0.75, 0.75])
+    """
+    hits = np.bincount(first_hit_rank, minlength=max_rank + 1)[1 : max_rank + 1]
+    return np.cumsum(hits) / len(first_hit_rank)
+
+
+def _stops(num_positives: int, starts: IntArray | None) -> IntArray:
+    return np.append(np.empty(0, np.int64) if starts is None else starts[1:], num_positives)
+
+
+def _place(num_positives: int, starts: IntArray | None) -> IntArray:
+    """Returns (P,) the 1-based place of each positive among those of its query."""
+    stops = _stops(num_positives, starts)
+    sizes = np.diff(stops, prepend=0)
+    return np.arange(1, num_positives + 1) - np.repeat(stops - sizes, sizes)
+
+
+def _mean(values: FloatArray, starts: IntArray | None) -> FloatArray:
+    """Returns the mean (V,) of each query's values; a mean of ones is exactly 1."""
+    stops = _stops(len(values), starts)
+    sizes = np.diff(stops, prepend=0)
+    return np.add.reduceat(values, stops - sizes) / sizes
