@@ -203,14 +203,15 @@ def _study(seeds: int, entries: list[dict[str, Any]], queries: int, synthetic: b
     return {
         "preset": "quickstart", "synthetic": synthetic,
         "datasets": [
-            {"name": name, "title": title, "format": name, "root": f"data/synthetic/{name}", "synthetic": synthetic,
+            {"name": name, "title": title, "format": name, "root": f"data/{name}", "synthetic": synthetic,
              "generated": synthetic, "counts": counts, "official_counts": not synthetic, "warnings": [],
              "fingerprint": f"f1{len(name):02d}aa55aa55aa55"}
             for name, title, _ in DATASETS
         ],
         "missing_datasets": [], "seeds": list(range(seeds)),
         "runs": [[name, e["name"], seed] for name, _, _ in DATASETS for e in entries for seed in range(seeds)],
-        "notices": ["No real data was found, so procedural pedestrians were used."], "headline": "before_neck",
+        "notices": ["No real data was found, so procedural pedestrians were used."] if synthetic else [],
+        "headline": "before_neck",
         "created": "2025-01-01T12:00:00+00:00",
         "code": {"git_commit": "3f2a9c41d0e5b7f6a8c9d0e1f2a3b4c5d6e7f809", "git_dirty": False, "version": "0.1.0"},
         "packages": {"numpy": "2.4.0", "timm": "1.0.31", "torch": "2.15.0"},

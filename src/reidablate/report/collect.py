@@ -146,10 +146,10 @@ class StudyTables:
         row = f"dataset={dataset};cell={cell};status=finished"
         return Number(_reduce([v for v in values if v is not None], "mean"), "runs", row, column, "mean")
 
-    def total(self, column: str) -> Number:
-        """Returns the sum of a cost column over all runs."""
+    def over_runs(self, column: str, how: str) -> Number:
+        """Returns the sum, mean or max of a cost column over all runs."""
         values = [v for v in map(plain, self.runs[column]) if v is not None]
-        return Number(_reduce(values, "sum"), "runs", "", column, "sum")
+        return Number(_reduce(values, how), "runs", "", column, how)
 
     def run_number(self, run: dict[str, Any], column: str) -> Number:
         """Returns one value of the table of runs."""
@@ -271,7 +271,9 @@ class StudyTables:
 def _reduce(values: Sequence[float], how: str) -> float | None:
     if how == "sd":
         return float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return float(np.mean(values) if how == "mean" else np.sum(values)) if len(values) else None
+    if not values:
+        return None
+    return {"mean": math.fsum(values) / len(values), "sum": math.fsum(values), "max": max(values)}[how]
 
 
 def cmc_curves(queries: pd.DataFrame, max_rank: int = MAX_RANK) -> pd.DataFrame:

@@ -51,7 +51,7 @@ TERMS = {
 _STYLE = {
     **sns.axes_style("ticks"),
     "axes.edgecolor": MUTED, "axes.labelcolor": INK, "axes.titlecolor": INK, "axes.titlelocation": "left",
-    "axes.titlesize": 11, "axes.titleweight": "bold", "axes.labelsize": 10, "axes.linewidth": 0.8,
+    "axes.titlesize": 11, "axes.labelsize": 10, "axes.linewidth": 0.8,
     "axes.grid": True, "axes.axisbelow": True, "grid.color": GRID, "grid.linewidth": 0.7,
     "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelcolor": INK, "ytick.labelcolor": INK,
     "xtick.labelsize": 9.5, "ytick.labelsize": 9.5, "xtick.major.size": 3, "ytick.major.size": 0,
@@ -145,7 +145,7 @@ def scores(study: StudyTables, dataset: dict[str, Any], cells: list[Cell], title
         axes.axvline(baseline, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
     for y, cell in enumerate(shown):
         own = values[cell.name]
-        axes.plot(own, [y] * len(own), marker(cell), color=colour(cell), markersize=5, alpha=0.45, markeredgewidth=0)
+        axes.plot(own, [y] * len(own), marker(cell), color=colour(cell), markersize=5, alpha=0.6, markeredgewidth=0)
         axes.plot([np.mean(own)] * 2, (y - 0.3, y + 0.3), color=colour(cell), linewidth=2.6)
     _rows(axes, [cell.name for cell in shown])
     axes.set_xlabel("mAP, points (a mark a seed, a bar their mean)")
@@ -161,6 +161,8 @@ def cmc(study: StudyTables, dataset: dict[str, Any], cells: list[Cell], title: s
     shown = [cell for cell in cells if cell.name in curves.index]
     if not shown:
         return None
+    base_names = dict.fromkeys(cell.baseline for cell in shown if cell.baseline in curves.index)
+    shown = [study.by_name[name] for name in base_names if name and study.by_name[name] not in shown] + shown
     figure = Figure(figsize=(WIDTH_IN, 4.6 + 0.2 * -(-len(shown) // 3)))
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     above.set_title(title)
@@ -200,12 +202,12 @@ def learning(study: StudyTables, dataset: dict[str, Any], cells: list[Cell], tit
                 axes.plot(part["epoch"] + 1, part["value"], color=colour(cell), linewidth=1.1, zorder=3)
             elif name == cell.baseline:
                 axes.plot(part["epoch"] + 1, part["value"], color=GRID, linewidth=1.1, zorder=2)
-        axes.set_title(cell.name, fontsize=9, fontweight="normal")
+        axes.set_title(cell.name, fontsize=9)
         axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
         sns.despine(ax=axes)
     for axes in panels[len(shown) :]:
         axes.set_visible(False)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     figure.supxlabel("epoch", fontsize=10)
     figure.supylabel("total loss", fontsize=10)
     return figure
@@ -214,6 +216,8 @@ def learning(study: StudyTables, dataset: dict[str, Any], cells: list[Cell], tit
 def terms(study: StudyTables, dataset: dict[str, Any], cells: list[Cell], title: str) -> Figure | None:
     """Returns every other recorded series, a panel a name: all seeds thin, a colour a cell."""
     frame = _history(study, dataset, cells)
+    if frame is not None:
+        frame = frame[frame["cell"].isin([cell.name for cell in cells])]
     names = [] if frame is None else [name for name in TERMS if (frame["name"] == name).any()]
     if frame is None or not names:
         return None
@@ -227,7 +231,7 @@ def terms(study: StudyTables, dataset: dict[str, Any], cells: list[Cell], title:
             wide = part[part["cell"] == cell.name].pivot(index="epoch", columns="seed", values="value")
             if not wide.empty:
                 axes.plot(wide.index + 1, wide, color=colour(cell), linestyle=_line(cell), linewidth=0.9, alpha=0.85)
-        axes.set_title(TERMS[name], fontsize=9, fontweight="normal")
+        axes.set_title(TERMS[name], fontsize=9)
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(4))
         sns.despine(ax=axes)
@@ -235,7 +239,7 @@ def terms(study: StudyTables, dataset: dict[str, Any], cells: list[Cell], title:
         axes.set_visible(False)
     for cell in shown:
         panels[0].plot([], [], color=colour(cell), linestyle=_line(cell), label=cell.name)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     figure.legend(loc="outside lower left", ncols=3, handlelength=1.6, columnspacing=1.2)
     return figure
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError, TemplateSyntaxError
 
 from reidablate.artifacts import write_text
 from reidablate.errors import UserError
@@ -38,8 +38,8 @@ def render_report(results: Path, templates: Path, out: Path) -> None:
         write_text(out, render_html(study, plots, environment))
         write_exports(study, environment, out.parent)
     except TemplateError as error:
-        where = f", line {error.lineno}" if hasattr(error, "lineno") else ""
-        raise UserError(f"a template in {templates} is wrong{where}: {error}; correct it.") from error
+        where = f"{error.name}, line {error.lineno}" if isinstance(error, TemplateSyntaxError) else "a template"
+        raise UserError(f"{where} in {templates} is wrong: {error}; correct it.") from error
 
 
 def make_environment(templates: Path) -> Environment:
@@ -58,11 +58,14 @@ def make_environment(templates: Path) -> Environment:
 
 def render_html(study: StudyTables, plots: list[Plot], environment: Environment) -> str:
     """Returns the page; its own script is allowed by hash, every other script and every request is refused."""
+    overall = {dataset["name"]: study.to_baseline(dataset["name"]) for dataset in study.datasets}
     script = environment.get_template("script.js.j2").render()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     context: dict[str, Any] = {
         "study": study,
         "plots": plots,
+        "overall": overall,
+        "spans": {name: span(contrasts.values()) for name, contrasts in overall.items()},
         "script": script,
         "script_hash": f"sha256-{digest}",
         "sections": _sections(study),
@@ -99,7 +102,7 @@ def fixed(value: float, digits: int = 0, sign: bool = False) -> str:
     return shown.replace("-", "\N{MINUS SIGN}")
 
 
-def span(contrasts: Iterable[Contrast]) -> float:
-    """Returns the largest distance from zero that estimates and intervals reach, 0 without any."""
-    ends = [abs(end) for c in contrasts for end in (c.estimate.value, *(c.interval or ())) if end is not None]
-    return max(ends, default=0.0)
+def span(contrasts: Iterable[Contrast]) -> tuple[float, float]:
+    """Returns the least and the largest value that estimates and intervals reach, zero included."""
+    values = [end for c in contrasts for end in (c.estimate.value, *(c.interval or ())) if end is not None]
+    return min([0.0, *values]), max([0.0, *values])

@@ -1,0 +1,97 @@
+"""Exports: what a paper, a pull request and a terminal get."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from reidablate.report.collect import StudyTables, collect
+from reidablate.report.exports import main_table, md, tex, text_summary, write_exports
+from reidablate.report.render import make_environment
+from report_fixture import write_results
+
+TEMPLATES = Path(__file__).parents[2] / "report_templates"
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_results(tmp_path_factory.mktemp("exports") / "quickstart", queries=60, epochs=2)
+
+
+@pytest.fixture(scope="module")
+def study(results: Path) -> StudyTables:
+    return collect(results / "tables")
+
+
+@pytest.fixture(scope="module")
+def folder(study: StudyTables, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    write_exports(study, make_environment(TEMPLATES), folder)
+    return folder
+
+
+def test_the_csv_holds_fractions_that_equal_the_metrics(folder: Path, results: Path) -> None:
+    table = pd.read_csv(folder / "exports" / "main_table.csv")
+    metrics = pd.read_parquet(results / "tables" / "metrics.parquet")
+    chosen = metrics[(metrics["side"] == "before_neck") & (metrics["metric"] == "mAP")]
+    means = chosen.groupby(["dataset", "cell"])["value"].mean()
+    assert len(table) == 20
+    for row in table.itertuples():
+        assert row.mAP_mean == pytest.approx(means[row.dataset, row.cell], rel=1e-12)
+
+
+def test_latex_marks_a_gain_only_where_the_verdict_allows(folder: Path, study: StudyTables) -> None:
+    lines = [line for line in (folder / "exports" / "main_table.tex").read_text().splitlines() if r"\\" in line][1:]
+    table = main_table(study)
+    assert len(lines) == len(table)
+    for line, verdict in zip(lines, table["verdict"], strict=True):
+        assert (r"\textbf" in line) == (verdict == "improves")
+        assert len(re.findall(r"(?<!\\)&", line)) == 5
+    assert any(r"\textbf" in line for line in lines)
+
+
+def test_markdown_rows_have_the_columns_of_the_header(folder: Path) -> None:
+    lines = (folder / "exports" / "main_table.md").read_text().strip().splitlines()
+    assert len(lines) == 2 + 20
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {8}
+
+
+def test_the_summary_says_synthetic_and_counts_runs(folder: Path) -> None:
+    text = (folder / "summary.md").read_text()
+    assert "synthetic data" in text.splitlines()[0]
+    assert "58 finished, 1 diverged, 1 missing" in text
+
+
+def test_the_terminal_gets_every_cell_in_points(results: Path, study: StudyTables) -> None:
+    text = text_summary(results / "tables")
+    assert "SYNTHETIC" in text
+    for cell in study.cells:
+        for dataset in ("market1501", "occluded_duke"):
+            value = study.score(dataset, cell.name, "mAP").value
+            assert value is not None
+            assert re.search(rf"(?m)^{cell.name} .*{100 * value:.2f}", text), cell.name
+    assert "\x1b" not in text
+
+
+def test_hostile_text_stays_text() -> None:
+    assert tex(r"\input{x} 50% a_b & ~^#$") == (
+        r"\textbackslash{}input\{x\} 50\% a\_b \& \textasciitilde{}\textasciicircum{}\#\$"
+    )
+    assert tex("\u05e9\x00") == "??"
+    assert md("a|b\n<script> `x` [l](u)") == r"a\|b &lt;script> \`x\` \[l\](u)"
+
+
+@pytest.mark.slow
+def test_the_latex_table_compiles(folder: Path, tmp_path: Path) -> None:
+    latex = shutil.which("pdflatex")
+    if latex is None:
+        pytest.skip("pdflatex is not installed")
+    table = (folder / "exports" / "main_table.tex").read_text()
+    document = f"\\documentclass{{article}}\\usepackage{{booktabs}}\\begin{{document}}\n{table}\\end{{document}}\n"
+    (tmp_path / "t.tex").write_text(document)
+    command = [latex, "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    assert (tmp_path / "t.pdf").stat().st_size > 1000

@@ -1,0 +1,154 @@
+"""Every number on the page is looked up again in the tables, by a second reading that shares no code with the first."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from reidablate.report.collect import collect
+from reidablate.report.render import make_environment, render_html
+from report_fixture import write_results
+
+TEMPLATES = Path(__file__).parents[2] / "report_templates"
+UNITS = {"": 1.0, "points": 100.0, "hours": 1 / 3600, "minutes": 1 / 60, "mebibytes": 2.0**-20, "thousands": 1e-3}
+
+
+class Page(HTMLParser):
+    """Collects every `data` element with its text, and the text of every numeric cell outside of one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers: list[tuple[dict[str, str], str]] = []
+        self.loose: list[str] = []
+        self.tags: set[str] = set()
+        self._open: dict[str, str] | None = None
+        self._text = ""
+        self._cell = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        values = {key: value or "" for key, value in attrs}
+        if tag == "data":
+            self._open, self._text = values, ""
+        if tag in ("td", "th"):
+            self._cell = tag == "td" and "n" in values.get("class", "").split()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "data" and self._open is not None:
+            self.numbers.append((self._open, self._text))
+            self._open = None
+        if tag == "td":
+            self._cell = False
+
+    def handle_data(self, data: str) -> None:
+        if self._open is not None:
+            self._text += data
+        elif self._cell and re.search(r"\d", data):
+            self.loose.append(data)
+
+
+def html_of(results: Path) -> str:
+    """Returns the page without its figures, which hold no `data` elements."""
+    return render_html(collect(results / "tables"), [], make_environment(TEMPLATES))
+
+
+def read(html: str) -> Page:
+    page = Page()
+    page.feed(html)
+    return page
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_results(tmp_path_factory.mktemp("numbers") / "quickstart", cells=6, queries=45, epochs=3)
+
+
+@pytest.fixture(scope="module")
+def page(results: Path) -> Page:
+    return read(html_of(results))
+
+
+def chosen_rows(frame: pd.DataFrame, row: str) -> pd.DataFrame:
+    if row.isdigit():
+        return frame.iloc[[int(row)]]
+    for pair in filter(None, row.split(";")):
+        column, wanted = pair.split("=", 1)
+        frame = frame[frame[column].astype(str) == wanted]
+    return frame
+
+
+def expected(results: Path, attributes: dict[str, str], cache: dict[str, pd.DataFrame]) -> float:
+    table, row, column, how = (attributes[f"data-{key}"] for key in ("table", "row", "column", "how"))
+    if table == "study":
+        node = json.loads((results / "tables" / "study.json").read_text())
+        for part in row.split("."):
+            node = node[int(part)] if isinstance(node, list) else node[part]
+        return float(node)
+    if table not in cache:
+        cache[table] = pd.read_parquet(results / "tables" / f"{table}.parquet")
+    rows = chosen_rows(cache[table], row)
+    if how == "count":
+        return float(len(rows))
+    if "data-reference" in attributes:
+        cell = re.search(r"cell=([^;]+)", row)[1]  # type: ignore[index]
+        other = chosen_rows(cache[table], row.replace(f"cell={cell}", f"cell={attributes['data-reference']}"))
+        both = rows.merge(other, on="seed", suffixes=("", "_reference"))
+        own, reference = (both[name].to_numpy(float) for name in (column, f"{column}_reference"))
+        return {
+            "paired mean": lambda: float((own - reference).mean()),
+            "paired sd": lambda: float((own - reference).std(ddof=1)),
+            "unpaired sd": lambda: float(np.sqrt(own.var(ddof=1) + reference.var(ddof=1))),
+            "paired count": lambda: float(len(both)),
+        }[how]()
+    values = rows[column].dropna().astype(float)
+    if how == "value":
+        assert len(values) == 1, attributes
+        return float(values.iloc[0])
+    return float({"mean": values.mean, "sd": values.std, "sum": values.sum, "max": values.max}[how]())
+
+
+def check(results: Path, page: Page) -> None:
+    cache: dict[str, pd.DataFrame] = {}
+    for attributes, text in page.numbers:
+        value = expected(results, attributes, cache)
+        assert float(attributes["value"]) == pytest.approx(value, rel=1e-12, abs=1e-15), attributes
+        if text.startswith("< "):
+            assert value < float(text[2:])
+            continue
+        shown = text.replace("\N{MINUS SIGN}", "-").replace(",", "")
+        decimals = len(shown.partition(".")[2])
+        assert abs(float(shown) - value * UNITS[attributes["data-unit"]]) <= 0.5000001 * 10.0**-decimals, attributes
+
+
+def test_every_number_is_found_in_the_tables(results: Path, page: Page) -> None:
+    assert len(page.numbers) > 500
+    assert {a["data-table"] for a, _ in page.numbers} >= {"runs", "metrics", "contrasts", "floors", "study"}
+    check(results, page)
+
+
+def test_a_number_that_is_not_in_the_tables_is_noticed(results: Path, page: Page) -> None:
+    attributes, text = next((a, t) for a, t in page.numbers if a["data-unit"] == "points")
+    wrong = Page()
+    wrong.numbers = [(attributes, text[:-1] + str((int(text[-1]) + 5) % 10))]
+    with pytest.raises(AssertionError):
+        check(results, wrong)
+
+
+def test_no_numeric_cell_holds_an_untraced_number(page: Page) -> None:
+    allowed = re.compile(r"\s*(\d+|of|/)\s*")  # a seed's name
+    assert [text for text in page.loose if not allowed.fullmatch(text)] == []
+
+
+def test_without_the_contrasts_the_differences_come_from_the_metrics(tmp_path: Path) -> None:
+    results = write_results(tmp_path / "quickstart", cells=5, queries=30, optional=False)
+    html = html_of(results)
+    page = read(html)
+    assert {a["data-how"] for a, _ in page.numbers} >= {"paired mean", "paired sd", "unpaired sd"}
+    assert "contrasts" not in {a["data-table"] for a, _ in page.numbers if a["data-how"] != "count"}
+    for name in ("contrasts", "history", "queries", "claims", "floors", "calibration"):
+        assert f"{name}.parquet is not there" in html
+    check(results, page)

@@ -1,0 +1,219 @@
+"""The page as a whole: what it says of synthetic data, of what is missing, and what hostile text can do to it."""
+
+import base64
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from reidablate.errors import UserError
+from reidablate.report import figures
+from reidablate.report.collect import collect
+from reidablate.report.render import fixed, make_environment, render_html, render_report
+from report_fixture import write_results
+
+TEMPLATES = Path(__file__).parents[2] / "report_templates"
+
+
+def page_of(results: Path) -> str:
+    return render_html(collect(results / "tables"), [], make_environment(TEMPLATES))
+
+
+def edit_json(path: Path, change: Any) -> None:
+    value = json.loads(path.read_text(encoding="utf-8"))
+    change(value)
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_results(tmp_path_factory.mktemp("small") / "quickstart", cells=3, queries=30, epochs=2)
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    return write_results(tmp_path / "quickstart", cells=3, queries=30, epochs=2)
+
+
+class Outline(HTMLParser):
+    """Collects ids, local links, elements that could run something, and the text of headings."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.active: list[str] = []
+        self.headings: list[str] = []
+        self.void: list[str] = []
+        self._heading = False
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.ids += [values["id"] or ""] if "id" in values else []
+        self.links += [values["href"] or ""] if tag == "a" else []
+        if tag in ("script", "iframe", "object", "link", "base") or any(name.startswith("on") for name in values):
+            self.active.append(tag)
+        if tag in ("h1", "h2", "h3"):
+            self._heading = True
+            self.headings.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("h1", "h2", "h3"):
+            self._heading = False
+
+    def handle_data(self, data: str) -> None:
+        if self._heading:
+            self.headings[-1] += data
+
+
+def test_synthetic_is_said_in_title_banner_and_every_section(small: Path) -> None:
+    html = page_of(small)
+    assert re.search(r"<title>Synthetic data", html)
+    assert 'class="banner"' in html
+    sections = [h for h in Outline(html).headings if h not in ("What was tried", "What is real", "What it cost")]
+    assert [h for h in sections if "synthetic" not in h and h not in ("Code", "Machine", "Packages")] == []
+
+
+def test_no_claim_is_judged_on_synthetic_data(small: Path) -> None:
+    html = page_of(small)
+    section = html[html.index('aria-labelledby="claims"') : html.index('aria-labelledby="group-1"')]
+    assert section.count("not tested (synthetic data)") == 2
+    assert "confirmed" not in section
+    assert "refuted" not in section
+
+
+def test_claims_are_judged_on_real_data(tmp_path: Path) -> None:
+    results = write_results(tmp_path / "paper", cells=3, queries=30, synthetic=False)
+    html = page_of(results)
+    assert "synthetic" not in re.sub(r'(?s)<style>.*?</style>|<dl class="glossary">.*?</dl>|title="[^"]*"', "", html)
+    assert "not tested (synthetic data)" not in html
+    assert re.search(r'v-improves">confirmed<', html)
+
+
+def test_every_link_leads_somewhere_and_ids_are_unique(small: Path) -> None:
+    outline = Outline(page_of(small))
+    assert all(link.startswith("#") for link in outline.links)
+    assert {link[1:] for link in outline.links} <= set(outline.ids)
+    assert len(outline.ids) == len(set(outline.ids))
+
+
+def test_the_policy_allows_the_own_script_and_nothing_else(small: Path) -> None:
+    html = page_of(small)
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', html)
+    script = re.search(r"(?s)<script>(.*?)</script>", html)
+    assert policy is not None
+    assert script is not None
+    digest = base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
+    allowed = policy[1].replace("&#39;", "'").replace("&#43;", "+")
+    assert f"script-src 'sha256-{digest}'" in allowed
+    assert "default-src 'none'" in allowed
+
+
+HOSTILE = (
+    "</td></details><script>alert(1)</script> \"' onload=x {{ 7*7 }} $x_1$ "
+    "\N{RIGHT-TO-LEFT OVERRIDE}\u05e9\u05dc\u05d5\u05dd "
+)
+
+
+def test_hostile_text_renders_inert(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "_BY_GROUP", figures._BY_GROUP[:1])  # one kind of figure is enough
+    text = HOSTILE + "W" * 10_000
+    tables = results / "tables"
+    keys = ("title", "group", "question", "notes")
+    edit_json(tables / "cells.json", lambda cells: [cell.update(dict.fromkeys(keys, text)) for cell in cells])
+
+    def poison(study: dict[str, Any]) -> None:
+        study["notices"] = [text]
+        study["machine"] = {text: text}
+        del study["datasets"][1]
+        study["datasets"][0]["title"] = text
+        study["datasets"][0]["warnings"] = [text]
+        study["missing_datasets"] = [{"name": text, "looked_in": [text]}]
+
+    edit_json(tables / "study.json", poison)
+    runs = pd.read_parquet(tables / "runs.parquet")
+    runs.loc[0, ["status", "reason"]] = ["diverged", text]
+    runs.to_parquet(tables / "runs.parquet", index=False)
+    out = results / "report" / "index.html"
+    render_report(results, TEMPLATES, out)
+    html = out.read_text(encoding="utf-8")
+    assert Outline(html).active == ["script"]
+    assert "&lt;script&gt;alert(1)" in html
+    assert "<script>alert" not in html
+    assert "{{ 7*7 }}" in html
+    assert max(len(path.name) for path in (results / "report" / "figures").iterdir()) < 120
+
+
+def test_half_a_study_still_renders_and_says_what_is_missing(results: Path) -> None:
+    tables = results / "tables"
+    (tables / "history.parquet").write_bytes(b"PAR1 half")
+    (tables / "claims.parquet").unlink()
+    runs = pd.read_parquet(tables / "runs.parquet").assign(status="missing", reason="never started")
+    runs.loc[:, "config_hash":] = None  # type: ignore[misc]
+    runs.to_parquet(tables / "runs.parquet", index=False)
+    metrics = pd.read_parquet(tables / "metrics.parquet")
+    metrics.iloc[:0].to_parquet(tables / "metrics.parquet", index=False)
+    pd.read_parquet(tables / "contrasts.parquet").iloc[:0].to_parquet(tables / "contrasts.parquet", index=False)
+    edit_json(tables / "study.json", lambda study: study["datasets"][0].update(counts=None, fingerprint=None))
+    html = page_of(results)
+    assert "history.parquet cannot be read" in html
+    assert "claims.parquet is not there" in html
+    assert "contrasts.parquet is empty" in html
+    assert html.count("never started") == len(runs)
+
+
+def test_a_missing_required_table_is_a_sentence(results: Path) -> None:
+    (results / "tables" / "metrics.parquet").unlink()
+    with pytest.raises(UserError, match=r"metrics\.parquet is missing"):
+        page_of(results)
+
+
+def test_a_folder_without_templates_is_a_sentence(results: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"report\.html\.j2"):
+        render_report(results, tmp_path, tmp_path / "index.html")
+
+
+def test_a_broken_template_is_a_sentence(results: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "templates"
+    broken.mkdir()
+    for path in TEMPLATES.iterdir():
+        (broken / path.name).write_bytes(path.read_bytes())
+    (broken / "cost.html.j2").write_text("{% for %}")
+    edit_json(results / "tables" / "study.json", lambda study: study.update(datasets=[]))
+    with pytest.raises(UserError, match=r"cost\.html\.j2, line 1"):
+        render_report(results, broken, tmp_path / "index.html")
+
+
+def test_runs_of_other_code_are_marked(results: Path) -> None:
+    runs = pd.read_parquet(results / "tables" / "runs.parquet")
+    runs.loc[2, "code_hash"] = "0ld"
+    runs.to_parquet(results / "tables" / "runs.parquet", index=False)
+    html = page_of(results)
+    assert html.count("other code</span>") == 1
+    assert "2 versions of the code" in html
+
+
+def test_every_run_has_the_command_that_repeats_it(small: Path) -> None:
+    html = page_of(small)
+    for dataset in ("market1501", "occluded_duke"):
+        for seed in range(3):
+            assert f"reidablate reproduce results/quickstart/{dataset}/p1_rpe/seed{seed}<" in html
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "sign", "shown"),
+    [
+        (-0.004, 2, True, "0.00"),
+        (-0.006, 2, True, "\N{MINUS SIGN}0.01"),
+        (0.5, 2, True, "+0.50"),
+        (12936.0, 0, False, "12,936"),
+    ],
+)
+def test_fixed_decimals_keep_the_sign_and_lose_the_zero(value: float, digits: int, sign: bool, shown: str) -> None:
+    assert fixed(value, digits, sign) == shown
