@@ -1,0 +1,198 @@
+"""Synthetic sets: exact counts, the real sets' grammar, their structure, and the same bits from the same seed."""
+
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from reidablate.data.occluders import OCCLUDERS, occluder
+from reidablate.data.stripes import stripe_features
+from reidablate.data.synthetic import FOLDERS, OFFICIAL, PRETRAIN, QUICKSTART, Counts, Shot, plan, spread, synthesize
+from reidablate.errors import UserError
+
+GRAMMAR = {
+    "market1501": re.compile(r"(?P<pid>-1|\d{4})_c(?P<cam>[1-6])s\d_\d{6}_\d{2}\.jpg"),
+    "occluded_duke": re.compile(r"(?P<pid>\d{4})_c(?P<cam>[1-8])_f\d{7}\.jpg"),
+}
+SMALL = {
+    "market1501": Counts(24, 4, 9, 4, 40, 4, distractors=5, junk=3),
+    "occluded_duke": Counts(24, 4, 10, 3, 30, 5, shared_queries=7),
+}
+
+
+def parsed(style: str, shots: list[Shot]) -> list[tuple[int, int]]:
+    found = [GRAMMAR[style].fullmatch(shot.name) for shot in shots]
+    assert all(found)
+    return [(int(m["pid"]), int(m["cam"])) for m in found if m]
+
+
+def write(root: Path, style: str, *, seed: int = 3, workers: int = 1, counts: Counts | None = None) -> None:
+    synthesize(
+        root,
+        style,  # type: ignore[arg-type]
+        counts=counts or SMALL[style],
+        seed=seed,
+        image_size=(48, 24),
+        occluded_share=0.5,
+        workers=workers,
+    )
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+# Expected numbers: the official tables (identities, queries and gallery files of both sets).
+@pytest.mark.parametrize(
+    ("style", "train", "query", "gallery"),
+    [
+        ("market1501", (12_936, 751), (3_368, 750), (19_732, 750)),
+        ("occluded_duke", (15_618, 702), (2_210, 519), (17_661, 1_110)),
+    ],
+)
+def test_official_counts_are_met_exactly(style, train, query, gallery):
+    shots = plan(style, OFFICIAL[style], seed=0, occluded_share=1.0)
+    people = {split: parsed(style, shots[split]) for split in FOLDERS}
+    for split, (images, ids) in {"train": train, "query": query, "gallery": gallery}.items():
+        assert len({shot.name for shot in shots[split]}) == images
+        assert len({pid for pid, _ in people[split] if pid > 0}) == ids
+    if style == "market1501":
+        labels = [pid for pid, _ in people["gallery"]]
+        assert (labels.count(0), labels.count(-1)) == (2_798, 3_819)
+        assert len(set(people["query"])) == 3_368  # one query a person and camera
+    else:
+        shared = {shot.name for shot in shots["query"]} & {shot.name for shot in shots["gallery"]}
+        assert len(shared) == 1_870
+        assert all(shot.occluded for shot in shots["query"])
+
+
+@pytest.mark.parametrize("style", ["market1501", "occluded_duke"])
+@pytest.mark.parametrize("size", ["official", "quickstart", "small"])
+def test_identities_are_disjoint_and_every_query_has_a_cross_camera_positive(style, size):
+    counts = {"official": OFFICIAL, "quickstart": QUICKSTART, "small": SMALL}[size][style]
+    shots = plan(style, counts, seed=1, occluded_share=0.5)
+    people = {split: parsed(style, shots[split]) for split in FOLDERS}
+    assert not {pid for pid, _ in people["train"]} & {pid for pid, _ in people["gallery"]}
+    cameras = defaultdict(set)
+    for pid, camera in people["gallery"]:
+        cameras[pid].add(camera)
+    assert all(cameras[pid] - {camera} for pid, camera in people["query"])
+    twins = {shot.name: shot for shot in shots["gallery"]}
+    assert all(twins.get(shot.name, shot) == shot for shot in shots["query"])  # one file, whichever folder
+    occluded = sum(shot.occluded for shot in shots["query"])
+    assert occluded == (round(0.5 * counts.query_images) if style == "occluded_duke" else 0)
+
+
+@pytest.mark.parametrize("style", ["market1501", "occluded_duke"])
+def test_files_are_the_same_bits_for_any_number_of_workers(tmp_path, style):
+    write(tmp_path / "one", style)
+    write(tmp_path / "two", style, workers=2)
+    one = contents(tmp_path / "one")
+    assert one == contents(tmp_path / "two")
+    counts = SMALL[style]
+    gallery = counts.gallery_images + counts.distractors + counts.junk
+    assert len(one) == counts.train_images + counts.query_images + gallery + 1
+    write(tmp_path / "two", style, seed=4)  # replaces what an earlier call wrote
+    assert not set(one.values()) & set(contents(tmp_path / "two").values())
+
+
+def test_images_are_marked_and_have_the_size_asked_for(tmp_path):
+    write(tmp_path, "occluded_duke")
+    areas = []
+    for path in tmp_path.rglob("*.jpg"):
+        with Image.open(path) as image:
+            comment = image.info["comment"].decode()
+            assert (image.mode, image.size) == ("RGB", (24, 48))
+            assert np.asarray(image).std() > 5
+        assert comment.startswith("reidablate synthetic")
+        if path.parent.name == "query" and "occluded=" in comment:
+            areas.append(float(comment.split("occluded=")[1]))
+    assert len(areas) == 5
+    assert all(0.17 < area < 0.43 for area in areas)
+    facts = (tmp_path / "SYNTHETIC").read_text()
+    assert "seed: 3" in facts
+    assert "shared_queries: 7" in facts
+    for path in (tmp_path / "query").iterdir():
+        twin = tmp_path / "bounding_box_test" / path.name
+        assert not twin.exists() or twin.read_bytes() == path.read_bytes()
+
+
+def test_pre_training_set_is_of_other_people_in_front_of_other_cameras(tmp_path):
+    assert PRETRAIN.population != QUICKSTART["market1501"].population
+    write(tmp_path / "pretrain", "market1501", counts=Counts(24, 4))
+    write(tmp_path / "study", "market1501")
+    assert [path.name for path in (tmp_path / "pretrain").iterdir() if path.is_dir()] == ["bounding_box_train"]
+    pretrain, study = contents(tmp_path / "pretrain"), contents(tmp_path / "study")
+    assert not set(pretrain.values()) & set(study.values())
+
+
+@pytest.mark.parametrize("kind", sorted(set(OCCLUDERS)))
+def test_an_occluder_hides_the_area_asked_for(kind, monkeypatch):
+    monkeypatch.setattr("reidablate.data.occluders.OCCLUDERS", (kind,))
+    for share in (0.2, 0.4, 0.6):
+        drawing = occluder(np.random.default_rng(7), (64, 32), share, 0.5)
+        assert drawing.shape == (64, 32, 4)
+        assert drawing[..., 3].mean() == pytest.approx(share, abs=0.05)
+
+
+def test_spread_keeps_total_and_bounds():
+    low, high = np.array([2, 1, 3, 2]), np.array([4, 9, 3, 30])
+    numbers = spread(np.random.default_rng(0), 25, low, high)
+    assert numbers.sum() == 25
+    assert (numbers >= low).all()
+    assert (numbers <= high).all()
+    with pytest.raises(UserError, match="cannot be shared out"):
+        spread(np.random.default_rng(0), 7, low, high)
+
+
+@pytest.mark.parametrize(
+    ("style", "change", "sentence"),
+    [
+        ("market1501", {"train_images": 5}, "two images an identity"),
+        ("market1501", {"shared_queries": 1}, "only occluded_duke has shared"),
+        ("occluded_duke", {"junk": 1}, "only market1501 has distractors and junk"),
+        ("occluded_duke", {"query_ids": 6}, "raise gallery_ids"),
+        ("occluded_duke", {"shared_queries": 11}, "shared_queries cannot exceed"),
+        ("market1501", {"query_images": 30}, "cannot be shared out"),
+        ("cuhk03", {}, "style 'cuhk03' is unknown"),
+    ],
+)
+def test_contradicting_counts_are_refused_and_nothing_is_written(tmp_path, style, change, sentence):
+    counts = Counts(**{**vars(SMALL.get(style, SMALL["market1501"])), **change})
+    with pytest.raises(UserError, match=sentence):
+        write(tmp_path / "set", style, counts=counts)
+    assert not (tmp_path / "set").exists()
+
+
+def test_foreign_images_are_never_replaced(tmp_path):
+    photograph = tmp_path / "query" / "0001_c1s1_000001_00.jpg"
+    photograph.parent.mkdir()
+    Image.new("RGB", (24, 48)).save(photograph)
+    with pytest.raises(UserError, match="not written by this generator"):
+        write(tmp_path, "market1501")
+    assert [path.name for path in tmp_path.iterdir()] == ["query"]
+    assert photograph.exists()
+
+
+def test_stripe_features_match_a_slow_loop():
+    rng = np.random.default_rng(5)
+    images = rng.integers(0, 256, (7, 11, 4, 3), dtype=np.uint8)
+    camids = np.array([2, 2, 0, 0, 0, 2, 5])
+    raw = np.zeros((7, 12))
+    for n in range(7):
+        for stripe, rows in enumerate([range(0, 2), range(2, 5), range(5, 8), range(8, 11)]):  # floor(11 s / 4)
+            for colour in range(3):
+                raw[n, 3 * stripe + colour] = np.mean([images[n, row, :, colour] for row in rows])
+    expected = np.zeros_like(raw)
+    for n in range(7):
+        peers = [m for m in range(7) if camids[m] == camids[n]]
+        for k in range(12):
+            spread_k = np.std([raw[m, k] for m in peers])
+            expected[n, k] = (raw[n, k] - np.mean([raw[m, k] for m in peers])) / spread_k if spread_k else 0.0
+    found = stripe_features(images, camids, stripes=4)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert not found[6].any()  # the only image of its camera
