@@ -48,3 +48,4 @@ onstart:
 
 onerror:
     report_what_is_there()
+    print_failures()

@@ -21,7 +21,7 @@ def resolve(over: dict[str, object]) -> RunConfig:
         ({"losses": {"position_relation": {"divergense": "jsd"}}}, "did you mean 'divergence'?"),
         ({"model": {"rpe": {"knd": "full"}}}, "unknown key 'model.rpe.knd'; did you mean 'kind'?"),
         ({"modl": {}}, "unknown key 'modl'; did you mean 'model'?"),
-        ({"losses": {"weighted_triplet": {"ratio": 2}}}, "'losses.weighted_triplet.ratio' is 2 but should be less than"),
+        ({"losses": {"weighted_triplet": {"ratio": 2}}}, "weighted_triplet.ratio' is 2 but should be less than"),
         ({"losses": {"weighted_triplet": {"margin": -1}}}, "should be 'soft' or greater than or equal to 0"),
         ({"losses": {"position_relation": {"pairs": "comb"}}}, "'combinations', 'combinations_with_replacement'"),
         ({"losses": {"position_relation": 5}}, "should be a mapping of options, or none"),

@@ -1,6 +1,7 @@
 # What several rules need. `PLAN` is named in shell commands, not in params: its hash changes with any cell, and a
 # run must be repeated only when its own configuration changes.
 import subprocess
+import time
 from pathlib import Path
 
 from reidablate.artifacts import read_json
@@ -17,6 +18,7 @@ localrules:
     all,
 
 
+STARTED = time.time()
 DATA = ROOT / "data"
 LOGS = ROOT / "logs"
 TABLES = ROOT / "tables"
@@ -31,7 +33,7 @@ def run_files(name):
 def gpu_limit():
     """What --resources gpu= allows; None without a limit."""
     limit = workflow.global_resources.get("gpu")
-    return None if limit is None else int(limit.value)
+    return None if limit is None or limit.value is None else int(limit.value)
 
 
 def planned_code(folder):
@@ -40,6 +42,15 @@ def planned_code(folder):
     if STUDY.settings.retrain == "code" or not made.is_file():
         return code_hash()
     return read_json(made).get("planned_code_hash") or code_hash()
+
+
+def print_failures():
+    """Prints why each failed job failed: the last line of its log."""
+    for log in sorted(LOGS.rglob("*.log")):
+        text = log.read_text(errors="replace").strip()
+        last = text.rsplit("\n", 1)[-1]
+        if log.stat().st_mtime >= STARTED and (last.startswith("reidablate: ") or "Traceback (most" in text):
+            print(f"{last} [{log}]", file=sys.stderr)
 
 
 def report_what_is_there():

@@ -16,7 +16,8 @@ from reidablate.artifacts import atomic_path, write_json
 from reidablate.data.cache import read_cache
 from reidablate.data.index import read_index
 from reidablate.data.stripes import stripe_features
-from reidablate.metrics.protocol import Scores, score, score_distances
+from reidablate.metrics.evaluate import score_side
+from reidablate.metrics.protocol import Scores, score_distances
 from reidablate.study import Study
 
 SHEET = (4, 10)  # identities x images
@@ -82,13 +83,7 @@ def _network(study: Study, folder: Path, weights: Path | None) -> Scores:
         load_weights(model, weights, head=False)
     features = extract_features(model, folder, torch.device("cpu"))
     side = config.model.test_feature
-    return score(
-        features[f"query_{side}"],
-        features[f"gallery_{side}"],
-        **{
-            f"{split}_{key}": features[f"{split}_{key}"] for split in ("query", "gallery") for key in ("pids", "camids")
-        },
-    )
+    return score_side(features, side)
 
 
 def sample_sheet(images: "np.ndarray[Any, np.dtype[np.uint8]]", pids: "np.ndarray[Any, Any]") -> bytes:

@@ -1,5 +1,6 @@
 """From the features of a run to its scores: one row a query and one summary for each side of the neck."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def evaluate_run(run: Path) -> str:
         write_json(run / "metrics.json", summary)
         return f"{name}: diverged, nothing to score"
     features = read_npz(run / "features.npz")
-    scores = {side: _score(features, side) for side in SIDES}
+    scores = {side: score_side(features, side) for side in SIDES}
     frames = [result.queries.assign(side=side) for side, result in scores.items()]
     write_table(pd.concat(frames, ignore_index=True), run / "queries.parquet")
     summary |= {side: result.summary() for side, result in scores.items()}
@@ -36,7 +37,8 @@ def evaluate_run(run: Path) -> str:
     return f"{name}: mAP {100 * best['mAP']:.1f}, Rank-1 {100 * best['rank1']:.1f} ({headline})"
 
 
-def _score(features: dict[str, Any], side: str) -> Scores:
+def score_side(features: Mapping[str, Any], side: str) -> Scores:
+    """Returns the scores of one side of the neck from the arrays of `features.npz`."""
     return score(
         features[f"query_{side}"],
         features[f"gallery_{side}"],

@@ -79,7 +79,8 @@ def _collect(study: Study, run: Run, summary: dict[str, Any]) -> _Parts:
         history = read_table(folder / "history.parquet")
         queries = read_table(folder / "queries.parquet")
     except UserError as error:
-        return _Parts({"status": "missing", "reason": str(error)}, [], None, None)
+        reason = _last_words(study.root / "logs" / "train" / f"{run.id}.log") or str(error)
+        return _Parts({"status": "missing", "reason": reason}, [], None, None)
     stale = [
         what
         for what, found, wanted in (
@@ -98,6 +99,12 @@ def _collect(study: Study, run: Run, summary: dict[str, Any]) -> _Parts:
     ]
     finished = made["status"] == "finished"
     return _Parts({name: made[name] for name in RUN_COLUMNS}, rows, queries if finished else None, _epochs(history))
+
+
+def _last_words(log: Path) -> str:
+    """Returns the last line of a training's log, which says why it failed; empty without one."""
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.is_file() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 def _epochs(history: pd.DataFrame) -> pd.DataFrame:

@@ -1,0 +1,246 @@
+"""The study as a user runs it: Snakemake itself, on the tiny preset."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from reidablate.artifacts import read_json, sha256_file
+
+pytestmark = pytest.mark.slow
+
+BASE = ["preset=tiny.yaml", "datasets=market1501", "cells=naive_triplet,p1"]
+
+
+def snakemake(*arguments: str, config: list[str] = BASE, gpu: int = 4) -> "subprocess.CompletedProcess[str]":
+    """Runs the command of the README in the current folder."""
+    command = [
+        str(Path(sys.executable).with_name("snakemake")),
+        *arguments,
+        "--cores",
+        "all",
+        "--resources",
+        f"gpu={gpu}",
+    ]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(
+        [*command, "--config", *config], capture_output=True, text=True, check=False, env=environment, timeout=600
+    )
+    assert "Traceback" not in done.stdout + done.stderr
+    return done
+
+
+def planned(done: "subprocess.CompletedProcess[str]") -> dict[str, int]:
+    """Returns how many jobs of each rule a dry run lists."""
+    assert done.returncode == 0, done.stderr
+    text = done.stdout + done.stderr
+    jobs = dict(re.findall(r"^(\w+) +(\d+)$", text, re.MULTILINE))
+    return {rule: int(count) for rule, count in jobs.items() if rule not in {"total", "all"}}
+
+
+def nothing_to_do(done: "subprocess.CompletedProcess[str]") -> bool:
+    return done.returncode == 0 and "Nothing to be done" in done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose tiny study has run once. Tests copy it."""
+    root = Path(__file__).parents[2]
+    folder = tmp_path_factory.mktemp("project")
+    for name in ("workflow", "profiles", "ablations", "report_templates"):
+        shutil.copytree(root / name, folder / name)
+    for name in ("Snakefile", "tests/tiny.yaml"):
+        shutil.copy(root / name, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        done = snakemake()
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture
+def study(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the finished project, as the current folder."""
+    shutil.copytree(finished, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def test_one_command_leaves_every_run_and_the_report(study: Path) -> None:
+    tables = study / "results" / "tiny" / "tables"
+    runs = pd.read_parquet(tables / "runs.parquet")
+    assert set(zip(runs["cell"], runs["seed"], strict=True)) == {
+        ("naive_triplet", 0),
+        ("naive_triplet", 1),
+        ("p1", 0),
+        ("p1", 1),
+    }
+    assert set(runs["status"]) == {"finished"}
+    assert runs["synthetic"].all()
+    metrics = pd.read_parquet(tables / "metrics.parquet").set_index(["cell", "seed", "side", "metric"])["value"]
+    queries = pd.read_parquet(tables / "queries.parquet")
+    for (cell, seed, side), rows in queries.groupby(["cell", "seed", "side"]):
+        assert rows["average_precision"].mean() == pytest.approx(metrics[cell, seed, side, "mAP"], abs=1e-12)
+        assert (rows["first_hit_rank"] <= 5).mean() == pytest.approx(metrics[cell, seed, side, "rank5"], abs=1e-12)
+    contrasts = pd.read_parquet(tables / "contrasts.parquet")
+    shown = contrasts[(contrasts["metric"] == "mAP") & (contrasts["side"] == "before_neck")]
+    assert list(zip(shown["cell"], shown["reference"], strict=True)) == [("p1", "naive_triplet")]
+    means = queries[queries["side"] == "before_neck"].groupby("cell")["average_precision"].mean()
+    assert shown["estimate"].iloc[0] == pytest.approx(means["p1"] - means["naive_triplet"], abs=1e-12)
+    html = (study / "results" / "tiny" / "report" / "index.html").read_text()
+    assert "synthetic" in html.lower()
+    assert "not tested (synthetic data)" in html
+
+
+def test_a_second_call_does_nothing_whatever_is_reordered_or_commented(study: Path) -> None:
+    assert nothing_to_do(snakemake("-n"))
+    path = study / "ablations" / "p1.yaml"
+    cell = yaml.safe_load(path.read_text())
+    path.write_text("# a new comment\n" + yaml.safe_dump(dict(reversed(cell.items())), sort_keys=False))
+    assert path.read_text().index("losses") < path.read_text().index("name")
+    assert nothing_to_do(snakemake("-n"))
+
+
+def test_a_changed_cell_repeats_its_own_runs_and_what_lies_behind(study: Path) -> None:
+    path = study / "ablations" / "p1.yaml"
+    path.write_text(path.read_text().replace("weighted_triplet: {}", "weighted_triplet: {ratio: 0.25}"))
+    assert planned(snakemake("-n")) == {"train": 2, "evaluate": 2, "aggregate": 1, "statistics": 1, "report": 1}
+
+
+def test_a_new_cell_adds_its_own_runs(study: Path) -> None:
+    made = subprocess.run(
+        [Path(sys.executable).with_name("reidablate"), "cells", "new", "mine", "--from", "p1"],
+        check=True,
+        capture_output=True,
+    )
+    assert b"ablations/mine.yaml" in made.stdout
+    path = study / "ablations" / "mine.yaml"
+    path.write_text(path.read_text() + "losses:\n  weighted_triplet: {ratio: 0.25}\n")
+    config = [*BASE[:2], "cells=naive_triplet,p1,mine"]
+    assert planned(snakemake("-n", config=config)) == {
+        "train": 2, "evaluate": 2, "aggregate": 1, "statistics": 1, "report": 1,
+    }  # fmt: skip
+
+
+def test_more_seeds_only_add_runs(study: Path) -> None:
+    assert planned(snakemake("-n", config=[*BASE, "seeds=3"]))["train"] == 2
+
+
+def test_a_changed_template_only_renders_again(study: Path) -> None:
+    template = next((study / "report_templates").glob("*.j2"))
+    template.write_text(template.read_text() + "\n")
+    assert planned(snakemake("-n")) == {"report": 1}
+
+
+def test_fewer_cells_leave_no_stale_row(study: Path) -> None:
+    config = [*BASE[:2], "cells=naive_triplet"]
+    done = snakemake(config=config)
+    assert done.returncode == 0, done.stderr
+    for table in ("runs", "metrics", "queries", "history"):
+        assert set(pd.read_parquet(study / "results" / "tiny" / "tables" / f"{table}.parquet")["cell"]) == {
+            "naive_triplet"
+        }
+
+
+def test_retraining_by_code_happens_only_when_asked(study: Path) -> None:
+    for path in (study / "results" / "tiny" / "market1501").glob("*/seed*/provenance.json"):
+        made = json.loads(path.read_text())
+        assert made["planned_code_hash"] == made["code_hash"]
+    assert nothing_to_do(snakemake("-n", config=[*BASE, "retrain=code"]))
+
+
+def test_one_failing_cell_stops_no_other_and_is_named(study: Path) -> None:
+    (study / "ablations" / "big.yaml").write_text("name: big\nextends: p1\ntrain: {num_ids: 64}\n")
+    (study / "ablations" / "good.yaml").write_text(
+        "name: good\nextends: p1\nlosses: {weighted_triplet: {ratio: 0.25}}\n"
+    )
+    done = snakemake(config=[*BASE[:2], "cells=naive_triplet,big,good", "seeds=1"])
+    assert done.returncode == 1
+    assert "8 identities, a batch needs 64" in done.stdout + done.stderr
+    tables = study / "results" / "tiny" / "tables"
+    runs = pd.read_parquet(tables / "runs.parquet").set_index("cell")
+    assert runs["status"].to_dict() == {"naive_triplet": "finished", "big": "missing", "good": "finished"}
+    assert "a batch needs 64" in runs["reason"]["big"]
+    html = (study / "results" / "tiny" / "report" / "index.html").read_text()
+    assert "big" in html
+
+
+def test_a_run_killed_with_snakemake_itself_ends_with_the_same_bits(study: Path) -> None:
+    run = study / "results" / "tiny" / "market1501" / "p1" / "seed1"
+    before = {name: sha256_file(run / name) for name in ("model.safetensors", "features.npz")}
+    shutil.rmtree(run)
+    command = [
+        str(Path(sys.executable).with_name("snakemake")),
+        "--cores",
+        "all",
+        "--resources",
+        "gpu=4",
+        "--config",
+        *BASE,
+    ]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment, start_new_session=True
+    )
+    while not (run / ".lock").exists():
+        assert process.poll() is None
+    os.killpg(process.pid, 9)
+    process.wait()
+    assert not (run / "provenance.json").exists()
+    done = snakemake()
+    assert done.returncode == 0, done.stderr
+    assert {name: sha256_file(run / name) for name in before} == before
+    assert read_json(run / "metrics.json")["status"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("config", "gpu", "sentence"),
+    [
+        (["celss=p1"], 4, "unknown key 'celss'; did you mean 'cells'?"),
+        (["cells=p11"], 4, "there is no cell 'p11'; did you mean 'p1'?"),
+        (["preset=paper"], 4, "no data set was found for preset 'paper'"),
+        (BASE, 0, "asks for gpu=1 but --resources gpu=0 allows fewer"),
+    ],
+)
+def test_a_refusal_is_one_sentence_and_status_2(study: Path, config: list[str], gpu: int, sentence: str) -> None:
+    (study / "ablations" / "fresh.yaml").write_text("name: fresh\nextends: p1\n")
+    chosen = [entry.replace("cells=naive_triplet,p1", "cells=fresh") for entry in config]
+    done = snakemake(config=chosen, gpu=gpu)
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if line.startswith("reidablate: ") and "SYNTHETIC" not in line]
+    assert len(lines) == 1
+    assert sentence in lines[0]
+
+
+def test_real_looking_data_enters_the_paper_preset_still_labelled_synthetic(study: Path) -> None:
+    counts = {
+        "train_images": 64,
+        "train_ids": 8,
+        "query_images": 8,
+        "query_ids": 4,
+        "gallery_images": 16,
+        "gallery_ids": 4,
+    }
+    subprocess.run(
+        [Path(sys.executable).with_name("reidablate"), "data", "synthesize", "elsewhere/market1501",
+         "--counts", json.dumps(counts)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    config = ["data_root=elsewhere"]
+    assert planned(snakemake("-n", config=config))["train"] == 10 * 5
+    refused = snakemake(config=config)
+    assert refused.returncode == 2
+    assert "without a GPU" in refused.stderr or "pre-trained weights" in refused.stderr
+    indexed = [*config, "device=cpu", "weights=none"]
+    done = snakemake("results/paper/data/market1501/index/index.json", config=indexed)
+    assert done.returncode == 0, done.stderr
+    summary = read_json(study / "results" / "paper" / "data" / "market1501" / "index" / "index.json")
+    assert summary["synthetic"] is True
+    assert summary["official_counts"] is False
