@@ -147,6 +147,8 @@ def test_hostile_text_renders_inert(results: Path, monkeypatch: pytest.MonkeyPat
     assert "&lt;script&gt;alert(1)" in html
     assert "<script>alert" not in html
     assert "{{ 7*7 }}" in html
+    assert "\u05e9\u05dc\u05d5\u05dd" in html
+    assert "\N{RIGHT-TO-LEFT OVERRIDE}" not in html
     assert max(len(path.name) for path in (results / "report" / "figures").iterdir()) < 120
 
 

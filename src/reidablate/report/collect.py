@@ -6,6 +6,7 @@ Everything is in fractions, seconds and bytes; only the templates make points.
 """
 
 import math
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -29,6 +30,7 @@ OPTIONAL = {
     "floors": "floors",
     "calibration": "calibration of the intervals",
 }
+_TURNING = "".join(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))))
 _QUERY_COLUMNS = ["dataset", "cell", "seed", "side", "first_hit_rank"]
 
 
@@ -170,7 +172,7 @@ class StudyTables:
         numeric = {c for c in frame.columns if pd.api.types.is_numeric_dtype(frame[c].dtype) and frame[c].dtype != bool}
         return [
             {
-                column: Number(plain(value), name, str(index), column) if column in numeric else text(value)
+                column: Number(plain(value), name, str(index), column) if column in numeric else printable(text(value))
                 for column, value in record.items()
             }
             for index, record in enumerate(frame.to_dict("records"))
@@ -231,7 +233,7 @@ class StudyTables:
             detectable=number("detectable"),
             verdict=text(record.get("verdict")),
             below_delta=plain(record.get("below_delta")) == 1,
-            note=text(record.get("note")),
+            note=printable(text(record.get("note"))),
         )
 
     def contrasts_of(self, dataset: str, cells: Iterable[Cell], metric: str = "mAP") -> list[Contrast]:
@@ -292,6 +294,22 @@ def cmc_curves(queries: pd.DataFrame, max_rank: int = MAX_RANK) -> pd.DataFrame:
     return pd.concat(curves, ignore_index=True) if curves else pd.DataFrame(columns=[*keys, "rank", "value"])
 
 
+def printable(value: Any) -> Any:
+    """Returns JSON values without control characters and without those that turn the direction of what follows."""
+    if isinstance(value, str):
+        return "".join(c for c in value if c in "\n\t" or (unicodedata.category(c) != "Cc" and c not in _TURNING))
+    if isinstance(value, list):
+        return [printable(item) for item in value]
+    if isinstance(value, dict):
+        return {printable(key): printable(item) for key, item in value.items()}
+    return value
+
+
+def _printable_frame(frame: pd.DataFrame) -> pd.DataFrame:
+    words = [name for name in frame.columns if pd.api.types.is_string_dtype(frame[name].dtype)]
+    return frame.assign(**{name: frame[name].map(printable) for name in words})
+
+
 def _optional(folder: Path, name: str, absent: dict[str, str], **arguments: Any) -> pd.DataFrame | None:
     """Returns a table, or None with a sentence in `absent` when it is missing or broken."""
     path = folder / f"{name}.parquet"
@@ -330,7 +348,7 @@ def collect(tables: Path) -> StudyTables:
     Raises:
         UserError: `study.json`, `cells.json`, `runs.parquet` or `metrics.parquet` is missing or broken.
     """
-    about, entries = read_json(tables / "study.json"), read_json(tables / "cells.json")
+    about, entries = (printable(read_json(tables / name)) for name in ("study.json", "cells.json"))
     if not isinstance(about, dict) or not isinstance(entries, list):
         raise UserError(f"{tables} holds a study.json or cells.json of another form; run `reidablate aggregate` again.")
     absent: dict[str, str] = {}
@@ -342,7 +360,7 @@ def collect(tables: Path) -> StudyTables:
         tables_folder=tables,
         about=about,
         cells=tuple(_cell(index, entry) for index, entry in enumerate(entries)),
-        runs=read_table(tables / "runs.parquet"),
+        runs=_printable_frame(read_table(tables / "runs.parquet")),
         metrics=read_table(tables / "metrics.parquet"),
         contrasts=_optional(tables, "contrasts", absent),
         history=_optional(tables, "history", absent),

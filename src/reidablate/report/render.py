@@ -65,6 +65,7 @@ def render_html(study: StudyTables, plots: list[Plot], environment: Environment)
         "study": study,
         "plots": plots,
         "overall": overall,
+        "titles": {d["name"]: str(d.get("title") or d["name"])[:60] for d in study.datasets},
         "spans": {name: span(contrasts.values()) for name, contrasts in overall.items()},
         "script": script,
         "script_hash": f"sha256-{digest}",
