@@ -83,7 +83,7 @@ class WeightedTripletConfig(Section):
     weight_form: Literal["max", "one_plus_max", "one_plus_inv"] = "max"
     threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0
     aux: Annotated[Literal["naive", "mean_negative"] | None, BeforeValidator(_none_word)] = None
-    similarity: Literal["softmax_scaled", "raw"] = "softmax_scaled"
+    similarity: Literal["softmax_scaled", "softmax", "raw"] = "softmax_scaled"
     scale_match: Annotated[Literal["full_sum", "selected_sum"] | None, BeforeValidator(_none_word)] = "full_sum"
     pos_source: Literal["anchor_patches", "own_patches"] = "anchor_patches"
     ratio: Share = 0.5
@@ -122,6 +122,7 @@ class PositionTripletConfig(Section):
     pairs: Pairs = "combinations"
     negative: bool = True
     grad_to_rpe: bool = True
+    ape_offset: Literal[0, "author_bug"] = 0
 
 
 class LossesConfig(Section):

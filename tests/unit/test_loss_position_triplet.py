@@ -47,7 +47,8 @@ def loop_vector(vector, image, positions, settings):
         for head in range(HEADS):
             for i, j in PAIRS[settings.pairs](range(len(tokens))):
                 a, b = tokens[i], tokens[j]
-                absolute = float(positions.ape[1 + a].dot(positions.ape[1 + b]))
+                first = 0 if settings.ape_offset == "author_bug" else 1
+                absolute = float(positions.ape[first + a].dot(positions.ape[first + b]))
                 entries.append(absolute + float(positions.tables[block, positions.index[a, b], head]))
     stacked = np.array(entries).reshape(BLOCKS * HEADS, -1)
     return stacked.mean(0) if settings.bias == "mean" else stacked.reshape(-1)
@@ -70,6 +71,13 @@ def test_loss_equals_the_loop(bias, negative, pairs):
     settings = config(bias=bias, negative=negative, pairs=pairs)
     expected = loop_loss(*batch(), state(), settings)
     assert position_triplet_loss(*batch(), state(), settings).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_published_offset_reads_the_row_of_the_patch_before():
+    settings = config(bias="mean", ape_offset="author_bug")
+    found = position_triplet_loss(*batch(), state(), settings).item()
+    assert found == pytest.approx(loop_loss(*batch(), state(), settings), abs=1e-6)
+    assert found != pytest.approx(position_triplet_loss(*batch(), state(), config(bias="mean")).item(), abs=1e-3)
 
 
 @pytest.mark.parametrize("bias", ["mean", "concat"])

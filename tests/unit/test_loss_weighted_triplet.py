@@ -39,7 +39,8 @@ def loop_softmax(scores):
 
 def loop_similarity(vector, patches, config):
     dots = [float(np.dot(vector, patch)) for patch in patches]
-    return loop_softmax([d / math.sqrt(len(vector)) for d in dots]) if config.similarity == "softmax_scaled" else dots
+    divisor = {"softmax_scaled": math.sqrt(len(vector)), "softmax": 1.0}.get(config.similarity)
+    return dots if divisor is None else loop_softmax([d / divisor for d in dots])
 
 
 def loop_top(similarity, ratio):
@@ -146,7 +147,7 @@ def test_vector_j6_empty_intersection_leaves_the_whole_feature():
 
 @pytest.mark.parametrize("weight_form", ["max", "one_plus_max", "one_plus_inv"])
 @pytest.mark.parametrize("threshold", [0.0, 0.3])
-@pytest.mark.parametrize("similarity", ["softmax_scaled", "raw"])
+@pytest.mark.parametrize("similarity", ["softmax_scaled", "softmax", "raw"])
 @pytest.mark.parametrize("scale_match", ["full_sum", "selected_sum", None])
 def test_loss_equals_the_loop(weight_form, threshold, similarity, scale_match):
     for pos_source, select_by, ratio, margin in itertools.product(
@@ -236,7 +237,7 @@ def test_classifier_rows_get_no_gradient():
     assert rows.grad is None
 
 
-@pytest.mark.parametrize("similarity", ["softmax_scaled", "raw"])
+@pytest.mark.parametrize("similarity", ["softmax_scaled", "softmax", "raw"])
 @pytest.mark.parametrize("scale_match", ["full_sum", "selected_sum", None])
 def test_empty_intersections_and_equal_images_have_finite_gradients(similarity, scale_match):
     # Features of opposite sign rank the patches in opposite order, so the top halves do not meet.

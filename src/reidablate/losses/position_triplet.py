@@ -31,7 +31,8 @@ def position_triplet_loss(
     """
     require_positions(positions, "position_triplet")
     chosen = choose_patches(feature, patches, config.patches)
-    values = relation_values(positions, chosen, config.pairs, grad_to_rpe=config.grad_to_rpe)
+    ape_shift = 0 if config.ape_offset == "author_bug" else 1
+    values = relation_values(positions, chosen, config.pairs, ape_shift=ape_shift, grad_to_rpe=config.grad_to_rpe)
     vectors = values.mean((1, 2)) if config.bias == "mean" else values.flatten(1)
     towards = norm(vectors - vectors[triplets.positive])
     if not config.negative:

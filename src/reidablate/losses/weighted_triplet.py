@@ -35,10 +35,10 @@ def top_mask(scores: Tensor, ratio: float) -> Tensor:
 def patch_weights(scores: Tensor, selected: Tensor, config: WeightedTripletConfig) -> tuple[Tensor, Tensor]:
     """Returns the weights (B, n) that sum the `selected` patches, and those that sum all patches.
 
-    `softmax_scaled`: softmax(scores / sqrt(D)) over all patches; `scores` come divided already.
+    `softmax_scaled`, `softmax`: softmax over all patches; the division by sqrt(D) of the former is done already.
     `raw`: scores / max over the selected ones, averaged over the patches summed. An empty selection sums to 0.
     """
-    if config.similarity == "softmax_scaled":
+    if config.similarity != "raw":
         weights = scores.softmax(1)
         return weights * selected, weights
     best = scores.masked_fill(~selected, -torch.inf).amax(1, keepdim=True)
