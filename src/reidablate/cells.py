@@ -145,11 +145,12 @@ def _expand(file: CellFile, path: Path) -> list[CellFile]:
     points = []
     for values in itertools.product(*file.sweep.values()):
         point = dict(zip(file.sweep, values, strict=True))
-        label = "_".join(f"{key.rsplit('.', 1)[1]}_{value}" for key, value in point.items())
+        short = [(key.rsplit(".", 1)[1], value) for key, value in point.items()]
+        label = "_".join(f"{key}_{value}" for key, value in short)
         options: dict[str, Any] = file.options
         for key, value in point.items():
             options = merge(options, _nest(key, value))
-        title = f"{file.title or file.name} ({', '.join(f'{k}: {v}' for k, v in point.items())})"
+        title = f"{file.title or file.name} ({', '.join(f'{key}: {value}' for key, value in short)})"
         swept = {"name": f"{file.name}_{label}".lower(), "title": title, "sweep": {}, **options}
         points.append(_checked({**file.model_dump(), **swept}, path))
     return points
