@@ -17,8 +17,10 @@ app = typer.Typer(
 )
 cells_app = typer.Typer(no_args_is_help=True, help="List, show, compare and make ablation cells.")
 data_app = typer.Typer(no_args_is_help=True, help="Index, cache, check and synthesize data sets.")
+weights_app = typer.Typer(no_args_is_help=True, help="Convert weight files.")
 app.add_typer(cells_app, name="cells")
 app.add_typer(data_app, name="data")
+app.add_typer(weights_app, name="weights")
 
 PlanOption = Annotated[Path, typer.Option("--plan", help="The plan of the study, results/<preset>/plans/<hash>.json.")]
 DatasetOption = Annotated[str, typer.Option("--dataset", help="A data set of the plan.")]
@@ -44,18 +46,20 @@ def cells_list(
 ) -> None:
     """Lists the cells by group."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from reidablate.cells import TIERS, select
 
     if tier not in {*TIERS, "all"}:
         raise UserError(f"--tier is '{tier}' but should be {', '.join(TIERS)} or all.")
     cells, _ = _cells(ablations, preset)
-    table = Table("group", "cell", "tier", "extends", "title")
     chosen = select(cells, names=None, tier="optional" if tier == "all" else tier)  # type: ignore[arg-type]
-    for cell in sorted(chosen, key=lambda cell: cell.group != "main"):
-        table.add_row(cell.group, cell.name, cell.tier, cell.extends or "", cell.title)
-    Console().print(table)
+    for group in sorted({cell.group for cell in chosen}, key=lambda group: (group != "main", group)):
+        table = Table(Column("cell", no_wrap=True), "tier", "title", title=group, title_justify="left")
+        for cell in chosen:
+            if cell.group == group:
+                table.add_row(cell.name, cell.tier, cell.title)
+        Console().print(table)
 
 
 @cells_app.command("show")
@@ -139,7 +143,9 @@ def data_synthesize(
     if recipe is None:
         given: Any = {
             "style": style,
-            "counts": vars(OFFICIAL[style]) if counts == "official" and style in OFFICIAL else _json(counts, "--counts"),
+            "counts": vars(OFFICIAL[style])
+            if counts == "official" and style in OFFICIAL
+            else _json(counts, "--counts"),
             "seed": seed,
             "image_size": image_size.split("x"),
             "occluded_share": occluded_share,
@@ -191,6 +197,21 @@ def data_cache(plan: PlanOption, dataset: DatasetOption, workers: WorkersOption 
     height, width = study.preset.model["image_size"]
     index = read_index(folder / "index")
     build_cache(index, study.dataset(dataset).root, folder / "cache", height=height, width=width, workers=workers)
+
+
+@weights_app.command("convert")
+def weights_convert(
+    source: Annotated[Path, typer.Argument(help="A TransReID-SSL or timm checkpoint.")],
+    destination: Annotated[Path, typer.Argument(help="The safetensors file to write.")],
+    hw_ratio: Annotated[int | None, typer.Option(min=1, help="Height/width of the training images.")] = None,
+) -> None:
+    """Writes the backbone of a checkpoint as safetensors, which hold no code and load faster."""
+    from reidablate.models.checkpoints import convert
+
+    if destination.suffix != ".safetensors":
+        raise UserError(f"{destination} should end in .safetensors; loading tells the formats apart by it.")
+    convert(source, destination, hw_ratio=hw_ratio)
+    typer.echo(f"{destination} written")
 
 
 @app.command()
