@@ -2,13 +2,16 @@
 
 import re
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from reidablate.data.identity import PATTERNS, sample_identity, sample_pose
 from reidablate.data.occluders import OCCLUDERS, occluder
+from reidablate.data.scene import draw_person
 from reidablate.data.stripes import stripe_features
 from reidablate.data.synthetic import FOLDERS, OFFICIAL, PRETRAIN, QUICKSTART, Counts, Shot, plan, spread, synthesize
 from reidablate.errors import UserError
@@ -136,6 +139,19 @@ def test_an_occluder_hides_the_area_asked_for(kind, monkeypatch):
         drawing = occluder(np.random.default_rng(7), (64, 32), share, 0.5)
         assert drawing.shape == (64, 32, 4)
         assert drawing[..., 3].mean() == pytest.approx(share, abs=0.05)
+
+
+@pytest.mark.parametrize("pattern", sorted(set(PATTERNS)))
+def test_a_person_can_be_drawn_anywhere(pattern):
+    rng = np.random.default_rng(2)
+    for foot in ((0.5, 0.97), (-2.0, 0.5), (3.0, 4.0), (0.5, -3.0), (0.4, 2.4)):
+        person = replace(sample_identity(rng), pattern=pattern)
+        pose = sample_pose(rng, rng.uniform(0, 6.28))
+        drawing, shadow = draw_person(rng, person, pose, (48, 24), foot=foot, unit=0.95 if foot[1] < 1 else 2.7)
+        assert drawing.shape == (48, 24, 4)
+        assert shadow.shape == (48, 24)
+        if foot == (0.5, 0.97):  # a whole person in the middle of the image covers a fair share of it
+            assert 0.12 < drawing[..., 3].mean() < 0.6
 
 
 def test_spread_keeps_total_and_bounds():

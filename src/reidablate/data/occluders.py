@@ -92,7 +92,7 @@ def _hedge(rng: np.random.Generator, layer: Layer, amount: float, _: float) -> N
     high, wide = layer.height, layer.width
     top = high * (1.0 - amount)
     green = (int(rng.integers(66, 90)), int(rng.integers(86, 110)), int(rng.integers(58, 78)))
-    layer.draw.rectangle((0, top + 0.03 * high, wide, high), fill=(*shade(green, 0.75), 255))
+    layer.draw.rectangle((0, top + 0.03 * high, wide, 1.03 * high), fill=(*shade(green, 0.75), 255))
     leaves = rng.random((170, 4))
     for x, y, r, tone in leaves:
         radius = (0.012 + 0.022 * r) * high

@@ -91,7 +91,7 @@ class Figure:
                 x = centre + (column + 0.35) * pitch * 0.9
                 draw.rectangle((x, 0, x + 0.32 * pitch, self.layer.height), fill=second)
         if person.pattern == "block":
-            draw.rectangle((0, top + 0.17 * self.unit, self.layer.width, self.layer.height), fill=second)
+            draw.rectangle((0, top + 0.17 * self.unit, self.layer.width, top + 2 * self.unit), fill=second)
         return image
 
     def leg(self, side: int) -> tuple[Joint, Joint, Joint, Joint]:
@@ -109,8 +109,8 @@ class Figure:
         index = 0 if side > 0 else 1
         angle = self.pose.arms[index]
         bent = angle + self.pose.elbows[index]
-        shoulder = (side * 0.104 * self.person.build, 0.80, 0.0)
-        elbow = (shoulder[0] + side * 0.022, 0.80 - 0.16 * cos(angle), 0.16 * sin(angle))
+        shoulder = (side * 0.098 * self.person.build, 0.788, 0.0)
+        elbow = (shoulder[0] + side * 0.026, 0.788 - 0.16 * cos(angle), 0.16 * sin(angle))
         hand = (elbow[0] - side * 0.006, elbow[1] - 0.155 * cos(bent), elbow[2] + 0.155 * sin(bent))
         return shoulder, elbow, hand
 
@@ -179,11 +179,11 @@ class Figure:
         long_sleeve = person.top in ("shirt", "jacket", "coat")
         if person.top == "vest":
             sleeve, seam = skin, shade(person.skin, 0.6)
-        self.limb(shoulder, elbow, (wide + 0.012, wide + 0.004), seam)
+        self.limb(shoulder, elbow, (wide + 0.006, wide + 0.004), seam)
         self.limb(elbow, hand, (wide + 0.004, 0.024), seam if long_sleeve else shade(person.skin, 0.6))
         self.limb(hand, hand, (0.023, 0.023), skin)
         self.limb(elbow, hand, (wide - 0.003, 0.021), sleeve if long_sleeve else skin)
-        self.limb(shoulder, elbow, (wide + 0.006, wide), sleeve)
+        self.limb(shoulder, elbow, (wide + 0.001, wide - 0.001), sleeve)
 
     def outline(self, rows: tuple[tuple[float, float, float], ...]) -> list[Point]:
         """Returns a symmetric outline from rows of (height, half width from the front, half width from the side)."""
@@ -202,7 +202,7 @@ class Figure:
         if back_hair:
             self.draw_long_hair()
         if person.bottom == "skirt":
-            rows = ((0.56, 0.075 * wide, 0.06), (0.48, 0.1 * wide, 0.075), (0.29, 0.125 * wide, 0.12))
+            rows = ((0.56, 0.075 * wide, 0.06), (0.48, 0.1 * wide, 0.075), (0.29, 0.125 * wide, 0.145))
             self.layer.polygon(self.outline(rows), person.bottom_colour)
         else:
             rows = ((0.56, 0.078 * wide, 0.058), (0.46, 0.096 * wide, 0.072), (0.44, 0.09 * wide, 0.068))
@@ -211,8 +211,9 @@ class Figure:
         hem = 0.33 if person.top == "coat" else 0.47
         flare = 0.118 if person.top == "coat" else 0.1
         trunk = (
-            (0.852, 0.036, 0.034), (0.838, 0.07 * wide, 0.05),
-            (0.812, 0.114 * wide, 0.064), (0.72, 0.108 * wide, 0.082),
+            (0.852, 0.034, 0.034), (0.84, 0.058 * wide, 0.045),
+            (0.822, 0.085 * wide, 0.056), (0.792, 0.11 * wide, 0.068),
+            (0.72, 0.107 * wide, 0.082),
             (0.60, 0.096 * wide, 0.078), (0.53, 0.1 * wide, 0.08), (hem, flare * wide, 0.08 if hem > 0.4 else 0.1),
         )  # fmt: skip
         self.layer.polygon(self.outline(trunk), self.cloth)
@@ -291,7 +292,7 @@ class Figure:
                     )
                 self.layer.ellipse(face, y + ry * 0.62, half * 0.3, ry * 0.05, shade(person.skin, 0.62))
             self.layer.ellipse(face, y + ry * 0.86, half * 0.55, ry * 0.1, shade(person.skin, 0.8))
-        if abs(self.sin) > 0.5 and person.hair_style in ("short", "bald", "cap", "bun"):
+        if abs(self.cos) < 0.4 and person.hair_style in ("short", "bald", "cap", "bun"):
             self.layer.ellipse(x - self.sin * rx * 0.15, y + ry * 0.2, rx * 0.16, ry * 0.2, shade(person.skin, 0.85))
         if person.hair_style in ("short", "long", "bun"):
             self.layer.draw.chord(

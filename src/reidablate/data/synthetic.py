@@ -36,7 +36,7 @@ FOLDERS: dict[Split, str] = {"train": "bounding_box_train", "query": "query", "g
 NUM_CAMERAS: dict[str, int] = {"market1501": 6, "occluded_duke": 8}
 ALSO_OCCLUDED: dict[Split, float] = {"train": 0.30, "gallery": 0.10}
 """Share of the training and gallery images that occluded_duke hides in part."""
-FAMILY = 2
+FAMILY: dict[str, int] = {"market1501": 3, "occluded_duke": 2}
 """Identities come in families of this size that share most attributes."""
 
 
@@ -69,7 +69,7 @@ OFFICIAL: dict[str, Counts] = {
     "occluded_duke": Counts(15_618, 702, 2_210, 519, 17_661, 1_110, shared_queries=1_870),
 }
 QUICKSTART: dict[str, Counts] = {
-    "market1501": Counts(2_000, 80, 160, 60, 660, 60, distractors=100, junk=40),
+    "market1501": Counts(2_000, 80, 150, 50, 600, 50, distractors=80, junk=40),
     "occluded_duke": Counts(2_000, 80, 150, 45, 600, 50, shared_queries=100),
 }
 PRETRAIN = Counts(6_000, 300)
@@ -293,8 +293,9 @@ def _camera(recipe: Recipe, index: int) -> scene.Camera:
 @lru_cache(maxsize=8192)
 def _identity(recipe: Recipe, group: str, index: int) -> Identity:
     purpose = f"{recipe.population} {group} identity {recipe.style}"
-    founder = sample_identity(generator(recipe.seed, purpose, index // FAMILY))
-    if index % FAMILY == 0:
+    family, member = divmod(index, FAMILY[recipe.style])
+    founder = sample_identity(generator(recipe.seed, purpose, family))
+    if member == 0:
         return founder
     return look_alike(founder, generator(recipe.seed, f"{purpose} look-alike", index))
 
