@@ -49,6 +49,15 @@ def test_a_section_that_appears_is_one_line() -> None:
     ]
 
 
+def test_a_section_given_as_one_mapping_is_the_same_line() -> None:
+    found = changes({"losses.triplet": [{"weight": 1.0}, None], "losses.jsd": [None, {"patches": 5}], "a.b": [1, None]})
+    assert found == [
+        Change("losses.triplet", "removed", None, None),
+        Change("losses.jsd", "added", None, None, (("patches", 5),)),
+        Change("a.b", "changed", 1, None),
+    ]
+
+
 def test_the_mean_is_over_finished_seeds_only(study: StudyTables) -> None:
     assert study.num_runs("finished", "market1501", "pos_triplet").value == 2
     assert study.num_runs("", "market1501", "pos_triplet").value == 3

@@ -4,7 +4,9 @@ import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+import matplotlib as mpl
 import pytest
+from matplotlib.figure import Figure
 
 from reidablate.report import figures
 from reidablate.report.collect import StudyTables, collect
@@ -86,6 +88,15 @@ def test_inlined_figures_follow_the_page_and_say_synthetic(plots: list[Plot]) ->
         assert set(used) <= set(own)
         ids += own
     assert len(ids) == len(set(ids))
+
+
+def test_labels_keep_their_digits() -> None:
+    with mpl.rc_context(figures._STYLE):
+        figure = Figure()
+        figure.text(1 / 3, 0.5, "0.0051")
+        svg = figures._inline(figure, "slug", "alternative")
+    assert "0.0051" in "".join(ET.fromstring(svg).itertext())
+    assert not re.search(r"\d\.\d{3,}", re.sub(r">[^<]*<", "><", svg))
 
 
 def test_figures_are_the_same_every_time(

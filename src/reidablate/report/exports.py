@@ -77,9 +77,10 @@ def export_filters() -> dict[str, Callable[..., Any]]:
 
 
 def write_exports(study: StudyTables, environment: Environment, folder: Path) -> None:
-    """Writes `exports/main_table.{csv,tex,md}` and `summary.md` into the report's folder."""
+    """Writes `exports/main_table.{csv,parquet,tex,md}` and `summary.md` into the report's folder."""
     table = main_table(study)
-    write_table(table, folder / "exports" / "main_table.csv")
+    for suffix in ("csv", "parquet"):
+        write_table(table, folder / "exports" / f"main_table.{suffix}")
     context = {"study": study, "table": table.astype(object).where(table.notna(), None).to_dict("records")}
     for name in ("exports/main_table.tex", "exports/main_table.md", "summary.md"):
         template = environment.get_template(f"{Path(name).name}.j2")

@@ -47,6 +47,7 @@ TERMS = {
     "ape_norm": "norm of the absolute positions",
     "rpe_norm": "norm of the relative positions",
     "feature_norm": "norm of the feature",
+    "gradient_norm": "norm of the gradient",
 }
 _STYLE = {
     **sns.axes_style("ticks"),
@@ -193,9 +194,10 @@ def learning(study: StudyTables, dataset: dict[str, Any], cells: list[Cell], tit
     shown = [cell for cell in cells if any(name == cell.name for name, _ in totals)]
     if not shown:
         return None
-    rows = -(-len(shown) // 3)
+    columns = min(3, len(shown))
+    rows = -(-len(shown) // columns)
     figure = Figure(figsize=(WIDTH_IN, 0.75 + 1.25 * rows))
-    panels = figure.subplots(rows, 3, sharex=True, sharey=True, squeeze=False).ravel()
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for axes, cell in zip(panels, shown, strict=False):
         for (name, _), part in totals.items():
             if name == cell.name:
@@ -340,11 +342,15 @@ def _inline(figure: Figure, slug: str, alternative: str) -> str:
         encoded = base64.b64encode(image.getvalue()).decode()
         return f'<img class="paper" alt="{escape(alternative)}" src="data:image/png;base64,{encoded}">'
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"-?\d+\.\d{3,}", lambda m: f"{float(m[0]):.2f}".rstrip("0").rstrip("."), svg)
+    svg = re.sub(r"<(metadata|style)\b.*?</\1>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<[^>]+>", lambda tag: re.sub(r"-?\d+\.\d{3,}", _short, tag[0]), svg)  # never the labels
     svg = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{slug}-", svg)
     svg = re.sub(r"font: [^;\"]*?(\d[\d.]*px)[^;\"]*", r"font-size: \1", svg)
     for ink, variable in _VARIABLES.items():
         svg = svg.replace(ink, variable)
     head = f'<svg role="img" aria-label="{escape(alternative)}" '
     return re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2).replace("<svg ", head, 1).strip()
+
+
+def _short(number: re.Match[str]) -> str:
+    return f"{float(number[0]):.2f}".rstrip("0").rstrip(".")

@@ -113,18 +113,26 @@ def text(value: Any) -> str:
 
 
 def changes(differences: dict[str, list[Any]]) -> list[Change]:
-    """Returns differences `{dotted key: [before, after]}` with sections that appear or vanish as one line each."""
+    """Returns differences `{dotted key: [before, after]}` with sections that appear or vanish as one line each.
+
+    A section is either one key whose value is a mapping, or several keys below the same two first names.
+    """
     sections: dict[str, dict[str, list[Any]]] = {}
     for key, pair in differences.items():
         parts = key.split(".")
         sections.setdefault(".".join(parts[:2]) if len(parts) > 2 else key, {})[key] = pair
-    lines = []
-    for section, keys in sections.items():
-        if list(keys) != [section] and all(before is None for before, _ in keys.values()):
-            options = tuple((key.removeprefix(f"{section}."), after) for key, (_, after) in keys.items())
-            lines.append(Change(section, "added", None, None, options))
-        elif list(keys) != [section] and all(after is None for _, after in keys.values()):
-            lines.append(Change(section, "removed", None, None))
-        else:
-            lines += [Change(key, "changed", before, after) for key, (before, after) in keys.items()]
-    return lines
+    return [line for section, keys in sections.items() for line in _section(section, keys)]
+
+
+def _section(name: str, keys: dict[str, list[Any]]) -> list[Change]:
+    before, after = (
+        {key.removeprefix(f"{name}."): pair[side] for key, pair in keys.items() if pair[side] is not None}
+        for side in (0, 1)
+    )
+    whole = list(keys) != [name]
+    if not before and (whole or isinstance(after.get(name), dict)):
+        options = after if whole else after[name]
+        return [Change(name, "added", None, None, tuple(options.items()))]
+    if not after and (whole or isinstance(before.get(name), dict)):
+        return [Change(name, "removed", None, None)]
+    return [Change(key, "changed", *pair) for key, pair in keys.items()]

@@ -81,7 +81,9 @@ def render_html(study: StudyTables, plots: list[Plot], environment: Environment)
 
 def _sections(study: StudyTables) -> list[tuple[str, str]]:
     """Returns (anchor, title) of every section in the order of the page."""
-    groups = [(f"group-{number}", f"Group: {group}") for number, group in enumerate(study.groups, start=1)]
+    groups = [
+        (f"group-{number}", f"Group: {group.replace('_', ' ')}") for number, group in enumerate(study.groups, start=1)
+    ]
     return [
         ("summary", "Summary"),
         ("claims", "Published claims"),
