@@ -13,9 +13,10 @@ query's difficulty and the same effects drawn for each cell. Since E Phi(a + b Z
 mean is known exactly.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +24,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import special, stats
 
+from reidablate.artifacts import write_table
 from reidablate.rng import generator
 from reidablate.stats.intervals import ANALYTIC, BOOTSTRAP
 from reidablate.stats.paired import Array, paired_components
@@ -117,6 +119,17 @@ def settings(seeds: Sequence[int] = (3, 5, 10)) -> list[Setting]:
     ]
 
 
+def write_calibration(
+    out: Path, *, experiments: int = 10_000, seed: int = 0, progress: Callable[[int, int], None] | None = None
+) -> str:
+    """Writes `calibration.parquet` and `.csv` to `out` and returns the line that sums them up; arguments as below."""
+    table = calibrate(experiments=experiments, seed=seed, progress=progress).round(6)
+    for suffix in ("parquet", "csv"):
+        write_table(table, out / f"calibration.{suffix}")
+    judged = table["within_bounds"].dropna()
+    return f"calibration: two_way within its bounds in {judged.sum()} of {len(judged)} settings; table in {out}"
+
+
 def calibrate(
     *,
     experiments: int = 10_000,
@@ -127,6 +140,7 @@ def calibrate(
     chosen: Sequence[Setting] | None = None,
     seed: int = 0,
     threads: int = 2,
+    progress: Callable[[int, int], None] | None = None,
 ) -> pd.DataFrame:
     """Returns the calibration table: a row for every setting, true gain and interval; seven minutes of processor time.
 
@@ -146,6 +160,7 @@ def calibrate(
         chosen: Settings; `settings()` by default.
         seed: Seed of the simulation.
         threads: Settings computed at once; the numbers do not depend on it.
+        progress: Called with the blocks done and their number after every block.
     """
     chosen = settings() if chosen is None else chosen
     tasks = [(setting, 0.0, experiments, bootstrap_experiments) for setting in chosen]
@@ -156,8 +171,12 @@ def calibrate(
         for gain in gains_points
     ]
     with ThreadPoolExecutor(threads) as pool:
-        blocks = pool.map(lambda task: _block(*task, resamples=resamples, seed=seed), tasks)
-    table = pd.DataFrame([row for block in blocks for row in block])
+        rows = []
+        for done, block in enumerate(pool.map(lambda task: _block(*task, resamples=resamples, seed=seed), tasks)):
+            rows += block
+            if progress is not None:
+                progress(done + 1, len(tasks))
+    table = pd.DataFrame(rows)
     return table.astype({"within_bounds": "boolean", "rejection_strict": "Float64"})
 
 
@@ -223,7 +242,10 @@ def _block(
 ) -> list[dict[str, Any]]:
     """Returns the rows of one setting and gain."""
     key = [ord(letter) for letter in f"{setting.test_set}{setting.shape}{setting.effects}"]
-    rng = generator(seed, "calibration", setting.seeds, round(100 * gain_points), *key)
+    rng, draws = (
+        generator(seed, purpose, setting.seeds, round(100 * gain_points), *key)
+        for purpose in ("calibration", "calibration/bootstrap")
+    )
     truth = gain_points / 100
     tally: dict[str, list[Array]] = {name: [] for name in (*ANALYTIC, *BOOTSTRAP)}
     pieces: list[Array] = []
@@ -235,7 +257,7 @@ def _block(
             tally[name].append(np.stack([found.low, found.high, found.p_value < 0.005]))
         left = bootstrap_experiments - sum(block.shape[1] for block in tally["identity_bootstrap"])
         for name, resample in BOOTSTRAP.items() if left > 0 else ():
-            low, high = resample(sums[:left], counts, resamples=resamples, rng=rng)
+            low, high = resample(sums[:left], counts, resamples=resamples, rng=draws)
             tally[name].append(np.stack([low, high, np.full_like(low, np.nan)]))
     estimate, seed_variance, sampling = np.concatenate(pieces, axis=1)
     errors = {
