@@ -138,7 +138,9 @@ def synthesize(
     for split in splits:
         _write_folder(root / FOLDERS[split], recipe, shots[split], workers)
     facts = {"style": style, "seed": seed, "generator_version": GENERATOR_VERSION, "image_size": image_size,
-             "occluded_share": occluded_share, "occluded_area": occluded_area, **asdict(counts)}  # fmt: skip
+             **asdict(counts)}  # fmt: skip
+    if style == "occluded_duke":
+        facts |= {"occluded_share": occluded_share, "occluded_area": occluded_area}
     lines = ["Procedural pedestrians written by reidablate: drawings, no photographs, no real people.", ""]
     write_text(root / MARK, "\n".join(lines + [f"{key}: {value}" for key, value in facts.items()]) + "\n")
 
