@@ -90,6 +90,8 @@ def test_all_text_is_legible(browser: Browser, report: Path, scheme: Any) -> Non
     with opened(browser, report, color_scheme=scheme) as page:
         page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true; })")
         assert page.evaluate(CONTRASTS) == []
+        red = page.evaluate("Number(getComputedStyle(document.body).backgroundColor.match(/[0-9]+/)[0])")
+        assert (red < 40) == (scheme == "dark")
 
 
 def test_sorting_orders_rows_by_value_and_back(browser: Browser, report: Path) -> None:
@@ -172,8 +174,9 @@ def test_without_javascript_everything_is_there(browser: Browser, report: Path) 
 
 
 def test_paper_shows_what_is_folded_and_hides_the_tools(browser: Browser, report: Path, tmp_path: Path) -> None:
-    with opened(browser, report) as page:
+    with opened(browser, report, color_scheme="dark") as page:
         page.emulate_media(media="print")
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
         page.evaluate("dispatchEvent(new Event('beforeprint'))")
         assert page.locator(".tools:visible, .contents:visible").count() == 0
         assert page.locator("details:not([open])").count() == 0
