@@ -18,7 +18,8 @@ from reidablate.study import Run, Study
 RUN_COLUMNS = {
     "status": "string", "epoch": "Int64", "reason": "string", "config_hash": "string", "code_hash": "string",
     "git_commit": "string", "git_dirty": "boolean", "data_fingerprint": "string", "synthetic": "boolean",
-    "device": "string", "threads": "Int64", "precision": "string", "weights": "string", "num_parameters": "Int64",
+    "versions": "string", "device": "string", "threads": "Int64", "precision": "string", "weights": "string",
+    "weights_sha256": "string", "num_parameters": "Int64",
     "wall_s": "Float64", "device_s": "Float64", "images_per_s": "Float64", "peak_memory_bytes": "Int64",
 }  # fmt: skip
 
@@ -98,7 +99,9 @@ def _collect(study: Study, run: Run, summary: dict[str, Any]) -> _Parts:
         for metric, value in metrics.get(side, {}).items()
     ]
     finished = made["status"] == "finished"
-    return _Parts({name: made[name] for name in RUN_COLUMNS}, rows, queries if finished else None, _epochs(history))
+    facts = {name: made[name] for name in RUN_COLUMNS}
+    facts["versions"] = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
+    return _Parts(facts, rows, queries if finished else None, _epochs(history))
 
 
 def _last_words(log: Path) -> str:

@@ -17,6 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from reidablate.errors import UserError
+from reidablate.stats.guard import Guard
 from reidablate.stats.intervals import Interval, two_way
 from reidablate.stats.multiplicity import holm, verdict
 from reidablate.stats.paired import (
@@ -72,12 +73,13 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "sign_flip_p": ("Float64", "Exact sign-flip test over the paired seeds, at least 2 / 2^S; up to 16 seeds."),
     "p_better": ("Float64", "Probability that the cell scores a query better, ties one half."),
     "delta": ("Float64", "Largest difference that does not matter; null when none is declared."),
-    "verdict": ("string", "improves, worsens, equivalent or undecided."),
+    "verdict": ("string", "improves, worsens, equivalent or undecided; null when the comparison is refused."),
     "below_delta": ("boolean", "Improves or worsens, but the whole interval lies inside plus or minus delta."),
     "detectable": ("Float64", "Smallest true difference found with 80 % power at level 0.05 / family_size."),
     "seeds_needed": ("Int64", "Seeds that would decide an undecided contrast if its estimate and errors were exact."),
     "decidable": ("boolean", "Undecided: whether any number of seeds would decide it on this test set."),
     "note": ("string", "What the reader must know, in plain sentences; empty when there is nothing."),
+    "warnings": ("string", "Differences between the compared runs that no cell declares, in sentences; empty if none."),
 }
 """Type and meaning of every column of the table."""
 
@@ -114,7 +116,8 @@ def contrast_table(
     Args:
         queries: The table `queries`.
         runs: The table `runs`: which runs are planned and what became of them.
-        cells: Entries of `cells.json`; `name`, `group`, `references` and `seed_offset` are read.
+        cells: Entries of `cells.json`; `name`, `group`, `references` and `seed_offset` are read, and what the guard
+            compares: `config`, `config_hash`, `declared` and `differences`.
         deltas: {dataset: {metric: largest difference that does not matter}}, fractions.
         headline_side: The declared feature side.
 
@@ -123,13 +126,13 @@ def contrast_table(
     """
     if headline_side not in SIDES:
         raise UserError(f"headline side '{headline_side}' is no feature side; use one of {', '.join(SIDES)}.")
-    book = ScoreBook(queries, runs)
+    book, guard = ScoreBook(queries, runs), Guard(runs, cells)
     lines: list[Line] = []
     for dataset in book.datasets:
         for fields in declared_contrasts(cells):
             for side in SIDES:
                 start = {"dataset": dataset, "side": side, "headline": side == headline_side, **fields}
-                found, base = match(book, start)
+                found, base = match(book, guard, start)
                 lines += measure(found, base, METRICS, deltas.get(dataset, {}))
     return finish(lines, family=("dataset", "group", "metric", "side"), columns=COLUMNS)
 
@@ -148,7 +151,7 @@ def declared_contrasts(cells: Sequence[Mapping[str, Any]]) -> Iterator[dict[str,
             }
 
 
-def match(book: ScoreBook, fields: dict[str, Any]) -> tuple[Matched | None, Line]:
+def match(book: ScoreBook, guard: Guard, fields: dict[str, Any]) -> tuple[Matched | None, Line]:
     """Returns the scores of a contrast, None when there is nothing to compare, and the line that counts its seeds."""
     cell_runs, reference_runs = (book.runs(fields["dataset"], fields["side"], fields[k]) for k in ("cell", "reference"))
     cell_seeds, reference_seeds = _finished(cell_runs), _finished(reference_runs)
@@ -161,12 +164,19 @@ def match(book: ScoreBook, fields: dict[str, Any]) -> tuple[Matched | None, Line
             "num_planned": len(cell_runs),
             "num_diverged": _diverged(cell_runs),
             "num_diverged_reference": _diverged(reference_runs),
+            "warnings": "",
         },
         [*_absences(fields["cell"], cell_runs), *_absences(fields["reference"], reference_runs)],
     )
     if not cell_seeds or not reference_seeds:
         pair = f"{fields['cell']} and {fields['reference']}"
         line.notes.append(f"No seed finished in both {pair}, so there is nothing to compare.")
+        return None, line
+    pairs = [(own, other) for own in cell_seeds for other in reference_seeds if own == other or not fields["paired"]]
+    findings = guard.check(fields["dataset"], fields["cell"], fields["reference"], pairs)
+    line.fields |= {"warnings": " ".join(findings.warnings), "refused": bool(findings.refusals)}
+    if findings.refusals:
+        line.notes += findings.refusals
         return None, line
     entries = [cell_runs[s].scores for s in cell_seeds], [reference_runs[s].scores for s in reference_seeds]
     cell, reference = ([entry for entry in side if entry is not None] for side in entries)
@@ -245,8 +255,10 @@ def finish(lines: Sequence[Line], *, family: Sequence[str], columns: Mapping[str
 
 
 def _conclude(line: Line) -> None:
-    """Adds verdict and power to a line whose adjusted p-value is known."""
+    """Adds verdict and power to a line whose adjusted p-value is known; a refused comparison gets neither."""
     fields = line.fields
+    if fields.get("refused"):
+        return
     delta = fields["delta"]
     fields["verdict"], fields["below_delta"] = verdict(
         estimate=fields.get("estimate", np.nan),

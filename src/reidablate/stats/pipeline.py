@@ -1,16 +1,17 @@
-"""The rule `statistics`: from the tables of the runs to contrasts, and to a verdict on every published claim."""
+"""The rule `statistics`: from the tables of the runs to contrasts, slices, and a verdict on every published claim."""
 
 from pathlib import Path
 
 from reidablate.artifacts import read_json, read_table, write_table
 from reidablate.stats.claims import judge, load_claims
 from reidablate.stats.contrasts import DEFAULT_DELTA_POINTS, contrast_table
+from reidablate.stats.slices import slice_table
 
 CLAIMS = Path("workflow/config/claims.yaml")
 
 
 def write_statistics(results: Path, claims: Path = CLAIMS) -> str:
-    """Writes `contrasts` and `claims` below `results/tables` and returns the line that counts the verdicts.
+    """Writes `contrasts`, `slices` and `claims` below `results/tables` and returns the line that counts the verdicts.
 
     Args:
         results: The folder `results/<preset>`.
@@ -24,8 +25,9 @@ def write_statistics(results: Path, claims: Path = CLAIMS) -> str:
     queries, runs = read_table(tables / "queries.parquet"), read_table(tables / "runs.parquet")
     deltas = {name: {m: points / 100 for m, points in by.items()} for name, by in DEFAULT_DELTA_POINTS.items()}
     contrasts = contrast_table(queries, runs, cells, deltas=deltas, headline_side=study["headline"])
+    slices = slice_table(queries, runs, cells, deltas=deltas, headline_side=study["headline"])
     judged = judge(load_claims(claims), contrasts, study, runs)
-    for name, frame in {"contrasts": contrasts, "claims": judged}.items():
+    for name, frame in {"contrasts": contrasts, "slices": slices, "claims": judged}.items():
         write_table(frame, tables / f"{name}.parquet")
         write_table(frame, tables / f"{name}.csv")
     shown = contrasts[contrasts["headline"].eq(True) & contrasts["metric"].eq("mAP")]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from reidablate.errors import UserError
 from reidablate.stats.contrasts import COLUMNS, declared_contrasts, finish, match, measure
+from reidablate.stats.guard import Guard
 from reidablate.stats.scores import METRICS, ScoreBook
 
 SLICE_COLUMNS: dict[str, tuple[str, str]] = {
@@ -46,11 +47,11 @@ def slice_table(
     unknown = [metric for metric in metrics if metric not in METRICS]
     if unknown:
         raise UserError(f"metric '{unknown[0]}' is unknown; use some of {', '.join(METRICS)}.")
-    book = ScoreBook(queries, runs)
+    book, guard = ScoreBook(queries, runs), Guard(runs, cells)
     lines = []
     for dataset in book.datasets:
         for fields in declared_contrasts(cells):
-            found, base = match(book, {"dataset": dataset, "side": headline_side, "headline": True, **fields})
+            found, base = match(book, guard, {"dataset": dataset, "side": headline_side, "headline": True, **fields})
             if found is None:
                 continue
             for kind, parts in slices(found.layout.columns).items():
