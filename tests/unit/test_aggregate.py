@@ -1,0 +1,143 @@
+"""From run folders to tables: what enters, what does not, and why."""
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from reidablate.artifacts import read_json, read_table, write_json
+from reidablate.diagnostics.floors import diagnose_dataset, sample_sheet
+from reidablate.engine.stages import train_spec
+from reidablate.engine.train import train_run
+from reidablate.metrics.evaluate import evaluate_run
+from reidablate.report.aggregate import aggregate_study
+from reidablate.study import Study
+
+
+@pytest.fixture(scope="module")
+def two_runs(tiny_study: Study, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """A study of two cells with one seed on one data set, both runs made."""
+    root = tmp_path_factory.mktemp("aggregate")
+    shutil.copytree(tiny_study.root, root / "tiny", ignore=shutil.ignore_patterns("images"))
+    cells = [cell for cell in tiny_study.cells if cell.name in {"naive_triplet", "p1"}]
+    study = tiny_study.model_copy(
+        update={
+            "settings": tiny_study.settings.model_copy(update={"results": root}),
+            "cells": cells,
+            "datasets": tiny_study.datasets[:1],
+            "seeds": 1,
+        }
+    )
+    for cell in cells:
+        train_run(train_spec(study, dataset="market1501", cell=cell.name, seed=0))
+        evaluate_run(study.root / "market1501" / cell.name / "seed0")
+    return study
+
+
+@pytest.fixture
+def study(two_runs: Study, tmp_path: Path) -> Study:
+    shutil.copytree(two_runs.root, tmp_path / "tiny")
+    settings = two_runs.settings.model_copy(update={"results": tmp_path})
+    return two_runs.model_copy(update={"settings": settings})
+
+
+def tables(study: Study) -> dict[str, pd.DataFrame]:
+    return {
+        name: read_table(study.root / "tables" / f"{name}.parquet")
+        for name in ("runs", "metrics", "queries", "history")
+    }
+
+
+def test_every_table_holds_exactly_the_planned_runs(study: Study) -> None:
+    assert aggregate_study(study) == "aggregate: 2 finished, 0 diverged, 0 missing"
+    for frame in tables(study).values():
+        assert set(frame["cell"]) == {"naive_triplet", "p1"}
+    runs = tables(study)["runs"]
+    assert runs["synthetic"].all()
+    assert (runs["device"] == "cpu").all()
+    about = read_json(study.root / "tables" / "study.json")
+    assert about["synthetic"] is True
+    assert about["datasets"][0]["counts"]["query"] == {"images": 12, "ids": 6}
+    assert about["headline"] == "before_neck"
+    cells = read_json(study.root / "tables" / "cells.json")
+    assert cells[1]["declared"].keys() == {"losses.triplet", "losses.weighted_triplet"}
+
+
+def test_history_holds_epoch_means(study: Study) -> None:
+    aggregate_study(study)
+    steps = pd.read_parquet(study.root / "market1501" / "p1" / "seed0" / "history.parquet")
+    history = tables(study)["history"]
+    row = history[(history["cell"] == "p1") & (history["epoch"] == 1) & (history["name"] == "identity")]
+    assert row["value"].iloc[0] == pytest.approx(steps.loc[steps["epoch"] == 1, "identity"].mean())
+
+
+def test_a_cell_outside_the_plan_leaves_no_row(study: Study) -> None:
+    aggregate_study(study.model_copy(update={"cells": study.cells[:1]}))
+    for frame in tables(study).values():
+        assert set(frame["cell"]) == {"naive_triplet"}
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "reason"),
+    [
+        ("provenance.json", {"config_hash": "0"}, "another configuration"),
+        ("provenance.json", {"data_fingerprint": "0"}, "another data"),
+        ("metrics.json", None, "metrics.json is missing"),
+        ("queries.parquet", None, "queries.parquet is missing"),
+    ],
+)
+def test_a_run_that_is_not_whole_or_not_this_one_is_missing_and_says_why(
+    study: Study, file: str, change: dict[str, str] | None, reason: str
+) -> None:
+    path = study.root / "market1501" / "p1" / "seed0" / file
+    if change is None:
+        path.unlink()
+    else:
+        write_json(path, {**read_json(path), **change})
+    assert aggregate_study(study) == "aggregate: 1 finished, 0 diverged, 1 missing"
+    found = tables(study)
+    row = found["runs"].set_index("cell").loc["p1"]
+    assert row["status"] == "missing"
+    assert reason in row["reason"]
+    assert set(found["queries"]["cell"]) == {"naive_triplet"}
+
+
+def test_a_missing_run_shows_the_last_words_of_its_log(study: Study) -> None:
+    shutil.rmtree(study.root / "market1501" / "p1")
+    log = study.root / "logs" / "train" / "market1501" / "p1" / "seed0.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("epoch 1\nreidablate: the disk is full; free it.\n\n")
+    aggregate_study(study)
+    runs = tables(study)["runs"].set_index("cell")
+    assert runs.loc["p1", "reason"] == "reidablate: the disk is full; free it."
+
+
+def test_no_run_at_all_still_gives_tables(study: Study) -> None:
+    shutil.rmtree(study.root / "market1501")
+    assert aggregate_study(study) == "aggregate: 0 finished, 0 diverged, 2 missing"
+    assert tables(study)["queries"].empty
+
+
+def test_floors_are_measured_and_gathered(study: Study) -> None:
+    assert "colour stripes" in diagnose_dataset(study, "market1501")
+    aggregate_study(study)
+    floors = read_table(study.root / "tables" / "floors.parquet")
+    assert list(floors["method"]) == ["colour stripes", "untrained network", "pre-trained network"]
+    assert floors["mAP"].between(0, 1).all()
+    sheet = (study.root / "tables" / "samples_market1501.jpg").read_bytes()
+    assert sheet.startswith(b"\xff\xd8")
+
+
+def test_a_sample_sheet_shows_rows_of_identities() -> None:
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    images = np.zeros((6, 8, 4, 3), np.uint8)
+    images[3:] = 255
+    sheet = np.asarray(Image.open(io.BytesIO(sample_sheet(images, np.array([1, 1, 1, 2, 2, 2])))).convert("L"))
+    assert sheet.shape == (2 * 12, 10 * 8)
+    assert sheet[4, 4] < 60
+    assert sheet[12 + 4, 4] > 200
