@@ -140,14 +140,12 @@ def data_synthesize(
 ) -> None:
     """Writes procedural pedestrians in the folder layout and file grammar of a real data set."""
     from reidablate.config import SyntheticRecipe, validate
-    from reidablate.data.synthetic import OFFICIAL, Counts, synthesize
+    from reidablate.data.synthetic import OFFICIAL, synthesize
 
     if recipe is None:
         given: Any = {
             "style": style,
-            "counts": vars(OFFICIAL[style])
-            if counts == "official" and style in OFFICIAL
-            else _json(counts, "--counts"),
+            "counts": OFFICIAL.get(style, {}) if counts == "official" else _json(counts, "--counts"),
             "seed": seed,
             "image_size": image_size.split("x"),
             "occluded_share": occluded_share,
@@ -158,7 +156,7 @@ def data_synthesize(
     synthesize(
         out,
         asked.style,
-        counts=Counts(**asked.counts.model_dump()),
+        counts=asked.counts,
         seed=asked.seed,
         image_size=asked.image_size,
         occluded_share=asked.occluded_share,

@@ -7,6 +7,7 @@ The mathematics behind each option is explained in `docs/methods.md`.
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -195,25 +196,35 @@ class RunConfig(Section):
         return content_hash(self.dump())
 
 
-class SyntheticCounts(Section):
-    """How many procedural pedestrians of each kind; `gallery_images` is without distractors and junk."""
+@dataclass(frozen=True)
+class Counts:
+    """How many images and identities a procedural set has; `gallery_images` leaves distractors and junk out.
 
-    train_images: Annotated[int, Field(ge=1)]
-    train_ids: Annotated[int, Field(ge=1)]
-    query_images: Annotated[int, Field(ge=0)] = 0
-    query_ids: Annotated[int, Field(ge=0)] = 0
-    gallery_images: Annotated[int, Field(ge=0)] = 0
-    gallery_ids: Annotated[int, Field(ge=0)] = 0
-    distractors: Annotated[int, Field(ge=0)] = 0
-    junk: Annotated[int, Field(ge=0)] = 0
-    shared_queries: Annotated[int, Field(ge=0)] = 0
+    `shared_queries` query files also stand in the gallery, under the same name, and count among `gallery_images`.
+    A set without query and gallery is a pre-training set: its people and cameras are drawn from other streams.
+    """
+
+    train_images: int
+    train_ids: int
+    query_images: int = 0
+    query_ids: int = 0
+    gallery_images: int = 0
+    gallery_ids: int = 0
+    distractors: int = 0
+    junk: int = 0
+    shared_queries: int = 0
+
+    @property
+    def population(self) -> str:
+        """Returns the name of the population that identities and cameras are drawn from."""
+        return "study" if self.gallery_images else "pretrain"
 
 
 class SyntheticRecipe(Section):
     """Everything that decides a procedural data set, to the byte."""
 
     style: Literal["market1501", "occluded_duke"]
-    counts: SyntheticCounts
+    counts: Counts
     seed: Annotated[int, Field(ge=0)] = 0
     image_size: tuple[Positive, Positive]  # (height, width) in pixels
     occluded_share: Annotated[float, Field(ge=0, le=1)] = 0.5
@@ -276,7 +287,7 @@ def validate(model: type[T], data: Any, *, where: str) -> T:
     first = errors[0]
     location = tuple(part for part in first["loc"] if _is_key(part))
     key = ".".join(str(part) for part in location) or "the file"
-    if first["type"] == "extra_forbidden":
+    if first["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
         known = _schema_at(model, location)
         raise UserError(f"{where}: unknown key '{key}'; {nearest(str(location[-1]), known)}")
     if first["type"] == "missing":

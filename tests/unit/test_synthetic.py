@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from reidablate.config import Counts
 from reidablate.data.identity import PATTERNS, sample_identity, sample_pose
 from reidablate.data.occluders import OCCLUDERS, occluder
 from reidablate.data.scene import draw_person
 from reidablate.data.stripes import stripe_features
-from reidablate.data.synthetic import FOLDERS, OFFICIAL, PRETRAIN, QUICKSTART, Counts, Shot, plan, spread, synthesize
+from reidablate.data.synthetic import FOLDERS, OFFICIAL, Shot, plan, spread, synthesize
 from reidablate.errors import UserError
+from reidablate.study import load_preset
 
 GRAMMAR = {
     "market1501": re.compile(r"(?P<pid>-1|\d{4})_c(?P<cam>[1-6])s\d_\d{6}_\d{2}\.jpg"),
@@ -24,6 +26,12 @@ SMALL = {
     "market1501": Counts(24, 4, 9, 4, 40, 4, distractors=5, junk=3),
     "occluded_duke": Counts(24, 4, 10, 3, 30, 5, shared_queries=7),
 }
+
+
+def quickstart() -> dict[str, Counts]:
+    preset = load_preset(Path(__file__).parents[2] / "workflow" / "config" / "presets" / "quickstart.yaml")
+    assert preset.synthetic is not None
+    return {name: recipe.counts for name, recipe in preset.synthetic.items()}
 
 
 def parsed(style: str, shots: list[Shot]) -> list[tuple[int, int]]:
@@ -75,7 +83,7 @@ def test_official_counts_are_met_exactly(style, train, query, gallery):
 @pytest.mark.parametrize("style", ["market1501", "occluded_duke"])
 @pytest.mark.parametrize("size", ["official", "quickstart", "small"])
 def test_identities_are_disjoint_and_every_query_has_a_cross_camera_positive(style, size):
-    counts = {"official": OFFICIAL, "quickstart": QUICKSTART, "small": SMALL}[size][style]
+    counts = {"official": OFFICIAL, "quickstart": quickstart(), "small": SMALL}[size][style]
     shots = plan(style, counts, seed=1, occluded_share=0.5)
     people = {split: parsed(style, shots[split]) for split in FOLDERS}
     assert not {pid for pid, _ in people["train"]} & {pid for pid, _ in people["gallery"]}
@@ -124,7 +132,7 @@ def test_images_are_marked_and_have_the_size_asked_for(tmp_path):
 
 
 def test_pre_training_set_is_of_other_people_in_front_of_other_cameras(tmp_path):
-    assert PRETRAIN.population != QUICKSTART["market1501"].population
+    assert quickstart()["pretrain"].population != quickstart()["market1501"].population
     write(tmp_path / "pretrain", "market1501", counts=Counts(24, 4))
     write(tmp_path / "study", "market1501")
     assert [path.name for path in (tmp_path / "pretrain").iterdir() if path.is_dir()] == ["bounding_box_train"]

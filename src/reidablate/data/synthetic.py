@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from reidablate.artifacts import write_text
+from reidablate.config import Counts
 from reidablate.data import scene
 from reidablate.data.identity import Identity, look_alike, sample_identity, sample_pose
 from reidablate.data.occluders import occluder
@@ -40,39 +41,10 @@ FAMILY: dict[str, int] = {"market1501": 3, "occluded_duke": 2}
 """Identities come in families of this size that share most attributes."""
 
 
-@dataclass(frozen=True)
-class Counts:
-    """How many images and identities a set has; `gallery_images` leaves distractors and junk out.
-
-    `shared_queries` query files also stand in the gallery, under the same name, and count among `gallery_images`.
-    A set without query and gallery is a pre-training set: its people and cameras are drawn from other streams.
-    """
-
-    train_images: int
-    train_ids: int
-    query_images: int = 0
-    query_ids: int = 0
-    gallery_images: int = 0
-    gallery_ids: int = 0
-    distractors: int = 0
-    junk: int = 0
-    shared_queries: int = 0
-
-    @property
-    def population(self) -> str:
-        """Returns the name of the population that identities and cameras are drawn from."""
-        return "study" if self.gallery_images else "pretrain"
-
-
 OFFICIAL: dict[str, Counts] = {
     "market1501": Counts(12_936, 751, 3_368, 750, 13_115, 750, distractors=2_798, junk=3_819),
     "occluded_duke": Counts(15_618, 702, 2_210, 519, 17_661, 1_110, shared_queries=1_870),
 }
-QUICKSTART: dict[str, Counts] = {
-    "market1501": Counts(2_000, 80, 150, 50, 600, 50, distractors=80, junk=40),
-    "occluded_duke": Counts(2_000, 80, 150, 45, 600, 50, shared_queries=100),
-}
-PRETRAIN = Counts(6_000, 300)
 
 
 @dataclass(frozen=True)
