@@ -15,6 +15,7 @@ from reidablate.losses.position_relation import (
     position_relation_loss,
 )
 from reidablate.losses.positions import PAIRS, PositionState, relation_values
+from reidablate.models.position import full_index
 
 ROWS, COLS, WIDTH, BLOCKS, HEADS = 4, 2, 6, 2, 3
 NUM_PATCHES = ROWS * COLS
@@ -292,6 +293,22 @@ def test_vector_j10_reshaped_groupings_equal_the_published_reshaping():
         expected = 0.5 * (kl_div(p.log(), log_m) + kl_div(q.log(), log_m))
         found = divergence_to_target(values, labels, positive, config(grouping=grouping, divergence="ag_mean"))
         assert found.item() == pytest.approx(expected.item(), abs=1e-12)
+
+
+def test_vector_j12_the_loss_at_the_initial_spread_is_finite_at_the_published_size():
+    rows, cols, blocks, heads = 24, 8, 12, 12
+    generator = torch.Generator().manual_seed(0)
+    ape = 0.02 * torch.randn(1 + rows * cols, 768, generator=generator)
+    tables = (0.02 * torch.randn(blocks, (2 * rows - 1) * (2 * cols - 1), heads, generator=generator)).requires_grad_()
+    positions = PositionState(ape.requires_grad_(), tables, full_index((rows, cols)))
+    feature, patches = (torch.randn(shape, generator=generator) for shape in ((6, 768), (6, rows * cols, 768)))
+    positive = batch_hard(feature, LABELS).positive
+    settings = PositionRelationConfig(grouping="sample_reshaped")  # the sum over 144 heads
+    loss = position_relation_loss(feature, patches, LABELS, positive, positions, settings)
+    loss.backward()
+    assert 0 < loss.item() < 144 * math.log(2)
+    assert ape.grad.isfinite().all()
+    assert tables.grad.isfinite().all()
 
 
 def test_vector_j10_equal_images_have_zero_loss_and_zero_gradient():

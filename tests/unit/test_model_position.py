@@ -20,11 +20,11 @@ from reidablate.models.position import (
 GRID = (6, 4)
 
 
-def test_full_index_of_a_2x2_grid_is_the_published_one() -> None:
+def test_vector_j1_full_index_of_a_2x2_grid() -> None:
     assert full_index((2, 2)).tolist() == [[4, 3, 1, 0], [5, 4, 2, 1], [7, 6, 4, 3], [8, 7, 5, 4]]
 
 
-def test_bias_of_the_published_2x2_table() -> None:
+def test_vector_j1_bias_of_the_2x2_table() -> None:
     bias = RelativeBias("full", (2, 2), 1)
     table = torch.tensor([0.1, 0.03, 0.8, 0.5, 0.07, 0.2, 0.4, 0.01, 0.06])
     bias.table.data.copy_(table[:, None])
@@ -32,7 +32,7 @@ def test_bias_of_the_published_2x2_table() -> None:
     torch.testing.assert_close(bias(), torch.tensor([expected]))
 
 
-def test_full_index_of_a_2x3_grid() -> None:
+def test_vector_j1_full_index_of_a_2x3_grid() -> None:
     assert full_index((2, 3)).tolist() == [
         [7, 6, 5, 2, 1, 0],
         [8, 7, 6, 3, 2, 1],
@@ -43,14 +43,14 @@ def test_full_index_of_a_2x3_grid() -> None:
     ]
 
 
-def test_full_index_of_a_24x8_grid() -> None:
+def test_vector_j1_full_index_of_a_24x8_grid() -> None:
     index = full_index((24, 8))
     assert index.shape == (192, 192)
     assert (index.min(), index.max(), index.unique().numel()) == (0, 704, 705)
     assert [index[a, b].item() for a, b in [(0, 0), (0, 1), (0, 8), (191, 0), (0, 191)]] == [352, 351, 337, 704, 0]
 
 
-def test_mirrored_index_of_a_2x2_grid() -> None:
+def test_vector_j1_mirrored_index_of_a_2x2_grid() -> None:
     assert mirrored_index((2, 2)).tolist() == [[2, 3, 0, 1], [3, 2, 1, 0], [4, 5, 2, 3], [5, 4, 3, 2]]
 
 
@@ -78,7 +78,7 @@ def test_index_equals_a_loop_over_pairs(kind: str) -> None:
         assert index[ya * cols + xa, yb * cols + xb] == expected[kind]
 
 
-def test_parameter_counts_of_published_tables() -> None:
+def test_vector_j2_counts_of_published_tables() -> None:
     heads = blocks = 12
     assert 12 * 27 * 27 * 12 == 104_976
     assert blocks * RelativeBias("full", (14, 14), heads).table.numel() == 104_976
@@ -95,7 +95,7 @@ def _bias(kind: str) -> torch.Tensor:
     return bias().detach()
 
 
-def test_abs_x_is_equal_for_mirrored_pairs_and_full_is_not() -> None:
+def test_vector_j10_abs_x_is_equal_for_mirrored_pairs_and_full_is_not() -> None:
     rows, cols = GRID
     mirror = torch.arange(rows * cols).reshape(rows, cols).flip(1).flatten()
     bias = _bias("abs_x")

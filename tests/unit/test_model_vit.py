@@ -45,7 +45,7 @@ VIT_B: dict[str, Any] = {"backbone": "vit_base", "image_size": (384, 128)}
 VIT_S: dict[str, Any] = {"backbone": "vit_small", "image_size": (256, 128)}
 
 
-def test_published_parameter_count_of_the_base_model() -> None:
+def test_vector_j2_parameter_count_of_the_base_model() -> None:
     model = _on_meta(**VIT_B)
     assert _count(model) == 89_013_312
     legacy_head = 768 * 1000 + 1000
@@ -53,13 +53,13 @@ def test_published_parameter_count_of_the_base_model() -> None:
     assert _count(model) + legacy_head == 89_782_312
 
 
-def test_published_parameter_count_of_the_small_model() -> None:
+def test_vector_j2_parameter_count_of_the_small_model() -> None:
     backbone = _on_meta(**VIT_S).backbone
     assert _count(backbone) == 23_001_024
     assert _count(backbone) + 384 * 1000 + 1000 == 23_386_024
 
 
-def test_position_options_add_the_published_numbers_of_parameters() -> None:
+def test_vector_j2_position_options_add_the_published_numbers() -> None:
     plain = _count(_on_meta(**VIT_B))
     assert _count(_on_meta(**VIT_B, rpe={"kind": "full"})) - plain == 101_520
     assert _count(_on_meta(**VIT_B, rpe={"kind": "abs_x"})) - plain == 54_144
@@ -78,7 +78,7 @@ def test_no_table_falls_into_a_group_of_parameters_named_bias() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_zero_tables_give_the_output_and_gradient_of_no_tables_bit_for_bit(kind: str) -> None:
+def test_vector_j10_zero_tables_give_the_output_and_gradient_of_no_tables_bit_for_bit(kind: str) -> None:
     plain, zeros = _model(), _model(rpe={"kind": kind, "init": "zeros"})
     for image_count in (1, 3):
         images = _images(image_count)
