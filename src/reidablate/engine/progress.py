@@ -1,17 +1,22 @@
 """What a person sees of a training while it runs."""
 
 import sys
+import time
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 
+LINE_EVERY_S = 30.0
+
+
 class ProgressBar:
-    """A progress bar on a terminal, a line an epoch elsewhere (in a log file)."""
+    """A progress bar on a terminal; elsewhere (in a log file) a line an epoch, and one at least every half minute."""
 
     def __init__(self, name: str, num_epochs: int) -> None:
         self.name, self.num_epochs = name, num_epochs
         self.live = sys.stderr.isatty()
+        self.last_line = time.monotonic()
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -32,10 +37,16 @@ class ProgressBar:
     def step(self, epoch: int, step: int, num_steps: int) -> None:
         """Moves the bar to a step of an epoch (both from 0)."""
         self.progress.update(self.task, completed=epoch + (step + 1) / num_steps, epoch=epoch + 1)
+        if not self.live and time.monotonic() - self.last_line > LINE_EVERY_S:
+            self._line(f"epoch {epoch + 1}/{self.num_epochs} step {step + 1}/{num_steps}")
 
     def epoch(self, epoch: int, loss: float, rate: float) -> None:
         """Shows an epoch's mean loss and images a second."""
         line = f"loss {loss:.3f} {rate:.0f} images/s"
         self.progress.update(self.task, completed=epoch + 1, speed=line)
         if not self.live:
-            print(f"{self.name}: epoch {epoch + 1}/{self.num_epochs} {line}", file=sys.stderr, flush=True)
+            self._line(f"epoch {epoch + 1}/{self.num_epochs} {line}")
+
+    def _line(self, text: str) -> None:
+        print(f"{self.name}: {text}", file=sys.stderr, flush=True)
+        self.last_line = time.monotonic()
