@@ -6,7 +6,6 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-
 LINE_EVERY_S = 30.0
 
 
