@@ -139,9 +139,11 @@ def test_an_inherited_schedule_is_a_warning_and_an_own_one_is_not():
     schedule = {"train.epochs_factor": [1.0, 0.5]}
     inherited = cells(config=config, differences={"base": schedule})
     assert check(runs(), inherited).warnings == (
-        "own also inherits what base does not have: train.epochs_factor (0.5 against 1.0).",
+        "own also differs from base in what it inherits: train.epochs_factor (0.5 against 1.0).",
     )
     assert check(runs(), cells(config=config, declared=schedule, differences={"base": schedule})) == Findings()
+    base, own = inherited
+    assert check(runs(), [{**base, "declared": schedule}, own]) == Findings()  # the reference extends the cell
 
 
 def test_a_declared_precision_is_no_warning():

@@ -91,17 +91,15 @@ class Guard:
         return {key: (new, old) for key, (old, new) in difference(other, own).items() if key not in declared}
 
     def _inherited(self, cell: str, reference: str) -> Iterator[str]:
-        """Yields what a cell brings from its ancestors and not by itself: another schedule or feature side."""
-        own = self._cells.get(cell, {}).get("declared")
-        if own is None:
-            return
+        """Yields what a difference brings that neither cell declares itself: another schedule or feature side."""
+        own = {key for name in (cell, reference) for key in self._cells.get(name, {}).get("declared") or {}}
         brought = {key: (new, old) for key, (old, new) in self._declared(cell, reference).items() if key not in own}
         sides = brought.pop("model.test_feature", None)
         if sides is not None:
             yield f"{cell} is meant for {sides[0]} and {reference} for {sides[1]}; both are compared on one side here."
         rest = {key: pair for key, pair in brought.items() if key.startswith("train.") or key == "model.image_size"}
         if rest:
-            yield f"{cell} also inherits what {reference} does not have: {_listed(rest)}."
+            yield f"{cell} also differs from {reference} in what it inherits: {_listed(rest)}."
 
     def _stale(self, dataset: str, cell: str, pairs: Sequence[tuple[int, int]], side: int) -> Iterator[str]:
         """Yields a sentence when runs have another configuration than their cell."""
