@@ -298,14 +298,23 @@ def _claims() -> pd.DataFrame:
 
 
 def _calibration() -> pd.DataFrame:
-    return pd.DataFrame(
-        [
-            ("market1501", "two_way", 3, 0.061, 0.94),
-            ("market1501", "two_way", 5, 0.053, 0.947),
-            ("market1501", "seeds_only", 3, 0.31, 0.69),
-        ],
-        columns=["test_set", "interval", "seeds", "rejection", "coverage"],
-    )
+    """Returns what `reidablate stats calibrate` writes, with invented rates."""
+    rows = [
+        {
+            "test_set": name, "shape": shape, "effects": "typical", "seeds": seeds, "gain_points": gain,
+            "interval": interval, "experiments": 10_000 if gain == 0 else 1_000,
+            "rejection": false + (0.9 - false) * gain * seeds / 10, "rejection_strict": false / 8,
+            "coverage": 1 - false, "half_width_points": 1 / seeds, "error_points": 0.5 / seeds,
+            "seed_error_points": 0.4 / seeds, "identity_error_points": 0.3 / seeds, "monte_carlo_error": 0.0022,
+            "within_bounds": interval == "two_way" if gain == 0 else None,
+        }
+        for name, _, _ in DATASETS
+        for shape in ("normal", "skewed")
+        for seeds in (3, 5, 10)
+        for gain in (0.0, 0.5, 1.0)
+        for interval, false in (("two_way", 0.05 + 0.03 / seeds), ("seeds_only", 0.31), ("plain_sum", 0.004))
+    ]  # fmt: skip
+    return pd.DataFrame(rows).astype({"within_bounds": "boolean"})
 
 
 def _samples(path: Path, dataset: int) -> None:

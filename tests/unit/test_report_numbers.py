@@ -108,7 +108,9 @@ def expected(results: Path, attributes: dict[str, str], cache: dict[str, pd.Data
     if how == "value":
         assert len(values) == 1, attributes
         return float(values.iloc[0])
-    return float({"mean": values.mean, "sd": values.std, "sum": values.sum, "max": values.max}[how]())
+    return float(
+        {"mean": values.mean, "sd": values.std, "sum": values.sum, "min": values.min, "max": values.max}[how]()
+    )
 
 
 def check(results: Path, page: Page) -> None:

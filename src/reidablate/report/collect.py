@@ -164,6 +164,17 @@ class StudyTables:
             node = node[int(part)] if isinstance(node, list) else (node or {}).get(part)
         return Number(plain(node), "study", path)
 
+    def calibrated(self, column: str, how: str, **chosen: str | int | float) -> Number:
+        """Returns a column of the calibration table, reduced over the rows with the chosen values."""
+        row = ";".join(f"{name}={value}" for name, value in chosen.items())
+        if self.calibration is None:
+            return Number(None, "calibration", row, column, how)
+        mask = pd.Series(True, index=self.calibration.index)
+        for name, value in chosen.items():
+            mask &= self.calibration[name] == value
+        values = [v for v in map(plain, self.calibration.loc[mask, column]) if v is not None]
+        return Number(_reduce(values, how), "calibration", row, column, how)
+
     def table_rows(self, name: str) -> list[dict[str, Number | str]]:
         """Returns an optional table row by row: numbers as `Number`, everything else as text."""
         frame = getattr(self, name)
@@ -275,7 +286,8 @@ def _reduce(values: Sequence[float], how: str) -> float | None:
         return float(np.std(values, ddof=1)) if len(values) > 1 else None
     if not values:
         return None
-    return {"mean": math.fsum(values) / len(values), "sum": math.fsum(values), "max": max(values)}[how]
+    known = {"mean": math.fsum(values) / len(values), "sum": math.fsum(values), "min": min(values), "max": max(values)}
+    return known[how]
 
 
 def cmc_curves(queries: pd.DataFrame, max_rank: int = MAX_RANK) -> pd.DataFrame:

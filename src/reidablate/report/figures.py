@@ -287,6 +287,32 @@ def cost(study: StudyTables, dataset: dict[str, Any], cells: list[Cell], title: 
     return figure
 
 
+def power(study: StudyTables, title: str) -> Figure:
+    """Returns how often a true gain is found, by its size and the number of seeds: a panel a simulated test set."""
+    assert study.calibration is not None
+    table = study.calibration[study.calibration["interval"] == "two_way"]
+    found = table[table["gain_points"] > 0].groupby(["test_set", "shape", "seeds", "gain_points"])["rejection"].mean()
+    sets = list(found.index.unique("test_set"))
+    figure = Figure(figsize=(WIDTH_IN, 3.3))
+    panels = figure.subplots(1, max(1, len(sets)), sharey=True, squeeze=False).ravel()
+    looks = {seeds: number for number, seeds in enumerate(found.index.unique("seeds"), start=1)}
+    for axes, name in zip(panels, sets, strict=False):
+        for (shape, seeds), curve in found.loc[name].groupby(["shape", "seeds"]):
+            look = {"color": COLOURS[looks[seeds]], "marker": MARKERS[looks[seeds]], "markersize": 4}
+            label = f"{seeds} seeds, {shape} scores" if name == sets[0] else None
+            gains = curve.index.get_level_values("gain_points")
+            axes.plot(gains, curve, linestyle="-" if shape == "normal" else ":", label=label, **look)
+        axes.axhline(0.8, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        axes.set_title(name, fontsize=9)
+        axes.set_xlabel("true gain in mAP, points")
+        axes.yaxis.set_major_formatter(FuncFormatter(_points))
+        sns.despine(ax=axes)
+    panels[0].set_ylabel("found, %")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    figure.legend(loc="outside lower left", ncols=2, handlelength=2.4, columnspacing=1.2)
+    return figure
+
+
 def draw(study: StudyTables, folder: Path) -> list[Plot]:
     """Draws every figure the tables allow, writes each to `folder` as PDF and PNG, and returns them for the page."""
     plots = []
@@ -309,6 +335,7 @@ def draw(study: StudyTables, folder: Path) -> list[Plot]:
     return plots
 
 
+_POWER = "How often the default interval finds a true gain. Solid: normal scores; dotted: skewed; dashed: 80 %."
 _WHOLE = (
     ("forest", forest, "Differences in mAP of each cell to its references. Filled: decided; hollow: undecided."),
     ("cost", cost, "Gain in mAP over the baseline against training time."),
@@ -329,6 +356,8 @@ def _catalogue(study: StudyTables) -> Iterator[tuple[str, dict[str, Any], str, s
         for group, cells in study.groups.items():
             for kind, make, caption in _BY_GROUP:
                 yield kind, dataset, group, caption, partial(make, study, dataset, cells)
+    if study.calibration is not None:
+        yield "power", {"name": "", "title": "Simulated experiments"}, "", _POWER, partial(power, study)
 
 
 def _inline(figure: Figure, slug: str, alternative: str) -> str:
