@@ -12,6 +12,7 @@ rule aggregate:
         TABLES / "metrics.parquet",
         TABLES / "queries.parquet",
         TABLES / "history.parquet",
+        TABLES / "floors.parquet",
         TABLES / "cells.json",
         TABLES / "study.json",
     params:
@@ -30,8 +31,11 @@ rule statistics:
         TABLES / "queries.parquet",
         TABLES / "cells.json",
         TABLES / "study.json",
+        "workflow/config/claims.yaml",
     output:
         TABLES / "contrasts.parquet",
+        TABLES / "claims.parquet",
+        TABLES / "slices.parquet",
     log:
         LOGS / "statistics.log",
     localrule: True

@@ -10,7 +10,10 @@ rule report:
                 "metrics.parquet",
                 "queries.parquet",
                 "history.parquet",
+                "floors.parquet",
                 "contrasts.parquet",
+                "claims.parquet",
+                "slices.parquet",
                 "cells.json",
                 "study.json",
             )

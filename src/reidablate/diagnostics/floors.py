@@ -15,7 +15,7 @@ from PIL import Image
 from reidablate.artifacts import atomic_path, write_json
 from reidablate.data.cache import read_cache
 from reidablate.data.index import read_index
-from reidablate.data.stripes import stripe_features
+from reidablate.data.stripes import standardise_by_camera, stripe_means
 from reidablate.metrics.evaluate import score_side
 from reidablate.metrics.protocol import Scores, score_distances
 from reidablate.study import Study
@@ -53,14 +53,15 @@ def _row(method: str, scores: Scores, note: str) -> dict[str, Any]:
 
 
 def _stripes(folder: Path, frame: pd.DataFrame) -> Scores:
-    query, gallery = frame[frame["split"] == "query"], frame[frame["split"] == "gallery"]
-    images = np.concatenate([read_cache(folder / "cache", split) for split in ("query", "gallery")])
-    camids = np.concatenate([query["camid"], gallery["camid"]])
-    features = stripe_features(images, camids).astype(np.float64)
+    query, gallery = (frame[frame["split"] == split] for split in ("query", "gallery"))
+    means = np.concatenate([stripe_means(read_cache(folder / "cache", split)) for split in ("query", "gallery")])
+    features = standardise_by_camera(means, np.concatenate([query["camid"], gallery["camid"]]))
     left, right = features[: len(query)], features[len(query) :]
-    squared = np.square(left).sum(1)[:, None] + np.square(right).sum(1)[None] - 2 * left @ right.T
+    distances = np.empty((len(left), len(right)), np.float32)
+    for row, feature in enumerate(left):
+        distances[row] = np.square(right - feature).sum(axis=1)
     return score_distances(
-        np.maximum(squared, 0.0),
+        distances,
         query_pids=query["pid"],
         gallery_pids=gallery["pid"],
         query_camids=query["camid"],

@@ -138,8 +138,8 @@ def _complete(spec: RunSpec) -> bool:
     files = ["provenance.json", "history.parquet", "model.safetensors", *(["features.npz"] if spec.extract else [])]
     if checkpoint_path(spec.out).exists() or not all((spec.out / name).is_file() for name in files):
         return False
-    made = read_json(spec.out / "provenance.json")
-    return bool(made["config_hash"] == spec.config.hash and made["planned_code_hash"] == spec.planned_code)
+    made: dict[str, Any] = read_json(spec.out / "provenance.json")
+    return made.get("config_hash") == spec.config.hash and made.get("planned_code_hash") == spec.planned_code
 
 
 def _deterministic(threads: int) -> None:
