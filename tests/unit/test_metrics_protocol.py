@@ -8,7 +8,7 @@ import pytest
 
 from reidablate.errors import UserError
 from reidablate.metrics import score, score_distances
-from reidablate.metrics.protocol import FeatureDistances, fixed_point
+from reidablate.metrics.distances import FeatureDistances, fixed_point
 
 METRICS = ["mAP", "mAP_trapezoid", "mAP_optimistic", "mAP_pessimistic", "mINP", "rank1", "rank5", "rank10", "rank20"]
 

@@ -1,0 +1,144 @@
+"""What is asked of features, distances and labels before anything is scored, each with the sentence that refuses it.
+
+Legend: Q queries, G gallery images, D feature.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from reidablate.errors import UserError
+from reidablate.metrics.distances import STEPS_PER_UNIT, fixed_point
+from reidablate.metrics.ranking import IntArray
+
+# Directions this close in every component are one up to float32 noise: the network has collapsed.
+CONSTANT_WITHIN = 1e-6
+# Below this length the squares of a float64 feature underflow.
+SHORTEST = 1e-150
+ROWS_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Who is on the images of both sides and which camera saw them, checked by `check_labels`."""
+
+    query_pids: IntArray
+    gallery_pids: IntArray
+    query_camids: IntArray
+    gallery_camids: IntArray
+    query_names: npt.NDArray[np.str_]
+
+
+def _numbers(name: str, values: npt.ArrayLike) -> npt.NDArray[Any]:
+    matrix = np.asarray(values)
+    if matrix.ndim != 2 or matrix.dtype.kind not in "fiu":
+        raise UserError(f"{name} is {matrix.dtype} of shape {matrix.shape}; give a matrix of real numbers.")
+    return matrix
+
+
+def check_features(
+    query_features: npt.ArrayLike, gallery_features: npt.ArrayLike
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Returns both sides as matrices, without a copy where they are arrays.
+
+    Raises:
+        UserError: A side is no matrix of numbers, the widths differ, or a side cannot be ranked; see `score`.
+    """
+    queries, gallery = _numbers("query_features", query_features), _numbers("gallery_features", gallery_features)
+    if queries.shape[1] != gallery.shape[1]:
+        raise UserError(
+            f"query_features have {queries.shape[1]} columns and gallery_features {gallery.shape[1]}; "
+            "score features of one network."
+        )
+    for side, features in (("query", queries), ("gallery", gallery)):
+        _refuse_empty(side, len(features))
+        _check_side(f"{side}_features", features)
+    return queries, gallery
+
+
+def check_labels(
+    shape: tuple[int, ...],
+    *,
+    pids: tuple[npt.ArrayLike, npt.ArrayLike],
+    camids: tuple[npt.ArrayLike, npt.ArrayLike],
+    names: npt.ArrayLike | None,
+) -> Labels:
+    """Returns the labels of Q queries and G gallery images, `shape` being (Q, G); see `score`.
+
+    Raises:
+        UserError: A side is empty, a length does not match, or an id is no whole number.
+    """
+    num_queries, num_gallery = shape
+    _refuse_empty("query", num_queries)
+    _refuse_empty("gallery", num_gallery)
+    texts = np.asarray(np.arange(num_queries) if names is None else names).astype(np.str_)
+    if texts.shape != (num_queries,):
+        raise UserError(f"query_names has shape {texts.shape}, not ({num_queries},); give one name a query.")
+    return Labels(
+        query_pids=_ids("query_pids", pids[0], num_queries),
+        gallery_pids=_ids("gallery_pids", pids[1], num_gallery),
+        query_camids=_ids("query_camids", camids[0], num_queries),
+        gallery_camids=_ids("gallery_camids", camids[1], num_gallery),
+        query_names=texts,
+    )
+
+
+def _ids(name: str, values: npt.ArrayLike, length: int) -> IntArray:
+    ids = np.asarray(values)
+    if ids.shape != (length,):
+        raise UserError(f"{name} has shape {ids.shape}, not ({length},); give one id an image.")
+    if ids.dtype.kind not in "iu":
+        raise UserError(f"{name} holds {ids.dtype} such as {ids[0]}; give whole numbers of an integer type.")
+    return ids.astype(np.int64)
+
+
+def _refuse_empty(side: str, number: int) -> None:
+    if number == 0:
+        raise UserError(f"the {side} side is empty; give at least one {side} image.")
+
+
+def _check_side(name: str, features: npt.NDArray[Any]) -> None:
+    constant = len(features) > 1
+    for start in range(0, len(features), ROWS_AT_ONCE):
+        block = features[start : start + ROWS_AT_ONCE].astype(np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            length = np.sqrt(np.square(block).sum(axis=1))
+        unusable = np.flatnonzero(~((length > SHORTEST) & (length < np.inf)))
+        if unusable.size:
+            raise UserError(
+                f"row {start + unusable[0]} of {name} has the length {length[unusable[0]]}, from NaN, infinity or "
+                "nothing but zeros; the network diverged or the file is damaged, extract the features again."
+            )
+        if constant:
+            shift = fixed_point(block) - fixed_point(features[:1])
+            constant = bool(np.abs(shift).max() <= CONSTANT_WITHIN * STEPS_PER_UNIT)
+    if constant:
+        raise UserError(
+            f"{name} are constant, all {len(features)} rows have one direction and every ranking is a tie; "
+            "the network collapsed, train it again."
+        )
+
+
+def check_distances(distances: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Returns given distances as a matrix (Q, G), without a copy where they are an array.
+
+    Raises:
+        UserError: They are no matrix of numbers, or hold a negative, an infinite or nothing but one number.
+    """
+    matrix = _numbers("distances", distances)
+    _refuse_empty("query", matrix.shape[0])
+    _refuse_empty("gallery", matrix.shape[1])
+    nearest, farthest = np.inf, 0.0
+    for i, row in enumerate(matrix):
+        low, high = float(row.min()), float(row.max())
+        if not (low >= 0 and high < np.inf):
+            raise UserError(
+                f"row {i} of distances holds {high if low >= 0 else low}; "
+                "give finite distances of at least 0, for a cosine similarity s as 1 - s."
+            )
+        nearest, farthest = min(nearest, low), max(farthest, high)
+    if matrix.shape[1] > 1 and nearest == farthest:
+        raise UserError(f"distances are constant, all are {nearest}; every ranking is a tie, compute them again.")
+    return matrix
