@@ -32,6 +32,7 @@ rule statistics:
         TABLES / "cells.json",
         TABLES / "study.json",
         "workflow/config/claims.yaml",
+        sorted(Path("results/reference").glob("calibration.parquet")),
     output:
         TABLES / "contrasts.parquet",
         TABLES / "claims.parquet",

@@ -122,8 +122,13 @@ def settings(seeds: Sequence[int] = (3, 5, 10)) -> list[Setting]:
 def write_calibration(
     out: Path, *, experiments: int = 10_000, seed: int = 0, progress: Callable[[int, int], None] | None = None
 ) -> str:
-    """Writes `calibration.parquet` and `.csv` to `out` and returns the line that sums them up; arguments as below."""
-    table = calibrate(experiments=experiments, seed=seed, progress=progress).round(6)
+    """Writes `calibration.parquet` and `.csv` to `out` and returns the line that sums them up; arguments as below.
+
+    The power curve sees a tenth of the experiments.
+    """
+    table = calibrate(experiments=experiments, power_experiments=experiments // 10, seed=seed, progress=progress).round(
+        6
+    )
     for suffix in ("parquet", "csv"):
         write_table(table, out / f"calibration.{suffix}")
     judged = table["within_bounds"].dropna()

@@ -42,10 +42,10 @@ def two_way(components: Components, *, level: float = 0.95) -> Interval:
     """Returns the default interval: V = V_seed + C with C = max(V_identity - V_interaction, 0), t on Satterthwaite df.
 
     df = V^2 / (V_seed^2 / df_seed + C^2 / (G - 1)), G the effective number of identities: near S - 1 when the seeds
-    dominate, near G - 1 when the identities do. Between the two it is somewhat liberal with few seeds: for normal
-    scores a nominal 5 % test rejects at most 7.8 % at 3 seeds, 5.9 % at 5 and 5.2 % at 10, where C is about a quarter
-    of V_seed. Its far tail is more liberal still: in the calibration table a nominal 0.5 % test, the first step of Holm
-    among ten, rejects up to 2.6 % at 3 seeds, 1.1 % at 5 and 0.6 % at 10.
+    dominate, near G - 1 when the identities do. Between the two it is somewhat liberal with few seeds: in the
+    calibration table (`results/reference/calibration.csv`) a nominal 5 % test rejects at most 8.0 % at 3 seeds, 6.1 %
+    at 5 and 5.5 % at 10, where C is about a quarter of V_seed. Its far tail is more liberal still: a nominal 0.5 %
+    test, the first step of Holm among ten, rejects up to 2.6 % at 3 seeds, 1.2 % at 5 and 0.7 % at 10.
     """
     sampling = components.sampling
     df = satterthwaite_df(

@@ -8,14 +8,16 @@ from reidablate.stats.contrasts import DEFAULT_DELTA_POINTS, contrast_table
 from reidablate.stats.slices import slice_table
 
 CLAIMS = Path("workflow/config/claims.yaml")
+CALIBRATION = Path("results/reference/calibration.parquet")
 
 
-def write_statistics(results: Path, claims: Path = CLAIMS) -> str:
+def write_statistics(results: Path, claims: Path = CLAIMS, calibration: Path = CALIBRATION) -> str:
     """Writes `contrasts`, `slices` and `claims` below `results/tables` and returns the line that counts the verdicts.
 
     Args:
         results: The folder `results/<preset>`.
         claims: Published gains.
+        calibration: What `reidablate stats calibrate` wrote; copied beside the other tables where it exists.
 
     Raises:
         UserError: A table is missing, or the file of claims is malformed.
@@ -30,6 +32,9 @@ def write_statistics(results: Path, claims: Path = CLAIMS) -> str:
     for name, frame in {"contrasts": contrasts, "slices": slices, "claims": judged}.items():
         write_table(frame, tables / f"{name}.parquet")
         write_table(frame, tables / f"{name}.csv")
+    (tables / CALIBRATION.name).unlink(missing_ok=True)
+    if calibration.is_file():
+        write_table(read_table(calibration), tables / CALIBRATION.name)
     shown = contrasts[contrasts["headline"].eq(True) & contrasts["metric"].eq("mAP")]
     counts = shown["verdict"].value_counts()
     return f"statistics: {len(shown)} contrasts in mAP: " + ", ".join(f"{n} {word}" for word, n in counts.items())
