@@ -96,6 +96,24 @@ def test_claims_are_judged_on_real_data(tmp_path: Path) -> None:
     assert re.search(r'v-improves">confirmed<', html)
 
 
+def test_a_warning_stands_beside_its_number_and_a_refusal_in_its_place(results: Path) -> None:
+    path = results / "tables" / "contrasts.parquet"
+    table = pd.read_parquet(path).assign(warnings="")
+    row = (table["cell"] == "p1") & (table["dataset"] == "market1501")
+    table.loc[row, "warnings"] = "p1 and naive_triplet were trained on different devices <b>(cpu against gpu)</b>."
+    table.loc[row, ["estimate", "low", "high", "p_value", "p_adjusted", "verdict"]] = None
+    table.loc[row, "note"] = "Other files, so they are not compared."
+    table.to_parquet(path, index=False)
+    html = page_of(results)
+    section = html[html.index('id="group-1"') : html.index('id="cost"')]
+    assert section.count("different devices &lt;b&gt;(cpu against gpu)&lt;/b&gt;.") == 1
+    assert section.count("Other files, so they are not compared.") == 1
+    lines = re.findall(r'(?s)<tr data-dataset="market1501" data-cell="p1 [^>]*>.*?</tr>', section)
+    (line,) = (line for line in lines if "Other files" in line)
+    assert "v-none" in line
+    assert not any(f"v-{word}" in line for word in ("improves", "worsens", "equivalent", "undecided"))
+
+
 def test_every_link_leads_somewhere_and_ids_are_unique(small: Path) -> None:
     outline = Outline(page_of(small))
     assert all(link.startswith("#") for link in outline.links)

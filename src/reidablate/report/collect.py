@@ -245,6 +245,7 @@ class StudyTables:
             verdict=text(record.get("verdict")),
             below_delta=plain(record.get("below_delta")) == 1,
             note=printable(text(record.get("note"))),
+            warnings=printable(text(record.get("warnings"))),
         )
 
     def contrasts_of(self, dataset: str, cells: Iterable[Cell], metric: str = "mAP") -> list[Contrast]:

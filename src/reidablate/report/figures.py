@@ -335,7 +335,7 @@ def draw(study: StudyTables, folder: Path) -> list[Plot]:
     return plots
 
 
-_POWER = "How often the default interval finds a true gain. Solid: normal scores; dotted: skewed; dashed: 80 %."
+_POWER = "Share of experiments where the default interval finds a true gain. Effects: typical; dashed: 80 %."
 _WHOLE = (
     ("forest", forest, "Differences in mAP of each cell to its references. Filled: decided; hollow: undecided."),
     ("cost", cost, "Gain in mAP over the baseline against training time."),

@@ -81,6 +81,7 @@ class Contrast:
     verdict: str = ""
     below_delta: bool = False
     note: str = ""
+    warnings: str = ""
 
     @property
     def value(self) -> float:
