@@ -3,6 +3,7 @@
 from reidablate.config import RunConfig
 from reidablate.engine.train import RunSpec
 from reidablate.errors import UserError
+from reidablate.provenance import usable_cores
 from reidablate.study import PRETRAIN, Study
 
 
@@ -52,7 +53,7 @@ def _spec(
         gpus=study.gpus_per_run,
         device=study.settings.device,
         threads=execution.threads,
-        workers=execution.workers,
+        workers=min(execution.workers, usable_cores()),
         wandb="disabled" if pretraining else study.settings.wandb,
         extract=not pretraining,
         planned_code=planned_code,
