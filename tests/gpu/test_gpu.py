@@ -1,0 +1,38 @@
+"""What only a CUDA device can show: the same decisions, close numbers, and no waiting on the device in a step."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from reidablate.artifacts import sha256_file
+from reidablate.data import augment
+from reidablate.engine.stages import train_spec
+from reidablate.engine.train import RunSpec, train_run
+from reidablate.rng import torch_generator
+from reidablate.study import Study
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+
+def spec_on(study: Study, out: Path, device: str) -> RunSpec:
+    spec = train_spec(study, dataset="market1501", cell="p1_rpe_jsd", seed=0)
+    return dataclasses.replace(spec, out=out, device=device, gpus=int(device == "cuda"))  # type: ignore[arg-type]
+
+
+def test_augmentation_is_the_same_on_the_gpu() -> None:
+    images = torch.randint(0, 256, (8, 32, 16, 3), dtype=torch.uint8, generator=torch_generator(0, "test"))
+    decisions = augment.draw(torch_generator(1, "test"), 8, height=32, width=16, pad=4)
+    assert torch.equal(augment.apply(images, decisions), augment.apply(images.cuda(), decisions).cpu())
+
+
+def test_a_run_on_the_gpu_repeats_itself_and_stays_near_the_cpu(tiny_study: Study, tmp_path: Path) -> None:
+    for name, device in (("one", "cuda"), ("two", "cuda"), ("cpu", "cpu")):
+        train_run(spec_on(tiny_study, tmp_path / name, device))
+    one, two = (sha256_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    assert one == two
+    losses = {name: pd.read_parquet(tmp_path / name / "history.parquet")["total"] for name in ("one", "cpu")}
+    np.testing.assert_allclose(losses["one"], losses["cpu"], rtol=1e-2)
