@@ -1,6 +1,6 @@
 """Position-relation values: how the model's position parameters relate the top patches of an image.
 
-Legend: B batch, n patches, D feature, L blocks, h heads, R table rows, N chosen patches, M pairs.
+Legend: B batch, n patches, D feature, L blocks, h heads, R rows of a table, N chosen patches, M pairs.
 Without a relative embedding L = h = 1.
 """
 
@@ -8,10 +8,12 @@ import functools
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from reidablate.config import Pairs
 from reidablate.errors import UserError
@@ -82,12 +84,27 @@ def require_positions(positions: PositionState, loss: str) -> None:
         )
 
 
+class _Gram(torch.autograd.Function):
+    """The dot products (R, R) of rows (R, D): x @ x.T with one product in its backward pass instead of two."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        return rows @ rows.T
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        rows: Tensor = ctx.saved_tensors[0]
+        return (gradient + gradient.T) @ rows
+
+
 def _dot_products(positions: PositionState, queries: Tensor, keys: Tensor) -> Tensor | None:
     """Returns <P_query, P_key> for rows of the absolute embedding (0 is CLS), or None when the model has none."""
     if positions.ape is None:
         return None
-    rows = at_least_float32(positions.ape)
-    return (rows @ rows.T)[queries, keys]
+    gram = cast("Tensor", _Gram.apply(at_least_float32(positions.ape)))
+    return gram[queries, keys]
 
 
 def relation_values(
