@@ -71,6 +71,7 @@ def test_the_table_is_complete_and_does_not_depend_on_threads():
     null = one[one["gain_points"] == 0]
     assert set(null["interval"]) == {
         "two_way",
+        "two_way_satterthwaite",
         "two_way_seed_df",
         "plain_sum",
         "seeds_only",
@@ -79,7 +80,7 @@ def test_the_table_is_complete_and_does_not_depend_on_threads():
     }
     assert set(one["gain_points"]) == {0.0, *GAINS_POINTS}
     assert (null["coverage"] == 1 - null["rejection"]).all()
-    assert null["experiments"].tolist() == [40, 40, 40, 40, 20, 20] * 2
+    assert null["experiments"].tolist() == [40, 40, 40, 40, 40, 20, 20] * 2
     assert one["within_bounds"].notna().sum() == 2
 
 
@@ -116,7 +117,7 @@ def test_the_command_writes_both_files(tmp_path: Path, monkeypatch: pytest.Monke
     assert re.search(r"two_way within its bounds in [01] of 1 settings", done.stdout)
     table = pd.read_parquet(tmp_path / "calibration.parquet")
     assert set(table["experiments"]) == {100}
-    assert len(pd.read_csv(tmp_path / "calibration.csv")) == len(table) == 6
+    assert len(pd.read_csv(tmp_path / "calibration.csv")) == len(table) == 7
 
 
 @pytest.mark.slow

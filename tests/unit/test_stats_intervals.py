@@ -11,18 +11,27 @@ from reidablate.stats.intervals import (
     plain_sum,
     t_interval,
     two_way,
+    two_way_satterthwaite,
     two_way_seed_df,
 )
 from reidablate.stats.paired import Components, paired_components
 
 
-def parts(*, seed: float, identity: float, interaction: float) -> Components:
+def parts(
+    *,
+    seed: float,
+    identity: float,
+    interaction: float,
+    estimate: float = 0.01,
+    seed_df: float = 4.0,
+    identity_df: float = 99.0,
+) -> Components:
     return Components(
-        estimate=np.array(0.01),
+        estimate=np.array(estimate),
         seed=np.array(seed),
-        seed_df=np.array(4.0),
+        seed_df=np.array(seed_df),
         identity=np.array(identity),
-        identity_df=99.0,
+        identity_df=identity_df,
         interaction=np.array(interaction),
     )
 
@@ -78,3 +87,13 @@ def test_hierarchical_bootstrap_shrinks_a_seed_variance_by_s_minus_one_over_s():
     seeds = rng.normal(0, 0.01, (10, 1))
     low, high = hierarchical_bootstrap(seeds * counts, counts, resamples=4000, rng=rng)
     assert (high - low) / (2 * 1.96) == pytest.approx(np.sqrt(seeds.var() / 10), rel=0.1)
+
+
+def test_seed_means_that_agree_by_luck_do_not_make_a_difference_certain():
+    # Three seeds move 45 identities independently, so the truth is zero; their means agree to three digits by luck.
+    components = {"seed": 4e-12, "identity": 1.6e-7, "interaction": 1.598e-7}
+    lucky = parts(estimate=3.5e-4, seed_df=2.0, identity_df=44.0, **components)
+    assert two_way_satterthwaite(lucky).p_value < 0.01
+    found = two_way(lucky)
+    assert found.p_value == pytest.approx(2 * stats.t.sf(3.5e-4 / 4e-4, 44))
+    assert found.low < 0 < found.high
