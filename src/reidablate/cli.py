@@ -199,6 +199,27 @@ def data_cache(plan: PlanOption, dataset: DatasetOption, workers: WorkersOption 
     build_cache(index, study.dataset(dataset).root, folder / "cache", height=height, width=width, workers=workers)
 
 
+@data_app.command("check")
+def data_check(
+    root: Annotated[Path, typer.Argument(help="The data set's folder, or its manifest.")],
+    format: Annotated[str, typer.Option("--format", help="market1501, occluded_duke or manifest.")],
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Other counts than the published ones are an error.")
+    ] = False,
+    decode: Annotated[bool, typer.Option("--decode", help="Decode every image.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    workers: WorkersOption = 2,
+) -> None:
+    """Checks names, counts, identities, files and, if asked, every pixel of a data set folder."""
+    from reidablate.data.check import check_folder, print_check
+
+    found = check_folder(root, format, strict=strict, decode=decode, workers=workers)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        print_check(found)
+
+
 @weights_app.command("convert")
 def weights_convert(
     source: Annotated[Path, typer.Argument(help="A TransReID-SSL or timm checkpoint.")],
@@ -248,6 +269,59 @@ def evaluate(run: Annotated[Path, typer.Argument(help="A run's folder.")]) -> No
     from reidablate.metrics.evaluate import evaluate_run
 
     typer.echo(evaluate_run(run))
+
+
+@app.command("score")
+def score_command(
+    path: Annotated[Path, typer.Argument(metavar="FILE.npz", help="Features or distances, pids and camids.")],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON, fractions under the keys of metrics.json.")
+    ] = False,
+    per_query: Annotated[Path | None, typer.Option(help="Write a row a query to this .parquet or .csv.")] = None,
+    rerank: Annotated[
+        str | None, typer.Option(help="K1,K2,LAMBDA[,POWER] of k-reciprocal re-ranking, such as 20,6,0.3.")
+    ] = None,
+    keep_junk: Annotated[bool, typer.Option("--keep-junk", help="Count pid -1 as wrong answers.")] = False,
+    single_gallery_shot: Annotated[
+        int | None, typer.Option(min=0, metavar="SEED", help="Draw one gallery image of each identity.")
+    ] = None,
+    multi_query: Annotated[
+        bool, typer.Option("--multi-query", help="Pool the query images of one pid and camid.")
+    ] = False,
+) -> None:
+    """Scores the features or distances of any code base under one exact protocol."""
+    from reidablate.metrics.files import Options, score_file, write_queries
+    from reidablate.metrics.tables import print_scores
+
+    options = Options(keep_junk, rerank, single_gallery_shot, multi_query)
+    scores, protocol = score_file(path, options)
+    if per_query is not None:
+        write_queries(scores, per_query)
+    if as_json:
+        found = {side: result.summary() for side, result in scores.items()}
+        typer.echo(json.dumps({"protocol": protocol, **found}, indent=2))
+    else:
+        print_scores(scores, protocol)
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A.npz", help="The reference.")],
+    second: Annotated[Path, typer.Argument(metavar="B.npz", help="The one under test.")],
+    side: Annotated[str | None, typer.Option(help="before_neck or after_neck, where a file has both.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, in fractions.")] = False,
+) -> None:
+    """Compares two files of features query by query; one run each, so training noise stays unknown."""
+    from dataclasses import asdict
+
+    from reidablate.metrics.compare import compare_files
+    from reidablate.metrics.tables import print_comparison
+
+    found = compare_files(first, second, side=side)
+    if as_json:
+        typer.echo(json.dumps({"files": [str(first), str(second)], **asdict(found)}, indent=2))
+    else:
+        print_comparison(found, str(first), str(second))
 
 
 @app.command()

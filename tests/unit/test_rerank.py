@@ -16,7 +16,7 @@ def oracle(query, gallery, constants):
     features = np.concatenate((query, gallery)).astype(np.float64)
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     size = len(features)
-    d = np.square(features[:, None] - features[None]).sum(axis=2) ** (constants.power / 2)
+    d = np.stack([np.square(features - one).sum(axis=1) for one in features]) ** (constants.power / 2)
     d /= d.max(axis=1, keepdims=True)
     ranking = [sorted(range(size), key=lambda j: (j != i, d[i, j], j)) for i in range(size)]
 
@@ -35,9 +35,10 @@ def oracle(query, gallery, constants):
         codes[i, members] = np.exp(-d[i, members])
         codes[i] /= codes[i].sum()
     codes = np.stack([codes[ranking[i][: constants.k2]].mean(axis=0) for i in range(size)])
-    smaller = np.minimum(codes[: len(query), None], codes[None, len(query) :]).sum(axis=2)
-    larger = np.maximum(codes[: len(query), None], codes[None, len(query) :]).sum(axis=2)
-    return (1 - constants.weight) * (1 - smaller / larger) + constants.weight * d[: len(query), len(query) :]
+    gallery_codes = codes[len(query) :]
+    jaccard = [1 - np.minimum(one, gallery_codes).sum(1) / np.maximum(one, gallery_codes).sum(1) for one in codes]
+    mixed = (1 - constants.weight) * np.stack(jaccard) + constants.weight * d[:, len(query) :]
+    return mixed[: len(query)]
 
 
 def people(num_queries, num_gallery, num_ids, *, dim=24, noise=1.0, seed=0):
