@@ -7,15 +7,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from typer.testing import CliRunner
 
 from reidablate.artifacts import canonical_json
-from reidablate.cli import app
 from reidablate.engine.stages import pretrain_spec
 from reidablate.engine.train import train_run
 from reidablate.study import PRETRAIN, Study, plan
-
-ROOT = Path(__file__).parents[1]
+from support import ROOT, run_cli
 
 
 @pytest.hookimpl(wrapper=True)
@@ -71,10 +68,3 @@ def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> Study:
         run_cli("data", "cache", *arguments, dataset)
     train_run(pretrain_spec(study))
     return study
-
-
-def run_cli(*arguments: str) -> str:
-    """Runs `reidablate` in this process and returns what it printed."""
-    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return done.stdout

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from conftest import ROOT
 from reidablate.artifacts import write_json, write_npz, write_table
 from reidablate.metrics.evaluate import evaluate_run
 from reidablate.report.aggregate import RUN_COLUMNS, aggregate_study
@@ -20,6 +19,7 @@ from reidablate.report.render import render_report
 from reidablate.rng import generator
 from reidablate.stats.pipeline import write_statistics
 from reidablate.study import Run, Study, plan
+from support import ROOT
 
 pytestmark = pytest.mark.slow
 

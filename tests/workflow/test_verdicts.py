@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 import yaml
 
-from conftest import ROOT, run_cli
 from reidablate.artifacts import canonical_json
 from reidablate.engine.stages import pretrain_spec, train_spec
 from reidablate.engine.train import train_run
@@ -15,6 +14,7 @@ from reidablate.report.aggregate import aggregate_study
 from reidablate.report.render import render_report
 from reidablate.stats.pipeline import write_statistics
 from reidablate.study import PRETRAIN, Study, plan
+from support import ROOT, run_cli
 
 CELLS = {
     "naive_triplet": {"title": "Naive triplet", "group": "planted", "reference": ["third"]},
