@@ -112,6 +112,20 @@ def test_interval_and_p_value_agree_and_the_interval_holds_the_estimate():
     assert 0 < row["seed_share"] < 1 + 1e-9
 
 
+def test_the_share_of_the_seeds_stays_a_share_where_few_identities_give_the_interval():
+    # All queries weigh like 2.7 identities, so t has 1.7 degrees of freedom and the identities' interval is the wider
+    # one although its variance is smaller than that of the seeds.
+    pids = np.append(np.repeat([0, 1, 2], [100, 30, 30]), np.arange(3, 23))
+    frames = []
+    for seed in range(4):
+        moves = generator(seed, "moves", 10).normal(0, 0.05, 23)[pids]
+        frames += [run("base", seed, np.full(len(pids), 0.5), pids=pids), run("own", seed, 0.5 + moves, pids=pids)]
+    row = headline(table(pd.concat(frames, ignore_index=True), planned()))
+    assert row["df"] < 2
+    assert row["seed_sd"] ** 2 / 4 > row["standard_error"] ** 2
+    assert 0 < row["seed_share"] <= 1
+
+
 def test_pairing_over_seeds_narrows_when_the_seeds_share_their_noise():
     queries = everyone()
     shift = queries["seed"].map({0: 0.05, 1: -0.04, 2: 0.02, 3: -0.06})

@@ -63,7 +63,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "seed_sd": ("Float64", "Standard deviation of the difference between seeds."),
     "standard_error": ("Float64", "Standard error of the estimate from seeds and identities."),
     "standard_error_unpaired": ("Float64", "The same had the seeds not been paired; null where they are not."),
-    "seed_share": ("Float64", "Share of the seeds in the squared standard error; the rest is the test set's."),
+    "seed_share": ("Float64", "Share of the seeds in V_seed + C, the variance by source; the rest is the test set's."),
     "df": ("Float64", "Satterthwaite degrees of freedom of the standard error."),
     "low": ("Float64", "Lower end of the 95 % interval, not adjusted for the family."),
     "high": ("Float64", "Upper end."),
@@ -307,9 +307,10 @@ def _add_interval(line: Line, parts: Components, interval: Interval, obstacle: s
         line.notes.append("The mean difference does not vary between seeds and identities, so it has no interval.")
         return
     line.components = parts
+    variance = float(parts.seed + parts.sampling)
     line.fields |= {
         "standard_error": error,
-        "seed_share": float(parts.seed) / error**2,
+        "seed_share": float(parts.seed) / variance if variance > 0 else None,
         "df": float(interval.df),
         "low": max(float(interval.low), -1.0),
         "high": min(float(interval.high), 1.0),
