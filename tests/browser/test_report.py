@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 
 pytestmark = pytest.mark.slow
@@ -92,6 +93,21 @@ def test_all_text_is_legible(browser: Browser, report: Path, scheme: Any) -> Non
         assert page.evaluate(CONTRASTS) == []
         red = page.evaluate("Number(getComputedStyle(document.body).backgroundColor.match(/[0-9]+/)[0])")
         assert (red < 40) == (scheme == "dark")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1440])
+def test_axe_finds_nothing_serious(browser: Browser, report: Path, width: int, scheme: Any) -> None:
+    with opened(browser, report, width, color_scheme=scheme, bypass_csp=True) as page:
+        page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true; })")
+        found = Axe().run(page).response
+        assert len(found["passes"]) > 20
+        assert {
+            f"{rule['id']}: {node['html'][:120]}"
+            for rule in found["violations"]
+            if rule["impact"] in ("serious", "critical")
+            for node in rule["nodes"]
+        } == set()
 
 
 def test_sorting_orders_rows_by_value_and_back(browser: Browser, report: Path) -> None:
