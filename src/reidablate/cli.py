@@ -264,6 +264,16 @@ def train(
 
 
 @app.command()
+def reproduce(run: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
+    """Trains a finished run again from its provenance; exit status 1 when the outcome differs in a bit."""
+    from reidablate.engine.reproduce import reproduce_run
+
+    outcome = reproduce_run(run.resolve())
+    typer.echo("\n".join(outcome.lines))
+    raise typer.Exit(0 if outcome.identical else 1)
+
+
+@app.command()
 def evaluate(run: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
     """Scores the features of one run on both sides of the neck."""
     from reidablate.metrics.evaluate import evaluate_run
@@ -375,8 +385,14 @@ def stats_calibrate(
 def report(
     results: Annotated[Path, typer.Argument(help="results/<preset>")],
     templates: Annotated[Path, typer.Option(help="Folder of the Jinja2 templates.")] = Path("report_templates"),
+    as_text: Annotated[bool, typer.Option("--text", help="Print a summary here and render nothing.")] = False,
 ) -> None:
     """Renders the tables as one self-contained HTML file."""
+    if as_text:
+        from reidablate.report.exports import text_summary
+
+        typer.echo(text_summary(results / "tables"), nl=False)
+        return
     from reidablate.report.render import render_report
 
     out = results / "report" / "index.html"

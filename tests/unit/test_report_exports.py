@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from reidablate.cli import app
 from reidablate.report.collect import StudyTables, collect
 from reidablate.report.exports import main_table, md, tex, text_summary, write_exports
 from reidablate.report.render import make_environment
@@ -74,6 +76,13 @@ def test_the_terminal_gets_every_cell_in_points(results: Path, study: StudyTable
             assert value is not None
             assert re.search(rf"(?m)^{cell.name} .*{100 * value:.2f}", text), cell.name
     assert "\x1b" not in text
+
+
+def test_the_command_prints_the_summary_and_renders_nothing(results: Path) -> None:
+    done = CliRunner().invoke(app, ["report", str(results), "--text"], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert done.stdout == text_summary(results / "tables")
+    assert not (results / "report").exists()
 
 
 def test_hostile_text_stays_text() -> None:
