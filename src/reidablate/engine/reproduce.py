@@ -1,0 +1,73 @@
+"""Repeating one finished run from its own provenance and comparing the outcome bit by bit."""
+
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from reidablate import provenance
+from reidablate.artifacts import read_json, sha256_file
+from reidablate.config import RunConfig, validate
+from reidablate.data.index import read_index
+from reidablate.engine.train import RunSpec, train_run
+
+COMPARED = ("model.safetensors", "features.npz")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """Whether a repetition gave the same files, and what has changed since the run was made.
+
+    Attributes:
+        identical: Every compared file is the same, bit for bit.
+        lines: What to print: each file's verdict, and each known difference in code, data, weights or machine.
+    """
+
+    identical: bool
+    lines: tuple[str, ...]
+
+
+def reproduce_run(run: Path) -> Outcome:
+    """Trains a run again in a temporary folder beside it and returns how the outcome compares.
+
+    Args:
+        run: The folder `results/<preset>/<dataset>/<cell>/seed<k>`.
+
+    Raises:
+        UserError: The run has no provenance, or its data or weights are gone.
+    """
+    made = read_json(run / "provenance.json")
+    spec = _spec(run, made)
+    with tempfile.TemporaryDirectory(dir=run.parent, prefix=f".{run.name}.reproduce.") as folder:
+        again = Path(folder)
+        train_run(dataclasses.replace(spec, out=again))
+        same = {name: sha256_file(run / name) == sha256_file(again / name) for name in COMPARED}
+        changes = _changes(made, read_json(again / "provenance.json"))
+    verdicts = [f"{name}: {'identical' if equal else 'DIFFERS'}" for name, equal in same.items()]
+    return Outcome(all(same.values()), (*verdicts, *changes))
+
+
+def _spec(run: Path, made: dict[str, Any]) -> RunSpec:
+    """Returns the specification that a run's provenance records."""
+    root, on_cpu = run.parents[2], made["device"] == "cpu"
+    data = root / "data" / made["dataset"]
+    read_index(data / "index")  # says in a sentence that the data is gone, before anything starts
+    return RunSpec(
+        config=validate(RunConfig, made["config"], where=str(run / "provenance.json")),
+        name=f"{made['dataset']}/{made['cell']}/seed{made['seed']}",
+        dataset=made["dataset"],
+        cell=made["cell"],
+        seed=made["seed"],
+        data=data,
+        out=run,
+        weights=None if made["weights"] == "none" else Path(made["weights"]),
+        gpus=0 if on_cpu else 1,
+        device="cpu" if on_cpu else "cuda",
+        threads=made["threads"],
+        workers=min(made["workers"], provenance.usable_cores()),
+    )
+
+
+def _changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    keys = ("code_hash", "data_fingerprint", "weights_sha256", "versions", "machine", "device")
+    return [f"changed since: {key} ({before[key]} -> {after[key]})" for key in keys if before[key] != after[key]]

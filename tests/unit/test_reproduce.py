@@ -1,0 +1,53 @@
+"""A finished run trained again from its own provenance."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from reidablate.engine.reproduce import reproduce_run
+from reidablate.engine.stages import train_spec
+from reidablate.engine.train import train_run
+from reidablate.errors import UserError
+from reidablate.study import Study
+
+
+@pytest.fixture
+def run(tiny_study: Study, tmp_path: Path) -> Path:
+    """A finished run in a results folder of its own."""
+    root = tmp_path / "tiny"
+    shutil.copytree(tiny_study.root / "data", root / "data", ignore=shutil.ignore_patterns("images"))
+    out = root / "market1501" / "p1" / "seed0"
+    train_run(dataclasses.replace(train_spec(tiny_study, dataset="market1501", cell="p1", seed=0), out=out))
+    return out
+
+
+def test_a_run_repeats_itself_bit_for_bit_and_leaves_nothing_behind(run: Path) -> None:
+    outcome = reproduce_run(run)
+    assert outcome.identical
+    assert outcome.lines == ("model.safetensors: identical", "features.npz: identical")
+    assert [path.name for path in run.parent.iterdir()] == ["seed0"]
+
+
+def test_a_changed_weight_and_a_changed_machine_are_said(run: Path) -> None:
+    weights = load_file(run / "model.safetensors")
+    weights["classifier.weight"][0, 0] += 1e-6
+    save_file(weights, run / "model.safetensors")
+    made = json.loads((run / "provenance.json").read_text())
+    made["versions"]["torch"] = "0.1"
+    (run / "provenance.json").write_text(json.dumps(made))
+    outcome = reproduce_run(run)
+    assert not outcome.identical
+    assert outcome.lines[0] == "model.safetensors: DIFFERS"
+    assert any(line.startswith("changed since: versions") for line in outcome.lines)
+
+
+def test_without_provenance_or_data_it_is_a_sentence(run: Path) -> None:
+    shutil.rmtree(run.parents[2] / "data")
+    with pytest.raises(UserError, match="is missing"):
+        reproduce_run(run)
+    with pytest.raises(UserError, match=r"provenance\.json is missing"):
+        reproduce_run(run.parent / "seed7")
