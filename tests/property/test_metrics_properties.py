@@ -101,17 +101,21 @@ def with_gallery(labels, index):
 
 
 @pytest.mark.parametrize("num_cameras", [2, 60])
-@settings(max_examples=200)
+@settings(deadline=None, max_examples=200)
 @given(data=st.data())
 def test_scores_equal_the_slow_oracle(num_cameras, data):
     distances, labels = data.draw(problems(num_cameras=num_cameras))
     assume(distances.shape[1] == 1 or np.ptp(distances) > 0)
+    check_against_oracle(distances, labels, block_size=data.draw(st.integers(1, 6)))
+
+
+def check_against_oracle(distances, labels, *, block_size):
     wanted, num_invalid = oracle(distances, labels)
     if not wanted:
         with pytest.raises(UserError, match="no query has a positive"):
             score_distances(distances, **labels)
         return
-    found = score_distances(distances, **labels, block_size=data.draw(st.integers(1, 6)))
+    found = score_distances(distances, **labels, block_size=block_size)
     assert found.num_invalid == num_invalid
     rows = found.queries[["query", *SCORES]].itertuples(index=False, name=None)
     for row, want in zip(rows, wanted, strict=True):
@@ -119,7 +123,16 @@ def test_scores_equal_the_slow_oracle(num_cameras, data):
         assert row[1:] == pytest.approx(want[1:], abs=1e-12)
 
 
-@settings(max_examples=60)
+@pytest.mark.slow
+@settings(deadline=None, max_examples=4000)
+@given(problems(max_gallery=25, num_cameras=4), st.integers(1, 9))
+def test_thousands_of_cases_equal_the_slow_oracle(problem, block_size):
+    distances, labels = problem
+    assume(distances.shape[1] == 1 or np.ptp(distances) > 0)
+    check_against_oracle(distances, labels, block_size=block_size)
+
+
+@settings(deadline=None, max_examples=60)
 @given(problems(max_gallery=5))
 def test_bounds_are_the_extremes_over_all_orders_of_ties(problem):
     distances, labels = problem
@@ -134,10 +147,20 @@ def test_bounds_are_the_extremes_over_all_orders_of_ties(problem):
         assert row.average_precision_pessimistic == pytest.approx(float(min(every)), abs=1e-12)
 
 
-@settings(max_examples=60)
+@settings(deadline=None, max_examples=60)
 @given(problems(ties=False))
 def test_average_precision_equals_scikit_learn_without_ties(problem):
-    distances, labels = problem
+    check_against_scikit_learn(*problem)
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=3000)
+@given(problems(max_gallery=30, ties=False))
+def test_thousands_of_cases_equal_scikit_learn(problem):
+    check_against_scikit_learn(*problem)
+
+
+def check_against_scikit_learn(distances, labels):
     found = scored(distances, labels).queries
     pids, camids = labels["gallery_pids"], labels["gallery_camids"]
     for row in found.itertuples():
@@ -146,7 +169,7 @@ def test_average_precision_equals_scikit_learn_without_ties(problem):
         assert row.average_precision == pytest.approx(want, abs=1e-12)
 
 
-@settings(max_examples=50)
+@settings(deadline=None, max_examples=50)
 @given(problems(ties=False), st.randoms(use_true_random=False))
 def test_order_of_the_gallery_is_nothing_without_ties(problem, random):
     distances, labels = problem
@@ -156,7 +179,7 @@ def test_order_of_the_gallery_is_nothing_without_ties(problem, random):
     pd.testing.assert_frame_equal(shuffled.queries, found.queries, check_exact=True)
 
 
-@settings(max_examples=50)
+@settings(deadline=None, max_examples=50)
 @given(problems(), st.randoms(use_true_random=False))
 def test_bounds_do_not_depend_on_the_order_of_the_gallery(problem, random):
     distances, labels = problem
@@ -170,7 +193,7 @@ def test_bounds_do_not_depend_on_the_order_of_the_gallery(problem, random):
         assert (table["average_precision"] <= table[bounds[1]]).all()
 
 
-@settings(max_examples=50)
+@settings(deadline=None, max_examples=50)
 @given(problems(), st.lists(st.floats(0, 1e6, width=32), min_size=4, max_size=4, unique=True))
 def test_any_increasing_map_of_distances_scores_the_same(problem, heights):
     distances, labels = problem
@@ -179,7 +202,7 @@ def test_any_increasing_map_of_distances_scores_the_same(problem, heights):
     pd.testing.assert_frame_equal(mapped.queries, found.queries, check_exact=True)
 
 
-@settings(max_examples=50)
+@settings(deadline=None, max_examples=50)
 @given(problems(), st.lists(st.tuples(st.integers(0, 12), st.integers(1, 3)), min_size=1, max_size=5))
 def test_junk_anywhere_changes_nothing(problem, added):
     distances, labels = problem
@@ -193,7 +216,7 @@ def test_junk_anywhere_changes_nothing(problem, added):
     pd.testing.assert_frame_equal(wider.queries, found.queries, check_exact=True)
 
 
-@settings(max_examples=50)
+@settings(deadline=None, max_examples=50)
 @given(problems())
 def test_perfect_by_one_measure_is_perfect_by_all(problem):
     table = scored(*problem).queries
@@ -203,6 +226,7 @@ def test_perfect_by_one_measure_is_perfect_by_all(problem):
     assert (table["average_precision_trapezoid"] <= table["average_precision"] + 1e-15).all()
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=9), st.integers(1, 40))
 def test_cmc_never_falls_and_counts_hits(first_hits, max_rank):
     curve = cmc(np.array(first_hits), max_rank)
@@ -212,7 +236,7 @@ def test_cmc_never_falls_and_counts_hits(first_hits, max_rank):
         assert curve[k - 1] == pytest.approx(sum(hit <= k for hit in first_hits) / len(first_hits))
 
 
-@settings(max_examples=50)
+@settings(deadline=None, max_examples=50)
 @given(st.data())
 def test_block_size_changes_no_bit_of_features_with_copies(data):
     _, labels = data.draw(problems(max_gallery=30))
