@@ -22,6 +22,7 @@ _TITLES = {
     "rank10": "Rank-10",
     "rank20": "Rank-20",
 }
+_NAMES = {"average_precision": "average precision", "rerank": "re-ranked", "num_junk": "junk images"}
 
 
 def print_scores(scores: Mapping[str, Scores], protocol: Mapping[str, Any]) -> None:
@@ -40,7 +41,7 @@ def print_scores(scores: Mapping[str, Scores], protocol: Mapping[str, Any]) -> N
     console.print(table)
     for key, value in protocol.items():
         if value is not None:
-            console.print(f"{key.replace('num_', '').replace('_', ' ')}: {value}", highlight=False)
+            console.print(f"{_NAMES.get(key, key)}: {value}", highlight=False, soft_wrap=True)
 
 
 def print_comparison(found: "Comparison", first: str, second: str) -> None:
@@ -48,7 +49,7 @@ def print_comparison(found: "Comparison", first: str, second: str) -> None:
     console = Console()
     table = Table("points", "first", "second", "difference", "95 % interval", "p", "P(better)")
     for column in table.columns[1:]:
-        column.justify = "right"
+        column.justify, column.no_wrap = "right", True
     for metric, row in found.metrics.items():
         low, high, p_value = row["low"], row["high"], row["p_value"]
         known = low is not None and high is not None and p_value is not None
