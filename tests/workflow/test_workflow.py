@@ -139,6 +139,14 @@ def test_a_changed_template_only_renders_again(study: Path) -> None:
     assert planned(snakemake("-n")) == {"report": 1}
 
 
+def test_snakemakes_own_report_holds_ours_with_captions(study: Path) -> None:
+    done = snakemake("--report", "whole.html")
+    assert done.returncode == 0, done.stdout + done.stderr
+    page = Path("whole.html").read_text()
+    for expected in ('"Report"', '"Tables"', "what was tried, what is real", "standard deviations over seeds"):
+        assert expected in page
+
+
 def test_fewer_cells_leave_no_stale_row(study: Path) -> None:
     config = [*BASE[:2], "cells=naive_triplet"]
     done = snakemake(config=config)

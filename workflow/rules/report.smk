@@ -20,7 +20,16 @@ rule report:
         ],
         templates=sorted(Path("report_templates").glob("*")),
     output:
-        report(ROOT / "report" / "index.html", category="Report"),
+        report(
+            ROOT / "report" / "index.html",
+            category="Report",
+            caption="../captions/report.rst",
+        ),
+        report(
+            ROOT / "report" / "exports" / "main_table.csv",
+            category="Tables",
+            caption="../captions/main_table.rst",
+        ),
     log:
         LOGS / "report.log",
     localrule: True
