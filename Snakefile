@@ -36,6 +36,7 @@ rule all:
     default_target: True
     input:
         ROOT / "report" / "index.html",
+        [run_files(name) for name in RUN_FILES],
 
 
 onstart:

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Generator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import yaml
 
@@ -13,6 +14,9 @@ from reidablate.engine.stages import pretrain_spec
 from reidablate.engine.train import train_run
 from reidablate.study import PRETRAIN, Study, plan
 from support import ROOT, run_cli
+
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("repeatable")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -74,7 +74,7 @@ def test_links_and_images_resolve(browser: Browser, report: Path) -> None:
         images = page.evaluate("[...document.images].map(image => image.complete && image.naturalWidth)")
         assert len(images) == 2
         assert all(images)
-        assert page.locator(".plot svg").count() == 20
+        assert page.locator(".plot svg").count() == page.locator(".plot").count() > 10
 
 
 @pytest.mark.parametrize("width", [390, 768, 1440])

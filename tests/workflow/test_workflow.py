@@ -157,6 +157,12 @@ def test_fewer_cells_leave_no_stale_row(study: Path) -> None:
         }
 
 
+@pytest.mark.parametrize(("name", "jobs"), [("metrics.json", {"evaluate"}), ("features.npz", {"train", "evaluate"})])
+def test_a_deleted_file_is_made_again(study: Path, name: str, jobs: set[str]) -> None:
+    (study / "results" / "tiny" / "market1501" / "p1" / "seed1" / name).unlink()
+    assert planned(snakemake("-n")) == {**dict.fromkeys(jobs, 1), "aggregate": 1, "statistics": 1, "report": 1}
+
+
 def test_retraining_by_code_happens_only_when_asked(study: Path) -> None:
     for path in (study / "results" / "tiny" / "market1501").glob("*/seed*/provenance.json"):
         made = json.loads(path.read_text())

@@ -22,6 +22,14 @@ STARTED = time.time()
 DATA = ROOT / "data"
 LOGS = ROOT / "logs"
 TABLES = ROOT / "tables"
+RUN_FILES = (
+    "model.safetensors",
+    "features.npz",
+    "history.parquet",
+    "provenance.json",
+    "queries.parquet",
+    "metrics.json",
+)
 RUN = str(ROOT / "{dataset}" / "{cell}" / "seed{seed}")
 
 
