@@ -8,7 +8,6 @@ time, best with one thread, since threads that wait for each other may count as 
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -30,12 +29,23 @@ def measure(work: Callable[[], Any]) -> dict[str, Any]:
     `peak_bytes` is the largest resident memory of the whole process, inputs and imports included; `before_bytes` was
     resident already when the call began.
     """
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    before = memory_bytes("VmRSS")
     wall, cpu = time.perf_counter(), time.process_time()
     found = work()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"wall_s": wall, "cpu_s": cpu, "peak_bytes": peak, "before_bytes": before, "found": found}
+    return {
+        "wall_s": wall,
+        "cpu_s": cpu,
+        "peak_bytes": memory_bytes("VmHWM"),
+        "before_bytes": before,
+        "found": found,
+    }
+
+
+def memory_bytes(kind: str) -> int:
+    """Returns a line of /proc/self/status; unlike getrusage its peak is not inherited from the parent process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{kind}:"))
 
 
 def turns(
