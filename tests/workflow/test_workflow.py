@@ -184,6 +184,8 @@ def test_one_failing_cell_stops_no_other_and_is_named(study: Path) -> None:
     assert "a batch needs 64" in runs["reason"]["big"]
     html = (study / "results" / "tiny" / "report" / "index.html").read_text()
     assert "big" in html
+    without = [*BASE[:2], "cells=naive_triplet,good", "seeds=1"]
+    assert planned(snakemake("-n", config=without)) == {"aggregate": 1, "statistics": 1, "report": 1}
 
 
 def test_a_run_killed_with_snakemake_itself_ends_with_the_same_bits(study: Path) -> None:
