@@ -142,6 +142,8 @@ def _expand(file: CellFile, path: Path) -> list[CellFile]:
     for key in file.sweep:
         if key.split(".")[0] not in SECTIONS or "." not in key:
             raise UserError(f"{path}: sweep key '{key}' should start with {', '.join(SECTIONS)} and a dot.")
+        if key in PRESET_ONLY:
+            raise UserError(f"{path}: '{key}' belongs to the preset; sweep '{PRESET_ONLY[key]}' instead.")
     points = []
     for values in itertools.product(*file.sweep.values()):
         point = dict(zip(file.sweep, values, strict=True))

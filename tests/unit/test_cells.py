@@ -98,6 +98,7 @@ def test_a_sweep_makes_a_cell_of_every_combination(project: Path) -> None:
         ("a", "name: a\ntier: main\n", "'tier' is 'main' but should be 'core', 'extended' or 'optional'"),
         ("a", "name: a\nsweep: {seed: [1, 2]}\n", "sweep key 'seed' should start with model, losses, train"),
         ("a", "name: a\nsweep: {model.ape: []}\n", "at least 1 item"),
+        ("a", "name: a\nsweep: {train.lr: [1]}\n", "sweep 'train.lr_factor' instead"),
         ("a", "title: nameless\n", "key 'name' is missing"),
     ],
 )
