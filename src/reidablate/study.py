@@ -206,7 +206,7 @@ class Study(Section):
             )
         if self.settings.device == "cuda" and not num_gpus:
             return "device=cuda was asked for but no GPU is visible; check nvidia-smi and CUDA_VISIBLE_DEVICES."
-        if self.weights is not None and self.preset.weights != "pretrain" and not self.weights.is_file():
+        if self.weights is not None and self.settings.weights != "preset" and not self.weights.is_file():
             return f"there are no weights at {self.weights}; correct --config weights=PATH."
         if self.preset.weights != "file":
             return None
@@ -279,6 +279,8 @@ def plan(config: Mapping[str, Any]) -> Study:
     wanted = _wanted_datasets(settings)
     found, missing = _find(settings, wanted)
     preset = presets["paper" if found else "quickstart"] if settings.preset == "auto" else presets[settings.preset]
+    if any(letter.isspace() for letter in f"{settings.results}{preset.name}"):
+        raise UserError(f"results folder '{settings.results / preset.name}' has a space in it; choose one without.")
     datasets, notices = _datasets(settings, preset, wanted, found, missing)
     cells = load_cells(settings.ablations, presets.values())
     names = None if settings.cells == "all" else _words(settings.cells)

@@ -49,6 +49,10 @@ def test_the_paper_preset_refuses_to_waste_hundreds_of_hours(settings: Settings,
     )
 
 
+def test_a_mistyped_weight_file_is_refused_in_every_preset(settings: Settings) -> None:
+    assert "no weights at w.pth" in str(plan({**settings, "weights": "w.pth"}).refusal(gpu_limit=4, num_gpus=0))
+
+
 def test_a_gpu_that_was_asked_for_must_be_there(settings: Settings) -> None:
     study = plan({**settings, "device": "cuda"})
     assert "no GPU is visible" in str(study.refusal(gpu_limit=None, num_gpus=0))
@@ -98,6 +102,7 @@ def test_wandb_off_in_yaml_is_a_boolean_and_means_disabled(settings: Settings) -
         ({"ablations": "nowhere"}, "there is no folder nowhere"),
         ({"preset": "paper"}, "no data set was found for preset 'paper' (looked in data/market1501"),
         ({"preset": "nowhere.yaml"}, "nowhere.yaml is missing"),
+        ({"results": "my results"}, "results folder 'my results/tiny' has a space in it"),
     ],
 )
 def test_a_wrong_setting_is_one_sentence(settings: Settings, change: Settings, sentence: str) -> None:

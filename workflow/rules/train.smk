@@ -2,8 +2,9 @@
 
 
 def initial_weights(wildcards):
-    """The file that the run starts from; a change of it repeats the run."""
-    return [STUDY.weights] if STUDY.weights else []
+    """The file that the run starts from; a change of it repeats the run. A missing one is refused at the start."""
+    made_here = STUDY.settings.weights == "preset"
+    return [STUDY.weights] if STUDY.weights and (made_here or STUDY.weights.is_file()) else []
 
 
 rule pretrain:
