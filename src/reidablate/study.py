@@ -13,12 +13,13 @@ from pydantic import field_validator
 from reidablate.artifacts import content_hash, read_json, write_json
 from reidablate.cells import Tier, describe, load_cells, select
 from reidablate.config import Preset, RunConfig, Section, load_yaml, merge, nearest, validate
+from reidablate.data.formats import locate
 from reidablate.errors import UserError
 
 S = TypeVar("S", bound=Section)
 PRETRAIN = "pretrain"
 CONFIG_FOLDER = Path("workflow/config")
-RESERVED = {"configs", "data", "logs", "plans", "pretrain", "report", "tables"}  # folders beside the data sets'
+RESERVED = {"data", "logs", "plans", "pretrain", "report", "tables"}  # folders beside the data sets'
 
 
 class DatasetEntry(Section):
@@ -316,10 +317,11 @@ def _find(settings: Settings, wanted: list[str]) -> tuple[dict[str, Path], list[
     found: dict[str, Path] = {}
     missing: list[MissingDataset] = []
     for name in wanted:
-        places = [settings.data_root / folder for folder in settings.dataset_table[name].folders]
-        place = next((place for place in places if place.exists()), None)
+        folders = settings.dataset_table[name].folders
+        place = locate(settings.data_root, folders)
         if place is None:
-            missing.append(MissingDataset(name=name, looked_in=places))
+            looked_in = [settings.data_root / folder for folder in folders]
+            missing.append(MissingDataset(name=name, looked_in=looked_in))
         else:
             found[name] = place
     return found, missing
