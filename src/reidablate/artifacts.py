@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -59,6 +60,36 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+@contextmanager
+def only_writer(folder: Path, name: str) -> Iterator[None]:
+    """Holds the lock of a folder, so that what is written there has one writer; a second one says so and waits.
+
+    The kernel frees the lock when its holder dies, however it dies. Readers need none: every file is written whole.
+
+    Args:
+        folder: Made if it is not there; the lock is the file `.lock` in it.
+        name: What the folder holds, for the sentence of whoever waits.
+
+    Raises:
+        UserError: The folder cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / ".lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"{name}: another process is writing {folder}; waiting for it", file=sys.stderr, flush=True)
+        lock.acquire()
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror}; free the disk or fix its rights.") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -3,13 +3,11 @@
 B batch, D feature width.
 """
 
-import contextlib
 import math
 import os
 import resource
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,10 +15,9 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
-from filelock import FileLock, Timeout
 
 from reidablate import provenance
-from reidablate.artifacts import read_json, sha256_file, write_json, write_npz, write_table
+from reidablate.artifacts import only_writer, read_json, sha256_file, write_json, write_npz, write_table
 from reidablate.config import RunConfig
 from reidablate.data import augment
 from reidablate.data.cache import read_cache
@@ -108,8 +105,7 @@ def train_run(spec: RunSpec) -> str:
     Raises:
         UserError: Anything the user can mend: no index or cache, weights that do not fit, too few identities.
     """
-    spec.out.mkdir(parents=True, exist_ok=True)
-    with _only_writer(spec), lease(spec.gpus, device=spec.device) as gpus:
+    with only_writer(spec.out, spec.name), lease(spec.gpus, device=spec.device) as gpus:
         if _complete(spec):
             return f"{spec.name}: complete already"
         device = torch.device("cuda" if gpus and torch.cuda.is_available() else "cpu")
@@ -117,21 +113,6 @@ def train_run(spec: RunSpec) -> str:
             print(f"{spec.name}: no usable GPU, training on the CPU", file=sys.stderr, flush=True)
         _deterministic(spec.threads)
         return _Training(spec, device).run()
-
-
-@contextlib.contextmanager
-def _only_writer(spec: RunSpec) -> Iterator[None]:
-    """Holds the run folder's lock; a second writer says so and waits."""
-    lock = FileLock(spec.out / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"{spec.name}: another process is writing this run; waiting for it", file=sys.stderr, flush=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _complete(spec: RunSpec) -> bool:
