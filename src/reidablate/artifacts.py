@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+_TEMPORARY = ".tmp-"  # begins the names of files that are not whole yet
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -29,7 +31,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=_TEMPORARY, suffix=f"-{path.name}")
         os.close(handle)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; free the disk or fix the folder's rights.") from error
@@ -66,7 +68,8 @@ def _umask() -> int:
 def only_writer(folder: Path, name: str) -> Iterator[None]:
     """Holds the lock of a folder, so that what is written there has one writer; a second one says so and waits.
 
-    The kernel frees the lock when its holder dies, however it dies. Readers need none: every file is written whole.
+    The kernel frees the lock when its holder dies, however it dies; the next one removes what that one left half
+    written. Readers need no lock: every file appears whole.
 
     Args:
         folder: Made if it is not there; the lock is the file `.lock` in it.
@@ -87,6 +90,8 @@ def only_writer(folder: Path, name: str) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror}; free the disk or fix its rights.") from error
     try:
+        for left in folder.glob(f"{_TEMPORARY}*"):
+            left.unlink(missing_ok=True)
         yield
     finally:
         lock.release()

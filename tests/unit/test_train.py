@@ -1,11 +1,6 @@
 """One training: artifacts, bit-identical repetition and resumption, pairing, divergence, refusal."""
 
 import dataclasses
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +11,6 @@ from safetensors.torch import load_file
 
 from reidablate.artifacts import read_json, read_npz, sha256_file
 from reidablate.config import RunConfig, merge
-from reidablate.engine.checkpoint import checkpoint_path
 from reidablate.engine.stages import train_spec
 from reidablate.engine.train import RunSpec, train_run
 from reidablate.errors import UserError
@@ -73,56 +67,10 @@ def test_loader_processes_change_no_bit(tiny_study: Study, undisturbed: Path, tm
     assert sha256_file(spec.out / "model.safetensors") == sha256_file(undisturbed / "model.safetensors")
 
 
-KILLED = """
-import dataclasses, sys
-from pathlib import Path
-from reidablate.engine.stages import train_spec
-from reidablate.engine.train import train_run
-from reidablate.study import load_study
-spec = train_spec(load_study(Path(sys.argv[1])), dataset="market1501", cell="p1_rpe_jsd", seed=0)
-train_run(dataclasses.replace(spec, out=Path(sys.argv[2])))
-"""
-
-
-def test_a_killed_training_ends_with_the_same_bits(tiny_study: Study, undisturbed: Path, tmp_path: Path) -> None:
-    out = tmp_path / "killed"
-    command = [sys.executable, "-c", KILLED, str(tiny_study.path), str(out)]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not checkpoint_path(out).exists() and process.poll() is None and time.monotonic() < deadline:
-        os.sched_yield()
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "the training ended before it could be killed"
-    assert not (out / "provenance.json").exists()
-    train(tiny_study, out)
-    for name in ("model.safetensors", "features.npz"):
-        assert sha256_file(out / name) == sha256_file(undisturbed / name)
-    steps = pd.read_parquet(out / "history.parquet").drop(columns="images_per_s")
-    pd.testing.assert_frame_equal(steps, pd.read_parquet(undisturbed / "history.parquet")[list(steps)])
-
-
 def test_a_complete_run_is_left_alone(tiny_study: Study, undisturbed: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in undisturbed.iterdir() if path.name != ".lock"}
     assert "complete already" in train_run(spec_of(tiny_study, undisturbed))
     assert {path: path.stat().st_mtime_ns for path in before} == before
-
-
-@pytest.mark.parametrize("damage", ["other seed", "truncated"])
-def test_a_checkpoint_that_does_not_fit_is_not_used(
-    tiny_study: Study, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "run"
-    spec = spec_of(tiny_study, out)
-    checkpoint_path(out).parent.mkdir(parents=True)
-    if damage == "truncated":
-        checkpoint_path(out).write_bytes(b"PK\x03\x04 half a file")
-    else:
-        fields = {"identity": {"seed": "1"}, "epochs_done": 1, "model": {}, "optimiser": {}, "scaler": {},
-                  "history": {}, "train_s": 0.0}  # fmt: skip
-        torch.save(fields, checkpoint_path(out))
-    train_run(spec)
-    assert "training starts again from the first epoch" in capsys.readouterr().err
-    assert read_json(out / "provenance.json")["status"] == "finished"
 
 
 def initial(study: Study, out: Path, cell: str) -> Weights:

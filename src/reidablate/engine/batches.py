@@ -3,7 +3,7 @@
 B batch, H x W pixels.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,23 +23,23 @@ class _Rows(Dataset[torch.Tensor]):
 
 def image_batches(
     images: np.ndarray[Any, np.dtype[np.uint8]],
-    batches: Sequence[Sequence[int]],
+    batches: Iterable[Sequence[int] | np.ndarray[Any, Any]],
     *,
     workers: int,
     pin: bool,
-) -> Iterator[torch.Tensor]:
+) -> Generator[torch.Tensor]:
     """Yields uint8 tensors (B, H, W, 3), one for each list of row numbers, in order.
 
     Args:
         images: All images, (N, H, W, 3), usually memory-mapped.
-        batches: Row numbers of each batch.
+        batches: Row numbers of each batch, taken up as they are needed.
         workers: Loader processes; the result does not depend on it.
         pin: Whether to put batches into pinned memory for the GPU.
     """
     yield from DataLoader(
         _Rows(images),
         batch_size=None,
-        sampler=[list(map(int, rows)) for rows in batches],
+        sampler=(list(map(int, rows)) for rows in batches),
         num_workers=workers,
         pin_memory=pin,
     )

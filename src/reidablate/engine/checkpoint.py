@@ -1,69 +1,126 @@
-"""The resume checkpoint of a training: everything the next epoch needs, in one atomic file.
+"""The resume checkpoint of a training: everything the next step needs, in one atomic, checksummed file.
 
 Random streams need no state: they are derived from (seed, purpose, epoch, step). Learning rates need none either:
-the schedule is a function of the epoch.
+the schedule is a function of the epoch. So the position (epochs and steps done) stands for both.
 """
 
 import pickle
+import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from reidablate.artifacts import atomic_path
+from reidablate.artifacts import atomic_path, sha256_file
+
+NUM_KEPT = 2
+_DIGITS = 16  # of the SHA-256 that a file's name carries
+_NAME = re.compile(rf"epoch(?P<epochs>\d+)-step(?P<steps>\d+)-(?P<digest>[0-9a-f]{{{_DIGITS}}})\.pt")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """The state after `epochs_done` whole epochs.
+    """The state after `epochs_done` whole epochs and `steps_done` steps of the next one.
 
     Attributes:
         identity: What the training is (configuration, data, weights, seed); a checkpoint resumes only its own.
+        codes: Hashes of the code that trained up to here, in order; one unless a source was edited in between.
         epochs_done: Number of finished epochs.
+        steps_done: Number of finished steps of the epoch after them; 0 but in what a signal left.
         model, optimiser, scaler: Their `state_dict`.
-        history: One 1-D tensor a column, a value a step.
+        history: One 1-D tensor a column, a value a step, of the finished epochs.
+        steps: The same of the finished steps of the epoch under way.
         train_s: Seconds spent in training so far.
+        epoch_s: Those of them that belong to the epoch under way.
+        wall_s: Seconds that the run took so far, starts and checkpoints included.
     """
 
     identity: dict[str, str]
+    codes: list[str]
     epochs_done: int
+    steps_done: int
     model: dict[str, Any]
     optimiser: dict[str, Any]
     scaler: dict[str, Any]
     history: dict[str, torch.Tensor]
+    steps: dict[str, torch.Tensor]
     train_s: float
+    epoch_s: float
+    wall_s: float
 
 
-def checkpoint_path(run: Path) -> Path:
-    """Returns where the checkpoint of a run is; Snakemake does not know of it, so it never deletes it."""
-    return run / "state" / "checkpoint.pt"
+def state_folder(run: Path) -> Path:
+    """Returns where the resume state of a run is; Snakemake does not know of it, so it never deletes it."""
+    return run / "state"
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """Returns the checkpoints of a run, the one that got farthest first."""
+    found = [(path, _NAME.fullmatch(path.name)) for path in state_folder(run).glob("*.pt")]
+    named = [(int(match["epochs"]), int(match["steps"]), path) for path, match in found if match]
+    return [path for *_, path in sorted(named, reverse=True)]
 
 
 def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
-    """Writes the checkpoint in place of the one before."""
-    fields = {name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__}
-    with atomic_path(checkpoint_path(run)) as temporary:
-        torch.save(fields, temporary)
+    """Writes a checkpoint under the name of its position and of its SHA-256, and drops those it makes superfluous.
+
+    Kept are the last two of whole epochs and, if it got farther than they, the last one of within an epoch.
+    """
+    new = state_folder(run) / "new.pt"
+    with atomic_path(new) as temporary:
+        torch.save({field.name: getattr(checkpoint, field.name) for field in fields(Checkpoint)}, temporary)
+    digest = sha256_file(new)[:_DIGITS]
+    new.replace(new.with_name(f"epoch{checkpoint.epochs_done:05d}-step{checkpoint.steps_done:05d}-{digest}.pt"))
+    found = checkpoints(run)
+    kept = [path for path in found if _is_whole_epoch(path)][:NUM_KEPT] + found[:1]
+    for path in found:
+        if path not in kept:
+            path.unlink()
 
 
-def load_checkpoint(run: Path, identity: dict[str, str], device: torch.device) -> tuple[Checkpoint | None, str]:
-    """Returns the checkpoint to resume from, or None with the reason in a sentence (empty when there is none)."""
-    path = checkpoint_path(run)
-    if not path.exists():
-        return None, ""
-    try:
-        fields = torch.load(path, map_location=device, weights_only=True)
-        found = Checkpoint(**fields)
-    except (OSError, RuntimeError, EOFError, ValueError, TypeError, pickle.UnpicklingError) as error:
-        return None, f"{path} cannot be read ({type(error).__name__}); training starts again from the first epoch."
-    changed = [key for key, value in identity.items() if found.identity.get(key) != value]
-    if changed:
-        return None, f"{path} is of another {' and '.join(changed)}; training starts again from the first epoch."
-    return found, ""
+def load_checkpoint(
+    run: Path, identity: dict[str, str], device: torch.device, *, whole_epoch: bool = False
+) -> tuple[Checkpoint | None, list[str]]:
+    """Returns the last usable checkpoint of a run, None without one, and a sentence for each that cannot be used.
+
+    Args:
+        run: The run's folder.
+        identity: What the training is now.
+        device: Where the tensors go.
+        whole_epoch: Leave out those of within an epoch.
+    """
+    refused = []
+    for path in checkpoints(run):
+        if whole_epoch and not _is_whole_epoch(path):
+            continue
+        found = _read(path, device)
+        if found is None:
+            refused.append(f"{path} is damaged and is not used.")
+            continue
+        changed = [key for key, value in identity.items() if found.identity.get(key) != value]
+        if not changed:
+            return found, refused
+        refused.append(f"{path} is of another {' and '.join(changed)} and is not used.")
+    return None, refused
 
 
-def remove_checkpoint(run: Path) -> None:
+def remove_state(run: Path) -> None:
     """Deletes the resume state of a finished run."""
-    shutil.rmtree(run / "state", ignore_errors=True)
+    shutil.rmtree(state_folder(run), ignore_errors=True)
+
+
+def _is_whole_epoch(path: Path) -> bool:
+    match = _NAME.fullmatch(path.name)
+    return match is not None and int(match["steps"]) == 0
+
+
+def _read(path: Path, device: torch.device) -> Checkpoint | None:
+    """Returns what a file holds, None where its bytes are not those that were written or another version wrote it."""
+    try:
+        if not path.stem.endswith(sha256_file(path)[:_DIGITS]):
+            return None
+        return Checkpoint(**torch.load(path, map_location=device, weights_only=True))
+    except (OSError, RuntimeError, EOFError, ValueError, TypeError, pickle.UnpicklingError):
+        return None

@@ -3,20 +3,26 @@
 N images, D feature width.
 """
 
+import contextlib
+from collections.abc import Callable, Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from reidablate.artifacts import read_npz, write_npz
 from reidablate.data.augment import to_float
 from reidablate.data.cache import read_cache
 from reidablate.data.index import read_index
 from reidablate.engine.batches import image_batches
+from reidablate.errors import UserError
 from reidablate.models.neck import ReidModel
 
 SIDES = ("before_neck", "after_neck")
 BATCH = 128
+BATCHES_IN_PART = 8
 
 Features = dict[str, np.ndarray[Any, Any]]
 
@@ -32,7 +38,15 @@ def no_features(model: ReidModel) -> Features:
     return arrays
 
 
-def extract_features(model: ReidModel, data: Path, device: torch.device, *, workers: int = 0) -> Features:
+def extract_features(
+    model: ReidModel,
+    data: Path,
+    device: torch.device,
+    *,
+    workers: int = 0,
+    parts: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Features:
     """Returns the arrays of `features.npz`: per split two float32 (N, D) sides, pids, camids and file names.
 
     Args:
@@ -40,21 +54,60 @@ def extract_features(model: ReidModel, data: Path, device: torch.device, *, work
         data: Folder with the data set's `index/` and `cache/`.
         device: Where the model is.
         workers: Loader processes.
+        parts: A folder for finished parts of this very model on this very data. An interrupted extraction goes on
+            behind those that it finds whole; each carries checksums. None keeps nothing.
+        progress: Called with the images done and their total, after every part.
     """
     frame = read_index(data / "index").frame
+    rows = {split: frame[frame["split"] == split] for split in ("query", "gallery")}
+    total, done = sum(map(len, rows.values())), 0
     model.eval()
     arrays: Features = {}
-    for split in ("query", "gallery"):
-        rows = frame[frame["split"] == split]
-        batches = [range(start, min(start + BATCH, len(rows))) for start in range(0, len(rows), BATCH)]
-        sides: dict[str, list[np.ndarray[Any, Any]]] = {side: [] for side in SIDES}
+    for split, images in rows.items():
+        found = _parts(split, len(images), parts)
+        batches = [batch for numbers, part in found.items() if part is None for batch in _batches(numbers)]
         loader = image_batches(read_cache(data / "cache", split), batches, workers=workers, pin=device.type == "cuda")
-        with torch.inference_mode():
-            for images in loader:
-                outputs = model(to_float(images.to(device, non_blocking=True)))
-                for side in SIDES:
-                    sides[side].append(getattr(outputs, f"feature_{side}").float().cpu().numpy())
-        arrays |= {f"{split}_{side}": np.concatenate(parts) for side, parts in sides.items()}
-        arrays |= {f"{split}_pids": rows["pid"].to_numpy(np.int64), f"{split}_camids": rows["camid"].to_numpy(np.int64)}
-        arrays[f"{split}_names"] = rows["name"].to_numpy(str)
+        for numbers, part in found.items():
+            if part is None:
+                found[numbers] = part = _forward(model, islice(loader, len(_batches(numbers))), device)
+                if parts is not None:
+                    write_npz(_part_path(parts, split, numbers), part)
+            done += len(numbers)
+            if progress is not None:
+                progress(done, total)
+        arrays |= {f"{split}_{side}": np.concatenate([part[side] for part in found.values() if part]) for side in SIDES}
+        arrays |= {f"{split}_{key}s": images[key].to_numpy(np.int64) for key in ("pid", "camid")}
+        arrays[f"{split}_names"] = images["name"].to_numpy(str)
     return arrays
+
+
+def _parts(split: str, length: int, folder: Path | None) -> dict[range, Features | None]:
+    """Returns the parts of a split, None where it is not there yet or its bytes are damaged."""
+    size = BATCH * BATCHES_IN_PART
+    found: dict[range, Features | None] = {}
+    for start in range(0, length, size):
+        numbers = range(start, min(start + size, length))
+        found[numbers] = None
+        if folder is not None and (path := _part_path(folder, split, numbers)).exists():
+            with contextlib.suppress(UserError):
+                found[numbers] = read_npz(path)
+    return found
+
+
+def _part_path(folder: Path, split: str, numbers: range) -> Path:
+    return folder / f"{split}-{numbers.start:07d}.npz"
+
+
+def _batches(numbers: range) -> list[range]:
+    return [numbers[start : start + BATCH] for start in range(0, len(numbers), BATCH)]
+
+
+def _forward(model: ReidModel, batches: Iterable[torch.Tensor], device: torch.device) -> Features:
+    """Returns both sides of the features, (N, D) each, of the images in `batches`."""
+    sides: dict[str, list[np.ndarray[Any, Any]]] = {side: [] for side in SIDES}
+    with torch.inference_mode():
+        for images in batches:
+            outputs = model(to_float(images.to(device, non_blocking=True)))
+            for side in SIDES:
+                sides[side].append(getattr(outputs, f"feature_{side}").float().cpu().numpy())
+    return {side: np.concatenate(values) for side, values in sides.items()}

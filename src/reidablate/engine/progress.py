@@ -4,7 +4,7 @@ import sys
 import time
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 LINE_EVERY_S = 30.0
 
@@ -49,3 +49,29 @@ class ProgressBar:
     def _line(self, text: str) -> None:
         print(f"{self.name}: {text}", file=sys.stderr, flush=True)
         self.last_line = time.monotonic()
+
+
+class CountBar:
+    """A progress bar of images on a terminal; elsewhere a line when done, and one at least every half minute."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.live = sys.stderr.isatty()
+        self.last_line = time.monotonic()
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.progress = Progress(*columns, console=Console(stderr=True), disable=not self.live)
+        self.task = self.progress.add_task(name, total=None)
+
+    def __enter__(self) -> "CountBar":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def show(self, done: int, total: int) -> None:
+        """Moves the bar."""
+        self.progress.update(self.task, completed=done, total=total)
+        if not self.live and (done == total or time.monotonic() - self.last_line > LINE_EVERY_S):
+            print(f"{self.name}: {done} of {total} images", file=sys.stderr, flush=True)
+            self.last_line = time.monotonic()

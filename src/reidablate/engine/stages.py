@@ -32,7 +32,7 @@ def train_spec(
 
 
 def pretrain_spec(study: Study) -> RunSpec:
-    """Returns the specification of the training of the quickstart's backbone, on the CPU and without features."""
+    """Returns the specification of the training of the quickstart's backbone; it has no features."""
     config = study.pretrain_config()
     return _spec(study, config, PRETRAIN, dataset=PRETRAIN, cell=PRETRAIN, seed=0, planned_code="")
 
@@ -57,4 +57,5 @@ def _spec(
         wandb="disabled" if pretraining else study.settings.wandb,
         extract=not pretraining,
         planned_code=planned_code,
+        same_code=study.settings.retrain == "code",
     )

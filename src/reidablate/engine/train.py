@@ -3,12 +3,13 @@
 B batch, D feature width.
 """
 
-import math
 import os
 import resource
 import sys
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ import pandas as pd
 import torch
 
 from reidablate import provenance
-from reidablate.artifacts import only_writer, read_json, sha256_file, write_json, write_npz, write_table
+from reidablate.artifacts import content_hash, only_writer, read_json, sha256_file, write_json, write_npz, write_table
 from reidablate.config import RunConfig
 from reidablate.data import augment
 from reidablate.data.cache import read_cache
@@ -26,16 +27,20 @@ from reidablate.data.sampler import PKSampler
 from reidablate.engine.batches import image_batches
 from reidablate.engine.checkpoint import (
     Checkpoint,
-    checkpoint_path,
+    checkpoints,
     load_checkpoint,
-    remove_checkpoint,
+    remove_state,
     save_checkpoint,
+    state_folder,
 )
 from reidablate.engine.devices import lease
-from reidablate.engine.extract import extract_features, no_features
-from reidablate.engine.progress import ProgressBar
+from reidablate.engine.extract import Features, extract_features, no_features
+from reidablate.engine.fit import Divergence, Fit, epoch_means, find_divergence
+from reidablate.engine.progress import CountBar, ProgressBar
 from reidablate.engine.schedule import build_optimiser, build_schedule, set_epoch
+from reidablate.engine.stopping import StopSignal
 from reidablate.engine.tracking import Mode, Tracker
+from reidablate.errors import UserError
 from reidablate.losses.positions import PositionState
 from reidablate.losses.total import BatchOutputs, study_loss
 from reidablate.models.checkpoints import load_weights, save_weights
@@ -57,6 +62,7 @@ class RunSpec:
         weights: Initial weights, None to draw them from the seed.
         extract: Whether features of query and gallery are wanted (the pre-training has none).
         planned_code: The code hash the plan was made with, kept beside the one that ran.
+        same_code: Whether a checkpoint that other code made is refused; else the run goes on and names both.
     """
 
     config: RunConfig
@@ -74,53 +80,41 @@ class RunSpec:
     wandb: Mode = "disabled"
     extract: bool = True
     planned_code: str = ""
-
-
-@dataclass
-class _Fit:
-    """The moving parts of a training."""
-
-    model: ReidModel
-    optimiser: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    epochs_done: int = 0
-    history: dict[str, torch.Tensor] = field(default_factory=dict)
-    train_s: float = 0.0
-
-
-@dataclass(frozen=True)
-class Divergence:
-    """Where and why a training stopped being finite."""
-
-    epoch: int
-    reason: str
+    same_code: bool = False
 
 
 def train_run(spec: RunSpec) -> str:
     """Trains one run, writes its artifacts and returns the line that sums it up.
 
-    An interrupted run goes on from its last whole epoch and ends bit-identical to an undisturbed one. A run that is
-    complete already is left alone. A non-finite loss or weight ends it with status `diverged`.
+    An interrupted run goes on from its last checkpoint, one an epoch, and ends bit-identical to an undisturbed one.
+    SIGTERM and SIGINT end it after the step under way, which is saved too. A run that is complete already is left
+    alone. A non-finite loss or weight ends it with status `diverged`.
 
     Raises:
-        UserError: Anything the user can mend: no index or cache, weights that do not fit, too few identities.
+        UserError: Anything the user can mend: no index or cache, weights that do not fit, too few identities, a
+            diverged pre-training.
+        SystemExit: The process was told to stop; the state is saved.
     """
     with only_writer(spec.out, spec.name), lease(spec.gpus, device=spec.device) as gpus:
-        if _complete(spec):
-            return f"{spec.name}: complete already"
         device = torch.device("cuda" if gpus and torch.cuda.is_available() else "cpu")
-        if device.type == "cpu" and spec.device != "cpu" and spec.gpus:
-            print(f"{spec.name}: no usable GPU, training on the CPU", file=sys.stderr, flush=True)
+        training = _Training(spec, device, gpus)
+        if training.is_complete():
+            return f"{spec.name}: complete already"
+        print(f"{spec.name}: {_place(spec, device, gpus)}", file=sys.stderr, flush=True)
         _deterministic(spec.threads)
-        return _Training(spec, device).run()
+        with StopSignal() as stop:
+            return training.run(stop)
 
 
-def _complete(spec: RunSpec) -> bool:
-    files = ["provenance.json", "history.parquet", "model.safetensors", *(["features.npz"] if spec.extract else [])]
-    if checkpoint_path(spec.out).exists() or not all((spec.out / name).is_file() for name in files):
-        return False
-    made: dict[str, Any] = read_json(spec.out / "provenance.json")
-    return made.get("config_hash") == spec.config.hash and made.get("planned_code_hash") == spec.planned_code
+def _place(spec: RunSpec, device: torch.device, gpus: tuple[str, ...]) -> str:
+    """Returns in words what a training runs on."""
+    if device.type == "cuda":
+        where = f"GPU {', '.join(gpus)}"
+    elif gpus:
+        where = f"the CPU (the leased GPU {', '.join(gpus)} is not usable by torch)"
+    else:
+        where = "the CPU" if spec.device == "cpu" or not spec.gpus else "the CPU (no usable GPU)"
+    return f"on {where}, threads {spec.threads}, loader processes {spec.workers}"
 
 
 def _deterministic(threads: int) -> None:
@@ -133,8 +127,9 @@ def _deterministic(threads: int) -> None:
 class _Training:
     """The steps of `train_run`, which share the data, the device and the model."""
 
-    def __init__(self, spec: RunSpec, device: torch.device) -> None:
-        self.spec, self.device, self.config = spec, device, spec.config
+    def __init__(self, spec: RunSpec, device: torch.device, gpus: tuple[str, ...]) -> None:
+        self.spec, self.device, self.gpus, self.config = spec, device, gpus, spec.config
+        self.started = time.perf_counter()
         index = read_index(spec.data / "index")
         self.fingerprint = str(index.summary["fingerprint"])
         self.synthetic = bool(index.summary["synthetic"])
@@ -155,9 +150,25 @@ class _Training:
             "weights": self.weights_hash,
             "seed": str(spec.seed),
         }
+        if spec.same_code:
+            self.identity["code"] = provenance.code_hash()
 
-    def run(self) -> str:
-        started = time.perf_counter()
+    def is_complete(self) -> bool:
+        """Returns whether the run's folder holds this very training, finished."""
+        out = self.spec.out
+        files = ["provenance.json", "history.parquet", "model.safetensors"] + ["features.npz"] * self.spec.extract
+        if checkpoints(out) or not all((out / name).is_file() for name in files):
+            return False
+        made: dict[str, Any] = read_json(out / "provenance.json")
+        wanted = {
+            "config_hash": self.config.hash,
+            "data_fingerprint": self.fingerprint,
+            "weights_sha256": self.weights_hash,
+            "planned_code_hash": self.spec.planned_code,
+        }
+        return isinstance(made, dict) and all(made.get(key) == value for key, value in wanted.items())
+
+    def run(self, stop: StopSignal) -> str:
         fit = self._restore()
         tracker = Tracker(
             self.spec.wandb,
@@ -166,22 +177,24 @@ class _Training:
             group=self.spec.cell,
             config=self.config.dump(),
         )
+        loader = image_batches(
+            self.images, self._rows_left(fit), workers=self.spec.workers, pin=self.device.type == "cuda"
+        )
         divergence = None
-        with ProgressBar(self.spec.name, self.config.train.num_epochs) as bar:
-            while fit.epochs_done < self.config.train.num_epochs:
-                divergence = self._epoch(fit, bar)
-                row = _epoch_means(fit.history, fit.epochs_done if divergence else fit.epochs_done - 1)
-                tracker.log(row, step=int(row["epoch"]))
-                if divergence:
-                    break
+        with ProgressBar(self.spec.name, self.config.train.num_epochs) as bar, closing(loader):
+            while fit.epochs_done < self.config.train.num_epochs and not divergence:
+                epoch = fit.epochs_done
+                divergence = self._epoch(fit, loader, bar, stop)
+                row = epoch_means(fit.history, epoch)
+                tracker.log(row, step=epoch)
         tracker.finish()
         if divergence:
-            history, train_s = fit.history, fit.train_s
-            fit = self._restore()
-            fit.history, fit.train_s = history, train_s
-        return self._write(fit, divergence, time.perf_counter() - started)
+            diverged, fit = fit, self._restore(whole_epoch=True)
+            for name in ("history", "train_s", "wall_s", "codes"):
+                setattr(fit, name, getattr(diverged, name))
+        return self._write(fit, divergence, stop)
 
-    def _restore(self) -> _Fit:
+    def _restore(self, *, whole_epoch: bool = False) -> Fit:
         """Returns the state to train from: that of the last checkpoint, or the initial one."""
         model = ReidModel(self.config.model, num_classes=self.num_classes)
         initialise(model, self.spec.seed)
@@ -190,59 +203,84 @@ class _Training:
         model.to(self.device)
         optimiser = build_optimiser(model, self.config)
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.config.train.precision == "fp16")
-        fit = _Fit(model=model, optimiser=optimiser, scaler=scaler)
-        found, reason = load_checkpoint(self.spec.out, self.identity, self.device)
-        if reason:
-            print(f"{self.spec.name}: {reason}", file=sys.stderr, flush=True)
+        fit = Fit(model=model, optimiser=optimiser, scaler=scaler)
+        found, refused = load_checkpoint(self.spec.out, self.identity, self.device, whole_epoch=whole_epoch)
+        for sentence in refused:
+            self._say(sentence)
         if found:
             model.load_state_dict(found.model)
             optimiser.load_state_dict(found.optimiser)
             scaler.load_state_dict(found.scaler)
-            fit.epochs_done, fit.history, fit.train_s = found.epochs_done, found.history, found.train_s
+            for name in ("epochs_done", "history", "steps", "codes", "train_s", "epoch_s", "wall_s"):
+                setattr(fit, name, getattr(found, name))
+        if found and not whole_epoch:
+            self._say(f"goes on after epoch {fit.epochs_done}, step {fit.steps_done} of the next")
+        elif refused:
+            self._say("training starts again from the first epoch")
+        if provenance.code_hash() not in fit.codes:
+            if fit.codes:
+                self._say("the source code was edited since the run began; its provenance names both versions")
+            fit.codes.append(provenance.code_hash())
         return fit
 
-    def _epoch(self, fit: _Fit, bar: ProgressBar) -> Divergence | None:
-        """Trains one epoch and writes its checkpoint, unless it diverged."""
+    def _say(self, sentence: str) -> None:
+        print(f"{self.spec.name}: {sentence}", file=sys.stderr, flush=True)
+
+    def _rows_left(self, fit: Fit) -> Iterator[np.ndarray[Any, Any]]:
+        """Yields the rows of every batch from where `fit` stands now."""
+        first, skip = fit.epochs_done, fit.steps_done
+        for epoch in range(first, self.config.train.num_epochs):
+            yield from self.rows[self.sampler.epoch(epoch)[skip if epoch == first else 0 :]]
+
+    def _epoch(self, fit: Fit, loader: Iterator[torch.Tensor], bar: ProgressBar, stop: StopSignal) -> Divergence | None:
+        """Trains what is left of an epoch and writes its checkpoint, unless it diverged."""
         epoch, started = fit.epochs_done, time.perf_counter()
         set_epoch(build_schedule(fit.optimiser, self.config), epoch, self.config)
         fit.model.train()
         batches = self.sampler.epoch(epoch)
-        rows = [self.rows[batch] for batch in batches]
-        loader = image_batches(self.images, rows, workers=self.spec.workers, pin=self.device.type == "cuda")
-        steps = []
-        for step, (batch, images) in enumerate(zip(batches, loader, strict=True)):
-            steps.append(self._step(fit, images, self.labels[batch], epoch, step))
-            bar.step(epoch, step, len(batches))
-        columns = {name: torch.stack([values[name] for values in steps]).double().cpu() for name in steps[0]}
-        elapsed = time.perf_counter() - started
-        fit.train_s += elapsed
-        num_images = batches.size
-        columns |= {
-            "epoch": torch.full((len(steps),), epoch, dtype=torch.float64),
-            "lr": torch.full((len(steps),), fit.optimiser.param_groups[0]["lr"], dtype=torch.float64),
-            "images_per_s": torch.full((len(steps),), num_images / elapsed, dtype=torch.float64),
+        values: list[dict[str, torch.Tensor]] = []
+        for step in range(fit.steps_done, len(batches)):
+            images = _next(loader, stop)
+            if images is not None:
+                values.append(self._step(fit, images, self.labels[batches[step]], epoch, step))
+                bar.step(epoch, step, len(batches))
+            if stop.came:
+                fit.add_steps(values, time.perf_counter() - started)
+                save_checkpoint(self.spec.out, self._checkpoint(fit))
+                stop.leave(self.spec.name, f"epoch {epoch}, step {fit.steps_done} of {len(batches)} of the next")
+        fit.add_steps(values, time.perf_counter() - started)
+        rate = batches.size / fit.epoch_s
+        columns = fit.steps | {
+            "epoch": torch.full((len(batches),), epoch, dtype=torch.float64),
+            "lr": torch.full((len(batches),), fit.optimiser.param_groups[0]["lr"], dtype=torch.float64),
+            "images_per_s": torch.full((len(batches),), rate, dtype=torch.float64),
         }
         fit.history = {name: torch.cat([fit.history.get(name, columns[name][:0]), columns[name]]) for name in columns}
-        bar.epoch(epoch, float(columns["total"].mean()), num_images / elapsed)
-        if divergence := _divergence(epoch, columns, fit.model):
+        bar.epoch(epoch, float(columns["total"].mean()), rate)
+        if divergence := find_divergence(epoch, columns, fit.model):
             return divergence
-        fit.epochs_done += 1
+        fit.epochs_done, fit.steps, fit.epoch_s = epoch + 1, {}, 0.0
         save_checkpoint(self.spec.out, self._checkpoint(fit))
         return None
 
-    def _checkpoint(self, fit: _Fit) -> Checkpoint:
+    def _checkpoint(self, fit: Fit) -> Checkpoint:
         return Checkpoint(
             identity=self.identity,
+            codes=fit.codes,
             epochs_done=fit.epochs_done,
+            steps_done=fit.steps_done,
             model=fit.model.state_dict(),
             optimiser=fit.optimiser.state_dict(),
             scaler=fit.scaler.state_dict(),
             history=fit.history,
+            steps=fit.steps,
             train_s=fit.train_s,
+            epoch_s=fit.epoch_s,
+            wall_s=fit.wall_s + time.perf_counter() - self.started,
         )
 
     def _step(
-        self, fit: _Fit, images: torch.Tensor, labels: np.ndarray[Any, Any], epoch: int, step: int
+        self, fit: Fit, images: torch.Tensor, labels: np.ndarray[Any, Any], epoch: int, step: int
     ) -> dict[str, torch.Tensor]:
         """Takes one optimiser step and returns its loss terms and norms, still on the device."""
         spec, train, model = self.spec, self.config.train, fit.model
@@ -283,33 +321,53 @@ class _Training:
         fit.scaler.update()
         return {name: value.detach() for name, value in (terms | norms).items()}
 
-    def _write(self, fit: _Fit, divergence: Divergence | None, wall_s: float) -> str:
+    def _write(self, fit: Fit, divergence: Divergence | None, stop: StopSignal) -> str:
         """Writes the run's artifacts, the provenance last, and drops the resume state."""
         out, num_epochs = self.spec.out, self.config.train.num_epochs
+        if divergence and not self.spec.extract:
+            raise UserError(
+                f"{self.spec.name} diverged in epoch {divergence.epoch + 1} of {num_epochs}: {divergence.reason}; "
+                "lower train.lr under 'pretrain' of the preset."
+            )
         write_table(
             pd.DataFrame({name: column.numpy() for name, column in fit.history.items()}), out / "history.parquet"
         )
         save_weights(fit.model, out / "model.safetensors")
-        extract_s = 0.0
         if self.spec.extract:
-            started = time.perf_counter()
-            features = (
-                no_features(fit.model) if divergence else extract_features(fit.model, self.spec.data, self.device)
-            )
-            write_npz(out / "features.npz", features)
-            extract_s = time.perf_counter() - started
-        rate = float(fit.history["images_per_s"].mean()) if fit.history else math.nan
-        write_json(out / "provenance.json", self._provenance(fit, divergence, wall_s + extract_s, rate))
-        remove_checkpoint(out)
+            write_npz(out / "features.npz", no_features(fit.model) if divergence else self._features(fit.model, stop))
+        write_json(out / "provenance.json", self._provenance(fit, divergence))
+        remove_state(out)
         if divergence:
             return f"{self.spec.name}: DIVERGED in epoch {divergence.epoch + 1} of {num_epochs}: {divergence.reason}"
+        rate = float(fit.history["images_per_s"].mean())
         last = float(fit.history["total"][fit.history["epoch"] == num_epochs - 1].mean())
         return (
             f"{self.spec.name}: {num_epochs} epochs in {fit.train_s:.1f} s, {rate:.0f} images/s, last loss {last:.3f}"
         )
 
-    def _provenance(self, fit: _Fit, divergence: Divergence | None, wall_s: float, rate: float) -> dict[str, Any]:
-        on_gpu = self.device.type == "cuda"
+    def _features(self, model: ReidModel, stop: StopSignal) -> Features:
+        """Returns the run's features; parts that an earlier call finished with these weights are not computed again."""
+        made_of = content_hash([sha256_file(self.spec.out / "model.safetensors"), self.fingerprint])
+        name = f"{self.spec.name} features"
+        with CountBar(name) as bar:
+
+            def progress(done: int, total: int) -> None:
+                bar.show(done, total)
+                if stop.came:
+                    stop.leave(name, f"{done} of {total} images")
+
+            return extract_features(
+                model,
+                self.spec.data,
+                self.device,
+                workers=self.spec.workers,
+                parts=state_folder(self.spec.out) / f"features-{made_of}",
+                progress=progress,
+            )
+
+    def _provenance(self, fit: Fit, divergence: Divergence | None) -> dict[str, Any]:
+        out, on_gpu = self.spec.out, self.device.type == "cuda"
+        files = ["model.safetensors", "history.parquet"] + ["features.npz"] * self.spec.extract
         return {
             "dataset": self.spec.dataset,
             "cell": self.spec.cell,
@@ -319,7 +377,7 @@ class _Training:
             "reason": divergence.reason if divergence else None,
             "config": self.config.dump(),
             "config_hash": self.config.hash,
-            "code_hash": provenance.code_hash(),
+            "code_hash": fit.codes[0] if len(fit.codes) == 1 else "+".join(fit.codes),
             "planned_code_hash": self.spec.planned_code,
             **provenance.git_state(),
             "data_fingerprint": self.fingerprint,
@@ -329,17 +387,35 @@ class _Training:
             "versions": provenance.versions(),
             "machine": provenance.machine(),
             "device": torch.cuda.get_device_name() if on_gpu else "cpu",
+            "gpus": list(self.gpus),
+            "cuda": {"runtime": torch.version.cuda, "cudnn": torch.backends.cudnn.version()} if on_gpu else None,  # type: ignore[no-untyped-call]
             "threads": self.spec.threads,
             "workers": self.spec.workers,
             "deterministic": torch.are_deterministic_algorithms_enabled(),
+            "flags": {
+                "cublas_workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+                "cudnn_benchmark": torch.backends.cudnn.benchmark,
+                "float32_matmul": torch.get_float32_matmul_precision(),
+            },
             "precision": self.config.train.precision,
             "num_parameters": sum(p.numel() for p in fit.model.parameters()),
             "num_classes": self.num_classes,
-            "images_per_s": rate,
-            "wall_s": wall_s,
+            "images_per_s": float(fit.history["images_per_s"].mean()),
+            "wall_s": fit.wall_s + time.perf_counter() - self.started,
             "device_s": fit.train_s,
             "peak_memory_bytes": torch.cuda.max_memory_allocated() if on_gpu else _peak_rss_bytes(),
+            "sha256": {name: sha256_file(out / name) for name in files},
         }
+
+
+def _next(loader: Iterator[torch.Tensor], stop: StopSignal) -> torch.Tensor | None:
+    """Returns the next batch; None when the signal that stops us has ended a loader process before."""
+    try:
+        return next(loader)
+    except RuntimeError:
+        if stop.came:
+            return None
+        raise
 
 
 def _reseed(seed: int, device: torch.device) -> None:
@@ -371,22 +447,3 @@ def _fraction(labels: np.ndarray[Any, Any], fraction: float) -> tuple[np.ndarray
     kept = np.sort(generator(0, "fraction").permutation(num_ids)[: max(1, round(fraction * num_ids))])
     rows = np.flatnonzero(np.isin(labels, kept))
     return rows, np.searchsorted(kept, labels[rows])
-
-
-def _divergence(epoch: int, columns: dict[str, torch.Tensor], model: ReidModel) -> Divergence | None:
-    """Returns where a step's loss or, after the last step, a weight stopped being finite; None when all are."""
-    bad = torch.nonzero(~torch.isfinite(columns["total"]))
-    if len(bad):
-        step = int(bad[0])
-        terms = [name for name, column in columns.items() if name != "total" and not bool(torch.isfinite(column[step]))]
-        return Divergence(epoch, f"the loss is not finite at step {step} ({', '.join(terms) or 'total'})")
-    for name, parameter in model.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
-            return Divergence(epoch, f"{name} is not finite after the epoch")
-    return None
-
-
-def _epoch_means(history: dict[str, torch.Tensor], epoch: int) -> dict[str, float]:
-    """Returns the mean of every column over one epoch's steps."""
-    rows = history["epoch"] == epoch
-    return {name: float(column[rows].mean()) for name, column in history.items()}

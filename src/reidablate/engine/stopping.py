@@ -1,0 +1,54 @@
+"""A polite end: SIGTERM and Ctrl-C are noted, and the work under way is saved before the process leaves."""
+
+import signal
+import sys
+import threading
+from types import FrameType, TracebackType
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopSignal:
+    """While the block runs, the first SIGTERM or SIGINT is only noted; a second one acts at once, as usual.
+
+    Outside the main thread, which alone may handle signals, nothing is noted.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._before: dict[int, signal.Handlers] = {}
+
+    def __enter__(self) -> "StopSignal":
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}  # type: ignore[misc]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._give_back()
+
+    @property
+    def came(self) -> bool:
+        """Whether a signal was noted."""
+        return self.number is not None
+
+    def leave(self, name: str, position: str) -> None:
+        """Says where the work stopped and ends the process with the status of its signal, 143 or 130."""
+        assert self.number is not None
+        print(
+            f"reidablate: {name} was stopped by {signal.Signals(self.number).name} after {position}; "
+            "the same command goes on from there.",
+            file=sys.stderr,
+            flush=True,
+        )
+        raise SystemExit(128 + self.number)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.number = number
+        self._give_back()
+
+    def _give_back(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}

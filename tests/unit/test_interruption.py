@@ -1,0 +1,182 @@
+"""A training that dies, wherever it dies, ends with the bits of one that was left in peace."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from reidablate.artifacts import read_json, sha256_file
+from reidablate.engine.checkpoint import Checkpoint, checkpoints, load_checkpoint, save_checkpoint
+from reidablate.engine.stages import train_spec
+from reidablate.engine.train import train_run
+from reidablate.provenance import code_hash
+from reidablate.study import Study
+from support import ROOT
+
+CPU = torch.device("cpu")
+
+
+def live(study: Study, *lives: tuple[Path, str | None, int]) -> list[dict[str, Any]]:
+    """Trains the run once for each (folder, signal, point) and returns how each of them ended; see `dying.py`."""
+    told = json.dumps([(str(out), *death) for out, *death in lives])
+    command = [sys.executable, str(ROOT / "tests" / "dying.py"), str(study.path), told]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
+    assert "Traceback" not in done.stderr, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def peaceful(tiny_study: Study, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A run that nobody disturbed, and the points at which it could have died."""
+    out = tmp_path_factory.mktemp("peaceful") / "run"
+    (life,) = live(tiny_study, (out, None, 0))
+    assert life["exit"] == 0
+    return out, life["points"]
+
+
+def assert_same(out: Path, peaceful: Path) -> None:
+    for name in ("model.safetensors", "features.npz"):
+        assert sha256_file(out / name) == sha256_file(peaceful / name), name
+    steps = pd.read_parquet(out / "history.parquet").drop(columns="images_per_s")
+    pd.testing.assert_frame_equal(steps, pd.read_parquet(peaceful / "history.parquet")[list(steps)])
+    assert {path.name for path in out.iterdir()} == {path.name for path in peaceful.iterdir()}
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_point_ends_with_the_same_bits(
+    tiny_study: Study, peaceful: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    undisturbed, points = peaceful
+    rng = np.random.default_rng(20)
+    chosen = sorted({1, len(points), *rng.choice(np.arange(2, len(points)), 24, replace=False).tolist()})
+    assert {points[point - 1] for point in chosen} == {"step", "batch", "flush"}
+    lives = live(tiny_study, *chain.from_iterable(_killed_once(tmp_path / str(point), point) for point in chosen))
+    for point, killed, again in zip(chosen, lives[::2], lives[1::2], strict=True):
+        assert (killed["exit"], len(killed["points"])) == (-9, point)
+        assert again["exit"] == 0
+        assert_same(tmp_path / str(point), undisturbed)
+
+
+def _killed_once(out: Path, point: int) -> list[tuple[Path, str | None, int]]:
+    return [(out, "SIGKILL", point), (out, None, 0)]
+
+
+def test_repeated_kills_lose_no_whole_epoch_and_no_whole_part(
+    tiny_study: Study, peaceful: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    undisturbed, points = peaceful
+    out, first_epoch = tmp_path / "run", points.index("flush") + 2  # the checkpoint is flushed before and after
+    lives = live(tiny_study, *[(out, "SIGKILL", first_epoch + 3)] * 8)
+    assert [life["exit"] for life in lives][:2] == [-9, -9]
+    assert lives[-1]["exit"] == 0
+    assert lives[1]["points"].count("step") < points.count("step")
+    assert_same(out, undisturbed)
+
+
+def test_sigterm_repeats_no_step(tiny_study: Study, peaceful: tuple[Path, list[str]], tmp_path: Path) -> None:
+    undisturbed, points = peaceful
+    out = tmp_path / "run"
+    stopped = live(tiny_study, *[(out, "SIGTERM", 3)] * 3, (out, "SIGINT", 3), (out, None, 0))
+    assert [life["exit"] for life in stopped] == [143, 143, 143, 130, 0]
+    assert sum(life["points"].count("step") for life in stopped) == points.count("step")
+    assert_same(out, undisturbed)
+    assert read_json(out / "provenance.json")["code_hash"] == code_hash()
+
+
+def test_sigterm_during_the_extraction_repeats_no_part(
+    tiny_study: Study, peaceful: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    undisturbed, points = peaceful
+    out = tmp_path / "run"
+    stopped, again = live(tiny_study, (out, "SIGTERM", points.index("batch") + 4), (out, None, 0))
+    assert (stopped["exit"], again["exit"]) == (143, 0)
+    assert again["points"].count("step") == 0
+    assert stopped["points"].count("batch") + again["points"].count("batch") == points.count("batch")
+    assert_same(out, undisturbed)
+
+
+def a_checkpoint(epochs: int, steps: int = 0, **over: Any) -> Checkpoint:
+    fields: dict[str, Any] = {
+        "identity": {"seed": "0"}, "codes": ["c0de"], "epochs_done": epochs, "steps_done": steps, "model": {},
+        "optimiser": {}, "scaler": {}, "history": {}, "steps": {}, "train_s": 1.0, "epoch_s": 0.0, "wall_s": 1.0,
+    }  # fmt: skip
+    return Checkpoint(**{**fields, **over})
+
+
+def positions(run: Path) -> list[str]:
+    return [path.name[:20] for path in checkpoints(run)]
+
+
+def test_the_last_two_epochs_and_what_a_signal_left_behind_them_are_kept(tmp_path: Path) -> None:
+    for epochs, steps in [(1, 0), (2, 0), (2, 7), (3, 0), (3, 4), (3, 9)]:
+        save_checkpoint(tmp_path, a_checkpoint(epochs, steps))
+    assert positions(tmp_path) == ["epoch00003-step00009", "epoch00003-step00000", "epoch00002-step00000"]
+    save_checkpoint(tmp_path, a_checkpoint(4))
+    assert positions(tmp_path) == ["epoch00004-step00000", "epoch00003-step00000"]
+    found, _ = load_checkpoint(tmp_path, {"seed": "0"}, CPU, whole_epoch=True)
+    assert found is not None
+    assert found.epochs_done == 4
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> None:
+    for epochs in (1, 2):
+        save_checkpoint(tmp_path, a_checkpoint(epochs, model={"w": torch.full((64,), float(epochs))}))
+    newest = checkpoints(tmp_path)[0]
+    content = bytearray(newest.read_bytes())
+    content[content.index(torch.full((64,), 2.0).numpy().tobytes()) + 5] ^= 1  # one bit of one weight
+    newest.write_bytes(content)
+    found, refused = load_checkpoint(tmp_path, {"seed": "0"}, CPU)
+    assert found is not None
+    assert found.epochs_done == 1
+    assert refused == [f"{newest} is damaged and is not used."]
+
+
+def test_a_checkpoint_of_another_training_is_refused_by_name(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, a_checkpoint(1))
+    found, refused = load_checkpoint(tmp_path, {"seed": "1", "data": "f00d"}, CPU)
+    assert found is None
+    assert refused == [f"{checkpoints(tmp_path)[0]} is of another seed and data and is not used."]
+
+
+@pytest.mark.parametrize(
+    ("over", "sentence"),
+    [({"seed": 1}, "is of another seed and is not used"), ({"same_code": True}, "is of another code and is not used")],
+)
+def test_a_run_that_may_not_go_on_starts_again_and_says_why(
+    tiny_study: Study, tmp_path: Path, over: dict[str, Any], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    live(tiny_study, (tmp_path / "run", "SIGTERM", 3))
+    edit_code(tmp_path / "run")
+    spec = train_spec(tiny_study, dataset="market1501", cell="p1_rpe_jsd", seed=0)
+    train_run(dataclasses.replace(spec, out=tmp_path / "run", **over))
+    told = capsys.readouterr().err
+    assert sentence in told
+    assert "training starts again from the first epoch" in told
+    assert read_json(tmp_path / "run" / "provenance.json")["code_hash"] == code_hash()
+
+
+def test_a_run_that_goes_on_with_edited_code_names_both_versions(
+    tiny_study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    live(tiny_study, (tmp_path / "run", "SIGTERM", 3))
+    edit_code(tmp_path / "run")
+    spec = train_spec(tiny_study, dataset="market1501", cell="p1_rpe_jsd", seed=0)
+    train_run(dataclasses.replace(spec, out=tmp_path / "run"))
+    assert "the source code was edited since the run began" in capsys.readouterr().err
+    assert read_json(tmp_path / "run" / "provenance.json")["code_hash"] == f"01dc0de+{code_hash()}"
+
+
+def edit_code(run: Path) -> None:
+    """Makes the run's checkpoint one of older code."""
+    old = Checkpoint(**torch.load(checkpoints(run)[0], weights_only=True))
+    for path in checkpoints(run):
+        path.unlink()
+    save_checkpoint(run, dataclasses.replace(old, codes=["01dc0de"]))
