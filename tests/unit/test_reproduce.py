@@ -28,7 +28,10 @@ def run(tiny_study: Study, tmp_path: Path) -> Path:
 def test_a_run_repeats_itself_bit_for_bit_and_leaves_nothing_behind(run: Path) -> None:
     outcome = reproduce_run(run)
     assert outcome.identical
-    assert outcome.lines == ("model.safetensors: identical", "features.npz: identical")
+    command, *verdicts = outcome.lines
+    assert command.startswith("made by: reidablate train --plan ")
+    assert command.endswith("--dataset market1501 --cell p1 --seed 0")
+    assert verdicts == ["model.safetensors: identical", "features.npz: identical"]
     assert [path.name for path in run.parent.iterdir()] == ["seed0"]
 
 
@@ -41,7 +44,7 @@ def test_a_changed_weight_and_a_changed_machine_are_said(run: Path) -> None:
     (run / "provenance.json").write_text(json.dumps(made))
     outcome = reproduce_run(run)
     assert not outcome.identical
-    assert outcome.lines[0] == "model.safetensors: DIFFERS"
+    assert outcome.lines[1] == "model.safetensors: DIFFERS"
     assert any(line.startswith("changed since: versions") for line in outcome.lines)
 
 

@@ -71,10 +71,17 @@ def test_loader_processes_change_no_bit(tiny_study: Study, undisturbed: Path, tm
         assert sha256_file(spec.out / name) == sha256_file(undisturbed / name)
 
 
-def test_a_complete_run_is_left_alone(tiny_study: Study, undisturbed: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in undisturbed.iterdir() if path.name != ".lock"}
-    assert "complete already" in train_run(spec_of(tiny_study, undisturbed))
+def test_a_complete_run_is_left_alone_and_another_is_trained_again(tiny_study: Study, tmp_path: Path) -> None:
+    out = train(tiny_study, tmp_path / "run")
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir() if path.name != ".lock"}
+    assert "complete already" in train_run(spec_of(tiny_study, out))
     assert {path: path.stat().st_mtime_ns for path in before} == before
+    for other in (
+        spec_of(tiny_study, out, cell="p1_rpe"),
+        dataclasses.replace(spec_of(tiny_study, out), weights=None),
+        dataclasses.replace(spec_of(tiny_study, out), planned_code="another"),
+    ):
+        assert "complete already" not in train_run(other)
 
 
 def initial(study: Study, out: Path, cell: str) -> Weights:

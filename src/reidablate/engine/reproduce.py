@@ -20,7 +20,8 @@ class Outcome:
 
     Attributes:
         identical: Every compared file is the same, bit for bit.
-        lines: What to print: each file's verdict, and each known difference in code, data, weights or machine.
+        lines: What to print: the command that made the run, each file's verdict, and each known difference in code,
+            data, weights or machine.
     """
 
     identical: bool
@@ -44,7 +45,7 @@ def reproduce_run(run: Path) -> Outcome:
         same = {name: sha256_file(run / name) == sha256_file(again / name) for name in COMPARED}
         changes = _changes(made, read_json(again / "provenance.json"))
     verdicts = [f"{name}: {'identical' if equal else 'DIFFERS'}" for name, equal in same.items()]
-    return Outcome(all(same.values()), (*verdicts, *changes))
+    return Outcome(all(same.values()), (f"made by: {made['command']}", *verdicts, *changes))
 
 
 def _spec(run: Path, made: dict[str, Any]) -> RunSpec:
@@ -65,6 +66,7 @@ def _spec(run: Path, made: dict[str, Any]) -> RunSpec:
         device="cpu" if on_cpu else "cuda",
         threads=made["threads"],
         workers=min(made["workers"], provenance.usable_cores()),
+        command=made["command"],
     )
 
 

@@ -41,6 +41,8 @@ def _spec(
     study: Study, config: RunConfig, name: str, *, dataset: str, cell: str, seed: int, planned_code: str
 ) -> RunSpec:
     execution, pretraining = study.preset.execution, name == PRETRAIN
+    run = f" --dataset {dataset} --cell {cell} --seed {seed}"
+    stage = f"pretrain --plan {study.path}" if pretraining else f"train --plan {study.path}{run}"
     return RunSpec(
         config=config,
         name=name,
@@ -58,4 +60,5 @@ def _spec(
         extract=not pretraining,
         planned_code=planned_code,
         same_code=study.settings.retrain == "code",
+        command=f"reidablate {stage}",
     )

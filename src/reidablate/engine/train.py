@@ -61,7 +61,8 @@ class RunSpec:
         out: Folder of the run.
         weights: Initial weights, None to draw them from the seed.
         extract: Whether features of query and gallery are wanted (the pre-training has none).
-        planned_code: The code hash the plan was made with, kept beside the one that ran.
+        planned_code: The code hash the plan was made with, kept beside the one that ran; empty by hand.
+        command: What to type to train the run by hand.
         same_code: Whether a checkpoint that other code made is refused; else the run goes on and names both.
     """
 
@@ -81,6 +82,7 @@ class RunSpec:
     extract: bool = True
     planned_code: str = ""
     same_code: bool = False
+    command: str = ""
 
 
 def train_run(spec: RunSpec) -> str:
@@ -121,7 +123,8 @@ def _deterministic(threads: int) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # 3 % of a step on a CPU; nobody reads such memory
+    # Filling new memory, which nobody reads, takes 3 % of a step on a CPU.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
 
 
@@ -165,8 +168,9 @@ class _Training:
             "config_hash": self.config.hash,
             "data_fingerprint": self.fingerprint,
             "weights_sha256": self.weights_hash,
-            "planned_code_hash": self.spec.planned_code,
         }
+        if self.spec.planned_code:
+            wanted["planned_code_hash"] = self.spec.planned_code
         return isinstance(made, dict) and all(made.get(key) == value for key, value in wanted.items())
 
     def run(self, stop: StopSignal) -> str:
@@ -373,13 +377,14 @@ class _Training:
             "dataset": self.spec.dataset,
             "cell": self.spec.cell,
             "seed": self.spec.seed,
+            "command": self.spec.command,
             "status": "diverged" if divergence else "finished",
             "epoch": divergence.epoch if divergence else None,
             "reason": divergence.reason if divergence else None,
             "config": self.config.dump(),
             "config_hash": self.config.hash,
             "code_hash": fit.codes[0] if len(fit.codes) == 1 else "+".join(fit.codes),
-            "planned_code_hash": self.spec.planned_code,
+            "planned_code_hash": self.spec.planned_code or provenance.code_hash(),
             **provenance.git_state(),
             "data_fingerprint": self.fingerprint,
             "synthetic": self.synthetic,
