@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import os
+import signal
 import subprocess
 import sys
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from reidablate.artifacts import read_json, sha256_file
+from reidablate.config import RunConfig, merge
+from reidablate.data import augment
 from reidablate.engine.checkpoint import Checkpoint, checkpoints, load_checkpoint, save_checkpoint
 from reidablate.engine.stages import train_spec
 from reidablate.engine.train import train_run
@@ -101,6 +106,28 @@ def test_sigterm_during_the_extraction_repeats_no_part(
     assert again["points"].count("step") == 0
     assert stopped["points"].count("batch") + again["points"].count("batch") == points.count("batch")
     assert_same(out, undisturbed)
+
+
+def test_a_diverging_run_stopped_within_its_epoch_keeps_its_last_finite_weights(
+    tiny_study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = train_spec(tiny_study, dataset="market1501", cell="p1", seed=0)
+    config = RunConfig.model_validate(merge(spec.config.dump(), {"train": {"lr": 1e30}}))
+    spec = dataclasses.replace(spec, out=tmp_path / "run", config=config)
+    draw, steps = augment.draw, count(1)
+
+    def stop_at_the_fifth(*args: Any, **kwargs: Any) -> augment.Decisions:
+        if next(steps) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return draw(*args, **kwargs)
+
+    monkeypatch.setattr(augment, "draw", stop_at_the_fifth)
+    with pytest.raises(SystemExit, match="143"):
+        train_run(spec)
+    (left,) = checkpoints(spec.out)
+    assert not all(bool(value.isfinite().all()) for value in torch.load(left, weights_only=True)["model"].values())
+    assert "DIVERGED" in train_run(spec)
+    assert all(bool(value.isfinite().all()) for value in load_file(spec.out / "model.safetensors").values())
 
 
 def a_checkpoint(epochs: int, steps: int = 0, **over: Any) -> Checkpoint:
