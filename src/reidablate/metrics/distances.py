@@ -19,6 +19,8 @@ import numpy.typing as npt
 from reidablate.metrics.ranking import FloatArray, IntArray
 
 STEPS_PER_UNIT = 2.0**25
+# Rows worked on together, few enough to stay in the processor's cache.
+ROWS_AT_ONCE = 64
 
 
 def fixed_point(features: npt.NDArray[Any]) -> FloatArray:
@@ -34,6 +36,62 @@ def fixed_point(features: npt.NDArray[Any]) -> FloatArray:
 
 
 @dataclass(frozen=True)
+class FeatureEstimates:
+    """Estimates of distances between features: minus the cosine, by a float32 product, with a bound of its error.
+
+    Let X and Y be directions in units (whole steps of 2^-25, |X_i| <= 1), d = |X|^2 + |Y|^2 - 2 X.Y their distance and
+    x, y their components rounded to float32. With u = 2^-24, and n the number of columns:
+
+    - A float32 product differs from x.y by at most g |x||y|, g = n u / (1 - n u), in whatever order it is summed, with
+      or without fused multiply-add (Higham 2002, 3.1). Nothing underflows, since all are multiples of 2^-50.
+    - |x.y - X.Y| <= (2 u + u^2) |X||Y| and |x||y| <= (1 + u)^2 |X||Y|, since each component is rounded once.
+    - | |X| - 1 | <= h = sqrt(n) 2^-26 + (n + 4) 2^-53: half a step a component, and normalisation in float64.
+
+    Hence minus the product is within (g (1 + u)^2 + 2 u + u^2) (1 + h)^2 + 2 h + h^2 of d / 2 - 1: 4.7e-5 at n = 768.
+    """
+
+    query_features: npt.NDArray[Any]
+    gallery_features: npt.NDArray[Any]
+
+    def queries(self, indices: IntArray) -> npt.NDArray[np.float32]:
+        """Returns -x of these queries."""
+        return _directions(self.query_features, indices, -1 / STEPS_PER_UNIT)
+
+    def gallery(self, indices: IntArray) -> npt.NDArray[np.float32]:
+        """Returns y of these gallery images."""
+        return _directions(self.gallery_features, indices, 1 / STEPS_PER_UNIT)
+
+    def between(self, queries: npt.NDArray[np.float32], gallery: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Returns the estimates (queries, gallery) of prepared rows, in a fresh array."""
+        product: npt.NDArray[np.float32] = queries @ gallery.T
+        return product
+
+    def error(self) -> float:
+        """Returns the most by which an estimate may differ from d / 2 - 1."""
+        n, u = self.query_features.shape[1], 2.0**-24
+        g, h = n * u / (1 - n * u), np.sqrt(n) * 2.0**-26 + (n + 4) * 2.0**-53
+        return float((g * (1 + u) ** 2 + 2 * u + u**2) * (1 + h) ** 2 + 2 * h + h**2)
+
+    def windows(self, distances: FloatArray) -> npt.NDArray[np.float32]:
+        """Returns (P, 2) for distances (P,) as `FeatureDistances` gives them; see `ranking.Tally.add_estimates`."""
+        middle = distances / (2 * STEPS_PER_UNIT**2) - 1
+        error = self.error()
+        # The nearest float32 is off by half a step at most, so the one after it lies outside.
+        low = np.nextafter((middle - error).astype(np.float32), np.float32(-np.inf))
+        high = np.nextafter((middle + error).astype(np.float32), np.float32(np.inf))
+        return np.column_stack((low, high))
+
+
+def _directions(features: npt.NDArray[Any], indices: IntArray, scale: float) -> npt.NDArray[np.float32]:
+    """Returns the directions of some features times `scale`, a power of two, in float32."""
+    found = np.empty((len(indices), features.shape[1]), np.float32)
+    for start in range(0, len(indices), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        np.multiply(fixed_point(features[indices[rows]]), scale, out=found[rows], casting="same_kind")
+    return found
+
+
+@dataclass(frozen=True)
 class FeatureDistances:
     """Exact squared Euclidean distances between directions, in units of 2^-50.
 
@@ -43,6 +101,11 @@ class FeatureDistances:
 
     query_features: npt.NDArray[Any]
     gallery_features: npt.NDArray[Any]
+
+    @property
+    def estimates(self) -> FeatureEstimates:
+        """Estimates of the same distances in half the time."""
+        return FeatureEstimates(self.query_features, self.gallery_features)
 
     def queries(self, indices: IntArray) -> npt.NDArray[Any]:
         """Returns the rows (-2x, |x|^2, 1) of these queries."""
@@ -65,6 +128,7 @@ class GivenDistances:
     """Distances read from a matrix (Q, G); an image is prepared as its index."""
 
     matrix: npt.NDArray[Any]
+    estimates: None = None
 
     def queries(self, indices: IntArray) -> npt.NDArray[Any]:
         """Returns the indices."""
@@ -85,6 +149,10 @@ class Distances(Protocol):
 
     What a side is prepared as is the source's own affair; prepared queries can be sliced.
     """
+
+    @property
+    def estimates(self) -> FeatureEstimates | None:
+        """Estimates with a bound of their error, None where the distances themselves cost no more."""
 
     def queries(self, indices: IntArray) -> Any:
         """Returns these queries, prepared."""

@@ -22,27 +22,31 @@ import numpy.typing as npt
 
 from reidablate.errors import UserError
 from reidablate.metrics.checks import Labels, check_distances, check_features, check_labels
-from reidablate.metrics.distances import Distances, FeatureDistances, GivenDistances
+from reidablate.metrics.distances import Distances, FeatureDistances, FeatureEstimates, GivenDistances
 from reidablate.metrics.ranking import (
     FloatArray,
     IntArray,
     PositiveRanks,
+    Tally,
     average_precision,
     average_precision_trapezoid,
     cmc,
     first_hit,
     inverse_negative_penalty,
-    rank_positives,
 )
 
 if TYPE_CHECKING:
     import pandas as pd
 
 JUNK_PID = -1
-BLOCK_SIZE = 4096
-# Rows worked on together, few enough to stay in the processor's cache: a tile of 256 x 4,096 distances has 8 MB.
-ROWS_AT_ONCE = 256
-PAIRS_AT_ONCE = 1024
+BLOCK_SIZE = 16384
+# Rows and columns of a tile of distances, few enough to stay in the processor's cache: 8 MB.
+ROWS_AT_ONCE, EXACT_COLUMNS = 256, 4096
+ESTIMATED_ROWS = 512
+PAIRS_AT_ONCE = 256
+# Where more than this share of a tile stays open, its exact distances are computed as a whole.
+OPEN_SHARE = 512
+PAIRS_A_QUERY = 64
 CMC_RANKS = (1, 5, 10, 20)
 
 
@@ -185,7 +189,7 @@ def _query_blocks(query_pids: IntArray, num_pairs: IntArray, block_size: int) ->
     pairs_before = np.concatenate(([0], np.cumsum(num_pairs[order])))
     start = 0
     while start < len(order):
-        full = int(pairs_before.searchsorted(pairs_before[start] + ROWS_AT_ONCE * block_size, side="right")) - 1
+        full = int(pairs_before.searchsorted(pairs_before[start] + PAIRS_A_QUERY * block_size, side="right")) - 1
         stop = min(max(full, start + 1), start + block_size)
         yield order[start:stop]
         start = stop
@@ -203,32 +207,72 @@ class _Pairs:
 def _rank(distances: Distances, queries: IntArray, gallery: IntArray, pairs: _Pairs, block_size: int) -> PositiveRanks:
     """Returns the ranks of the positives: row i of `pairs` is query `queries[i]`, column j is image `gallery[j]`."""
     row, column = pairs.row[pairs.positive], pairs.column[pairs.positive]
-    distance = np.empty(len(row))
-    for chunk in _slices(len(row), PAIRS_AT_ONCE):
-        near, i = np.unique(row[chunk], return_inverse=True)
-        far, j = np.unique(column[chunk], return_inverse=True)
-        block = distances.between(distances.queries(queries[near]), distances.gallery(gallery[far]))
-        distance[chunk] = block[i, j]
+    distance = _pair_distances(distances, queries[row], gallery[column])
     order = np.lexsort((column, distance, row))
-    starts = np.flatnonzero(np.diff(row, prepend=-1))
-    tiles = _tiles(distances, queries, gallery, pairs, block_size)
-    return rank_positives(tiles, distances=distance[order], columns=column[order], starts=starts)
+    tally = Tally(distance[order], column[order], np.flatnonzero(np.diff(row, prepend=-1)))
+    task = _Task(distances, queries, gallery, pairs)
+    if distances.estimates is None:
+        for tile in task.tiles(slice(0, len(queries)), slice(0, len(gallery)), block_size):
+            tally.add(*tile)
+    else:
+        _count_by_estimates(task, distances.estimates, tally, block_size)
+    return tally.ranks()
 
 
-def _tiles(
-    distances: Distances, queries: IntArray, gallery: IntArray, pairs: _Pairs, block_size: int
-) -> Iterator[tuple[int, int, FloatArray]]:
-    """Yields first row, first column and distances of each tile, with infinity at all `pairs`."""
-    prepared = distances.queries(queries)
-    for columns in _slices(len(gallery), block_size):
-        block = distances.gallery(gallery[columns])
-        for rows in _slices(len(queries), ROWS_AT_ONCE):
-            tile = distances.between(prepared[rows], block)
-            own = slice(*pairs.row.searchsorted((rows.start, rows.stop)))
-            row, column = pairs.row[own] - rows.start, pairs.column[own] - columns.start
-            inside = (column >= 0) & (column < columns.stop - columns.start)
-            tile[row[inside], column[inside]] = np.inf
-            yield rows.start, columns.start, tile
+def _count_by_estimates(task: "_Task", estimates: FeatureEstimates, tally: Tally, block_size: int) -> None:
+    """Counts all negatives, most of them by an estimate of their distance alone."""
+    windows = estimates.windows(tally.distances)
+    prepared = estimates.queries(task.queries)
+    for columns in _slices(len(task.gallery), block_size):
+        block = estimates.gallery(task.gallery[columns])
+        for rows in _slices(len(task.queries), ESTIMATED_ROWS):
+            tile = task.negatives(rows, columns, estimates.between(prepared[rows], block))
+            still_open = tally.add_estimates(rows.start, tile, windows, at_most=len(tile) + tile.size // OPEN_SHARE)
+            if still_open is None:
+                for exact in task.tiles(rows, columns, block_size):
+                    tally.add(*exact)
+                continue
+            positive, column = still_open[0], still_open[1] + columns.start
+            query = tally.starts.searchsorted(positive, side="right") - 1
+            found = _pair_distances(task.distances, task.queries[query], task.gallery[column])
+            tally.add_pairs(positive, column, found)
+
+
+def _pair_distances(distances: Distances, queries: IntArray, gallery: IntArray) -> FloatArray:
+    """Returns the distances (P,) of pairs (P,), few at a time so that they share images."""
+    found = np.empty(len(queries))
+    for chunk in _slices(len(queries), PAIRS_AT_ONCE):
+        near, i = np.unique(queries[chunk], return_inverse=True)
+        far, j = np.unique(gallery[chunk], return_inverse=True)
+        found[chunk] = distances.between(distances.queries(near), distances.gallery(far))[i, j]
+    return found
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is compared: row i is query `queries[i]`, column j is gallery image `gallery[j]`."""
+
+    distances: Distances
+    queries: IntArray
+    gallery: IntArray
+    pairs: _Pairs
+
+    def tiles(self, rows: slice, columns: slice, block_size: int) -> Iterator[tuple[int, int, FloatArray]]:
+        """Yields first row, first column and distances of the negatives of each tile of this part."""
+        prepared = self.distances.queries(self.queries[rows])
+        for across in _slices(columns.stop, min(block_size, EXACT_COLUMNS), columns.start):
+            block = self.distances.gallery(self.gallery[across])
+            for down in _slices(rows.stop, ROWS_AT_ONCE, rows.start):
+                tile = self.distances.between(prepared[down.start - rows.start : down.stop - rows.start], block)
+                yield down.start, across.start, self.negatives(down, across, tile)
+
+    def negatives(self, rows: slice, columns: slice, tile: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Returns the tile of this part with infinity at all pairs."""
+        own = slice(*self.pairs.row.searchsorted((rows.start, rows.stop)))
+        row, column = self.pairs.row[own] - rows.start, self.pairs.column[own] - columns.start
+        inside = (column >= 0) & (column < columns.stop - columns.start)
+        tile[row[inside], column[inside]] = np.inf
+        return tile
 
 
 def _table(labels: Labels, queries: IntArray, ranks: PositiveRanks) -> dict[str, npt.NDArray[Any]]:
@@ -247,5 +291,5 @@ def _table(labels: Labels, queries: IntArray, ranks: PositiveRanks) -> dict[str,
     }
 
 
-def _slices(length: int, block_size: int) -> Iterator[slice]:
-    return (slice(start, min(start + block_size, length)) for start in range(0, length, block_size))
+def _slices(stop: int, size: int, start: int = 0) -> Iterator[slice]:
+    return (slice(first, min(first + size, stop)) for first in range(start, stop, size))

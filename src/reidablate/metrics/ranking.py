@@ -39,36 +39,105 @@ class PositiveRanks:
     starts: IntArray
 
 
+class Tally:
+    """Counts the negatives before each positive, tile by tile; a tile is any part of the queries and columns."""
+
+    def __init__(self, distances: FloatArray, columns: IntArray, starts: IntArray) -> None:
+        """Begins with no negative.
+
+        Args:
+            distances: (P,) finite distances of the positives; those of a query are in the order of the tie policy.
+            columns: (P,) gallery columns of the positives.
+            starts: (V,) place of each query's first positive.
+        """
+        self.distances, self.columns, self.starts = distances, columns, starts
+        self.stops = _stops(len(distances), starts)
+        self._closer, self._tied, self._tied_before = (np.zeros(len(distances), np.int64) for _ in range(3))
+
+    def add(self, first_query: int, first_column: int, tile: FloatArray) -> None:
+        """Counts a tile of distances, (queries, columns) from these on.
+
+        Positives and ignored images hold infinity: only negatives are left.
+        """
+        for query, row in enumerate(tile, first_query):
+            own = slice(self.starts[query], self.stops[query])
+            near = row.compress(row <= self.distances[own.stop - 1])
+            if not near.size:
+                continue
+            near.sort()
+            below = near.searchsorted(self.distances[own], side="left")
+            level = near.searchsorted(self.distances[own], side="right") - below
+            self._closer[own] += below
+            if level.any():
+                values, columns = self.distances[own], self.columns[own] - first_column
+                self._tied[own] += level
+                self._tied_before[own] += _count_equal_before(row, values=values, columns=columns)
+
+    def add_estimates(
+        self, first_query: int, tile: npt.NDArray[np.float32], windows: npt.NDArray[np.float32], *, at_most: int
+    ) -> tuple[IntArray, IntArray] | None:
+        """Counts the negatives of a tile as far as estimates of their distances tell.
+
+        Args:
+            first_query: The first query of the tile.
+            tile: (queries, columns) estimates; positives and ignored images hold infinity.
+            windows: (P, 2). A negative with an estimate below the first number is closer than the positive, with one
+                that is not below the second number it is farther. Both rise within a query.
+            at_most: Number of open pairs that are worth listing.
+
+        Returns:
+            The open pairs, whose estimate lies between the two numbers, as places of positives and columns of the
+            tile; give them to `add_pairs`. None, and nothing is counted, if there are more than `at_most`.
+        """
+        own = slice(self.starts[first_query], self.stops[first_query + len(tile) - 1])
+        below = np.empty((own.stop - own.start, 2), np.int64)
+        for query, row in enumerate(tile, first_query):
+            window = windows[self.starts[query] : self.stops[query]]
+            near = row.compress(row < window[-1, 1])
+            near.sort()
+            below[self.starts[query] - own.start : self.stops[query] - own.start] = near.searchsorted(window)
+        number = below[:, 1] - below[:, 0]
+        if number.sum() > at_most:
+            return None
+        self._closer[own] += below[:, 0]
+        positives = own.start + np.flatnonzero(number)
+        rows = self.starts.searchsorted(positives, side="right") - 1 - first_query
+        found = [
+            np.flatnonzero((tile[row] >= low) & (tile[row] < high))
+            for row, (low, high) in zip(rows, windows[positives], strict=True)
+        ]
+        columns = np.concatenate(found) if found else np.empty(0, np.int64)
+        return np.repeat(positives, [len(part) for part in found]), columns
+
+    def add_pairs(self, positives: IntArray, columns: IntArray, distances: FloatArray) -> None:
+        """Counts negatives, each at a distance and in a column, against one positive each."""
+        own = self.distances[positives]
+        level = distances == own
+        before = level & (columns < self.columns[positives])
+        for count, mask in ((self._closer, distances < own), (self._tied, level), (self._tied_before, before)):
+            count += np.bincount(positives[mask], minlength=len(count))
+
+    def ranks(self) -> PositiveRanks:
+        """Returns the ranks that follow from what was counted."""
+        optimistic = _place(len(self.distances), self.starts) + self._closer
+        return PositiveRanks(optimistic + self._tied_before, optimistic, optimistic + self._tied, self.starts)
+
+
 def rank_positives(
     tiles: Iterable[tuple[int, int, FloatArray]], *, distances: FloatArray, columns: IntArray, starts: IntArray
 ) -> PositiveRanks:
     """Returns the ranks of the positives among the gallery images that are not ignored.
 
     Args:
-        tiles: Triples of the first query, the first gallery column and the distances (queries, columns) from there on,
-            which together cover the V queries and all columns once, in any order. Positives and ignored images hold
-            infinity: only negatives are left.
-        distances: (P,) finite distances of the positives; those of a query are in the order of the tie policy.
-        columns: (P,) gallery columns of the positives.
-        starts: (V,) place of each query's first positive.
+        tiles: What `Tally.add` takes, covering the V queries and all columns once, in any order.
+        distances: As of `Tally`.
+        columns: As of `Tally`.
+        starts: As of `Tally`.
     """
-    closer, tied, tied_before = (np.zeros(len(distances), np.int64) for _ in range(3))
-    stops = _stops(len(distances), starts)
-    for first_query, first_column, tile in tiles:
-        for query, row in enumerate(tile, first_query):
-            own = slice(starts[query], stops[query])
-            near = row.compress(row <= distances[own.stop - 1])
-            if not near.size:
-                continue
-            near.sort()
-            below = near.searchsorted(distances[own], side="left")
-            level = near.searchsorted(distances[own], side="right") - below
-            closer[own] += below
-            if level.any():
-                tied[own] += level
-                tied_before[own] += _count_equal_before(row, values=distances[own], columns=columns[own] - first_column)
-    alone = _place(len(distances), starts)
-    return PositiveRanks(alone + closer + tied_before, alone + closer, alone + closer + tied, starts)
+    tally = Tally(distances, columns, starts)
+    for tile in tiles:
+        tally.add(*tile)
+    return tally.ranks()
 
 
 def _count_equal_before(row: FloatArray, *, values: FloatArray, columns: IntArray) -> IntArray:

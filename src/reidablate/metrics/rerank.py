@@ -88,6 +88,8 @@ class Described:
 class RerankedDistances:
     """Re-ranked distances between query and gallery, in [0, 1], a source for `protocol.score_by`."""
 
+    estimates = None
+
     def __init__(self, query_features: npt.ArrayLike, gallery_features: npt.ArrayLike, constants: Constants) -> None:
         """Describes all images.
 
