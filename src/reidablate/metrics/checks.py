@@ -10,14 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from reidablate.errors import UserError
-from reidablate.metrics.distances import STEPS_PER_UNIT, fixed_point
+from reidablate.metrics.distances import ROWS_AT_ONCE, STEPS_PER_UNIT, fixed_point
 from reidablate.metrics.ranking import IntArray
 
 # Directions this close in every component are one up to float32 noise: the network has collapsed.
 CONSTANT_WITHIN = 1e-6
 # Below this length the squares of a float64 feature underflow.
 SHORTEST = 1e-150
-ROWS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)

@@ -109,18 +109,31 @@ class FeatureDistances:
 
     def queries(self, indices: IntArray) -> npt.NDArray[Any]:
         """Returns the rows (-2x, |x|^2, 1) of these queries."""
-        x = fixed_point(self.query_features[indices])
-        return np.column_stack((-2 * x, np.square(x).sum(axis=1), np.ones(len(x))))
+        rows = _prepared(self.query_features, indices, -2, norm=-2)
+        rows[:, -1] = 1
+        return rows
 
     def gallery(self, indices: IntArray) -> npt.NDArray[Any]:
         """Returns the rows (y, 1, |y|^2) of these gallery images."""
-        y = fixed_point(self.gallery_features[indices])
-        return np.column_stack((y, np.ones(len(y)), np.square(y).sum(axis=1)))
+        rows = _prepared(self.gallery_features, indices, 1, norm=-1)
+        rows[:, -2] = 1
+        return rows
 
     def between(self, queries: npt.NDArray[Any], gallery: npt.NDArray[Any]) -> FloatArray:
         """Returns the distances (queries, gallery) of prepared rows, in a fresh array."""
         product: FloatArray = queries @ gallery.T
         return product
+
+
+def _prepared(features: npt.NDArray[Any], indices: IntArray, factor: int, *, norm: int) -> FloatArray:
+    """Returns (n, D + 2): `factor` times the directions, their squared lengths in column `norm`, one column unset."""
+    found = np.empty((len(indices), features.shape[1] + 2))
+    for start in range(0, len(indices), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        directions = fixed_point(features[indices[rows]])
+        np.multiply(directions, factor, out=found[rows, :-2])
+        found[rows, norm] = np.square(directions, out=directions).sum(axis=1)
+    return found
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 JUNK_PID = -1
-BLOCK_SIZE = 16384
+BLOCK_SIZE = 8192
 # Rows and columns of a tile of distances, few enough to stay in the processor's cache: 8 MB.
 ROWS_AT_ONCE, EXACT_COLUMNS = 256, 4096
 ESTIMATED_ROWS = 512
@@ -229,9 +229,10 @@ def _count_by_estimates(task: "_Task", estimates: FeatureEstimates, tally: Tally
             tile = task.negatives(rows, columns, estimates.between(prepared[rows], block))
             still_open = tally.add_estimates(rows.start, tile, windows, at_most=len(tile) + tile.size // OPEN_SHARE)
             if still_open is None:
-                for exact in task.tiles(rows, columns, block_size):
+                # The rest of the block is likely to be alike.
+                for exact in task.tiles(slice(rows.start, len(task.queries)), columns, block_size):
                     tally.add(*exact)
-                continue
+                break
             positive, column = still_open[0], still_open[1] + columns.start
             query = tally.starts.searchsorted(positive, side="right") - 1
             found = _pair_distances(task.distances, task.queries[query], task.gallery[column])
