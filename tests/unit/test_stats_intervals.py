@@ -44,6 +44,13 @@ def test_t_interval_equals_scipys_one_sample_test():
     assert [found.low, found.high] == pytest.approx(list(expected.confidence_interval(0.9)))
 
 
+def test_quantiles_and_p_values_are_those_of_the_t_distribution():
+    df = np.geomspace(0.5, 1e6, 200)
+    found = t_interval(np.linspace(0, 9, 200), np.ones(200), df, level=0.99)
+    np.testing.assert_allclose(found.high - np.linspace(0, 9, 200), stats.t.ppf(0.995, df), rtol=1e-12)
+    np.testing.assert_allclose(found.p_value, 2 * stats.t.sf(np.linspace(0, 9, 200), df), rtol=1e-12)
+
+
 def test_a_variance_of_zero_is_certain():
     found = t_interval(np.array([0.0, 0.1]), np.zeros(2), np.full(2, 4.0))
     assert found.p_value.tolist() == [1.0, 0.0]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from reidablate.stats.paired import Array, Components, satterthwaite_df
 
@@ -32,10 +32,10 @@ def t_interval(estimate: Array, variance: Array, df: Array, *, level: float = 0.
     A variance of zero gives an interval of width zero, with p = 1 at an estimate of zero and p = 0 elsewhere.
     """
     error = np.sqrt(variance)
-    width = stats.t.ppf(0.5 + level / 2, df) * error
+    width = special.stdtrit(df, 0.5 + level / 2) * error
     with np.errstate(divide="ignore", invalid="ignore"):
         statistic = np.where(estimate == 0, 0.0, np.abs(estimate) / error)
-    return Interval(estimate - width, estimate + width, error, df, np.asarray(2 * stats.t.sf(statistic, df)))
+    return Interval(estimate - width, estimate + width, error, df, np.asarray(2 * special.stdtr(df, -statistic)))
 
 
 def two_way(components: Components, *, level: float = 0.95) -> Interval:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from reidablate.stats.intervals import two_way
 from reidablate.stats.paired import Array, Components
@@ -22,7 +22,7 @@ def detectable(standard_error: Array, df: Array, *, alpha: float = 0.05, power: 
         alpha: Level of the test. Holm's first step in a family of m tests at 0.05 / m.
         power: Probability of finding the difference.
     """
-    critical = stats.t.ppf(1 - alpha / 2, df)
+    critical = special.stdtrit(df, 1 - alpha / 2)
     return np.asarray(special.nctdtrinc(df, 1 - power, critical) * standard_error)
 
 
