@@ -298,12 +298,21 @@ def score_command(
     multi_query: Annotated[
         bool, typer.Option("--multi-query", help="Pool the query images of one pid and camid.")
     ] = False,
+    device: Annotated[
+        str, typer.Option(help="Where features are multiplied, cpu or cuda; the scores are the same.")
+    ] = "cpu",
 ) -> None:
     """Scores the features or distances of any code base under one exact protocol."""
     from reidablate.metrics.files import Options, score_file, write_queries
     from reidablate.metrics.tables import print_scores
 
     options = Options(keep_junk, rerank, single_gallery_shot, multi_query)
+    if device != "cpu":
+        from dataclasses import replace
+
+        from reidablate.engine.product import on_device
+
+        options = replace(options, product=on_device(device))
     scores, protocol = score_file(path, options)
     if per_query is not None:
         write_queries(scores, per_query)

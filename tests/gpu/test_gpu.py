@@ -10,9 +10,11 @@ import torch
 
 from reidablate.artifacts import sha256_file
 from reidablate.data import augment
+from reidablate.engine.product import on_device
 from reidablate.engine.stages import train_spec
 from reidablate.engine.train import RunSpec, train_run
-from reidablate.rng import torch_generator
+from reidablate.metrics import score
+from reidablate.rng import generator, torch_generator
 from reidablate.study import Study
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -36,3 +38,21 @@ def test_a_run_on_the_gpu_repeats_itself_and_stays_near_the_cpu(tiny_study: Stud
     assert one == two
     losses = {name: pd.read_parquet(tmp_path / name / "history.parquet")["total"] for name in ("one", "cpu")}
     np.testing.assert_allclose(losses["one"], losses["cpu"], rtol=1e-2)
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_scores_by_products_on_the_gpu_are_those_of_numpy(tf32: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", tf32)
+    rng = generator(0, "test")
+    query, gallery = (rng.standard_normal((number, 768), np.float32) for number in (700, 9000))
+    gallery[:100] = gallery[0]
+    labels = {
+        "query_pids": rng.integers(0, 50, 700),
+        "gallery_pids": rng.integers(-1, 50, 9000),
+        "query_camids": rng.integers(0, 3, 700),
+        "gallery_camids": rng.integers(0, 3, 9000),
+    }
+    gallery[labels["gallery_pids"] == 1] += 3 * query[0]
+    wanted = score(query, gallery, **labels)
+    found = score(query, gallery, **labels, product=on_device("cuda"))
+    pd.testing.assert_frame_equal(found.queries, wanted.queries, check_exact=True)

@@ -10,6 +10,7 @@ BLAS changes a single bit. The rounding moves a distance by about 1e-8, less tha
 Legend: N images, Q queries, G gallery images, D feature.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,9 +19,18 @@ import numpy.typing as npt
 
 from reidablate.metrics.ranking import FloatArray, IntArray
 
+# Returns left @ right.T of two matrices in their own precision or a higher one, as an array of their type.
+Product = Callable[[npt.NDArray[Any], npt.NDArray[Any]], npt.NDArray[Any]]
+
 STEPS_PER_UNIT = 2.0**25
 # Rows worked on together, few enough to stay in the processor's cache.
 ROWS_AT_ONCE = 64
+
+
+def numpy_product(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Returns left @ right.T."""
+    product: npt.NDArray[Any] = left @ right.T
+    return product
 
 
 def fixed_point(features: npt.NDArray[Any]) -> FloatArray:
@@ -52,6 +62,7 @@ class FeatureEstimates:
 
     query_features: npt.NDArray[Any]
     gallery_features: npt.NDArray[Any]
+    product: Product = numpy_product
 
     def queries(self, indices: IntArray) -> npt.NDArray[np.float32]:
         """Returns -x of these queries."""
@@ -63,8 +74,7 @@ class FeatureEstimates:
 
     def between(self, queries: npt.NDArray[np.float32], gallery: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Returns the estimates (queries, gallery) of prepared rows, in a fresh array."""
-        product: npt.NDArray[np.float32] = queries @ gallery.T
-        return product
+        return self.product(queries, gallery)
 
     def error(self) -> float:
         """Returns the most by which an estimate may differ from d / 2 - 1."""
@@ -101,11 +111,12 @@ class FeatureDistances:
 
     query_features: npt.NDArray[Any]
     gallery_features: npt.NDArray[Any]
+    product: Product = numpy_product
 
     @property
     def estimates(self) -> FeatureEstimates:
         """Estimates of the same distances in half the time."""
-        return FeatureEstimates(self.query_features, self.gallery_features)
+        return FeatureEstimates(self.query_features, self.gallery_features, self.product)
 
     def queries(self, indices: IntArray) -> npt.NDArray[Any]:
         """Returns the rows (-2x, |x|^2, 1) of these queries."""
@@ -121,8 +132,7 @@ class FeatureDistances:
 
     def between(self, queries: npt.NDArray[Any], gallery: npt.NDArray[Any]) -> FloatArray:
         """Returns the distances (queries, gallery) of prepared rows, in a fresh array."""
-        product: FloatArray = queries @ gallery.T
-        return product
+        return self.product(queries, gallery)
 
 
 def _prepared(features: npt.NDArray[Any], indices: IntArray, factor: int, *, norm: int) -> FloatArray:
@@ -160,7 +170,7 @@ class GivenDistances:
 class Distances(Protocol):
     """Where distances come from: images are prepared side by side, and a tile is computed of prepared ones.
 
-    What a side is prepared as is the source's own affair; prepared queries can be sliced.
+    What a side is prepared as is the source's own affair.
     """
 
     @property

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from reidablate.errors import UserError
 from reidablate.metrics.checks import Labels, check_distances, check_features, check_labels
-from reidablate.metrics.distances import FeatureDistances, GivenDistances
+from reidablate.metrics.distances import FeatureDistances, GivenDistances, Product, numpy_product
 from reidablate.metrics.protocol import JUNK_PID, Scores, score_by
 from reidablate.metrics.ranking import IntArray
 from reidablate.rng import generator
@@ -70,12 +70,14 @@ class Options:
         single_gallery_shot: Seed of a draw that leaves one gallery image of each identity, None for the whole gallery.
             Queries of a camera get a draw of their own, from images of the other cameras.
         multi_query: Pool the query images of one pid and camid: the mean of their L2-normalised features is the query.
+        product: What multiplies matrices of features; it changes time, never a score.
     """
 
     keep_junk: bool = False
     rerank: str | None = None
     single_gallery_shot: int | None = None
     multi_query: bool = False
+    product: Product = numpy_product
 
 
 def score_file(path: Path, options: Options) -> tuple[dict[str, Scores], dict[str, Any]]:
@@ -141,8 +143,8 @@ def score_retrieval(problem: Retrieval, options: Options) -> Scores:
     if options.keep_junk:
         problem = replace(problem, labels=_without_junk(problem.labels))
     if options.single_gallery_shot is not None:
-        return _score_single_shots(problem, options.single_gallery_shot)
-    return _score(problem, options.rerank)
+        return _score_single_shots(problem, options)
+    return _score(problem, options)
 
 
 def _protocol(options: Options, distances: bool) -> dict[str, Any]:
@@ -173,20 +175,24 @@ def _constants(text: str) -> Any:
         raise UserError(f"re-ranking constants are '{text}'; write K1,K2,LAMBDA such as 20,6,0.3.") from None
 
 
-def _score(problem: Retrieval, rerank: str | None) -> Scores:
+def _score(problem: Retrieval, options: Options) -> Scores:
     if problem.distances is not None:
         return score_by(GivenDistances(problem.distances), problem.labels)
     assert problem.query_features is not None
     assert problem.gallery_features is not None
-    if rerank is None:
-        return score_by(FeatureDistances(problem.query_features, problem.gallery_features), problem.labels)
+    if options.rerank is None:
+        source = FeatureDistances(problem.query_features, problem.gallery_features, options.product)
+        return score_by(source, problem.labels)
     from reidablate.metrics.rerank import RerankedDistances
 
     counted = problem.keep(gallery=np.flatnonzero(problem.labels.gallery_pids != JUNK_PID))
     if not len(counted.labels.gallery_pids):
         raise UserError("the gallery is nothing but junk; give images with a pid of at least 0.")
-    source = RerankedDistances(counted.query_features, counted.gallery_features, _constants(rerank))  # type: ignore[arg-type]
-    return score_by(source, counted.labels)
+    assert counted.query_features is not None
+    assert counted.gallery_features is not None
+    constants = _constants(options.rerank)
+    reranked = RerankedDistances(counted.query_features, counted.gallery_features, constants, options.product)
+    return score_by(reranked, counted.labels)
 
 
 def _pooled(problem: Retrieval) -> Retrieval:
@@ -209,8 +215,9 @@ def _without_junk(labels: Labels) -> Labels:
     return replace(labels, gallery_pids=np.where(labels.gallery_pids == JUNK_PID, free, labels.gallery_pids))
 
 
-def _score_single_shots(problem: Retrieval, seed: int) -> Scores:
-    labels = problem.labels
+def _score_single_shots(problem: Retrieval, options: Options) -> Scores:
+    labels, seed = problem.labels, options.single_gallery_shot
+    assert seed is not None
     parts, rows = [], []
     for camid in np.unique(labels.query_camids):
         images = np.flatnonzero((labels.gallery_camids != camid) & (labels.gallery_pids != JUNK_PID))
@@ -218,7 +225,7 @@ def _score_single_shots(problem: Retrieval, seed: int) -> Scores:
         pids, first = np.unique(labels.gallery_pids[drawn], return_index=True)
         queries = np.flatnonzero((labels.query_camids == camid) & np.isin(labels.query_pids, pids))
         if queries.size:
-            parts.append(_score(problem.keep(queries=queries, gallery=np.sort(drawn[first])), None))
+            parts.append(_score(problem.keep(queries=queries, gallery=np.sort(drawn[first])), options))
             rows.append(queries)
     if not parts:
         raise UserError("no query has a gallery image of its pid under another camid; check pids and camids.")

@@ -22,7 +22,14 @@ import numpy.typing as npt
 
 from reidablate.errors import UserError
 from reidablate.metrics.checks import Labels, check_distances, check_features, check_labels
-from reidablate.metrics.distances import Distances, FeatureDistances, FeatureEstimates, GivenDistances
+from reidablate.metrics.distances import (
+    Distances,
+    FeatureDistances,
+    FeatureEstimates,
+    GivenDistances,
+    Product,
+    numpy_product,
+)
 from reidablate.metrics.ranking import (
     FloatArray,
     IntArray,
@@ -40,9 +47,8 @@ if TYPE_CHECKING:
 
 JUNK_PID = -1
 BLOCK_SIZE = 8192
-# Rows and columns of a tile of distances, few enough to stay in the processor's cache: 8 MB.
-ROWS_AT_ONCE, EXACT_COLUMNS = 256, 4096
-ESTIMATED_ROWS = 512
+# Rows of a tile, and columns where its distances are exact: 16 MB of those, as of estimates.
+ROWS_AT_ONCE, EXACT_COLUMNS = 512, 4096
 PAIRS_AT_ONCE = 256
 # Where more than this share of a tile stays open, its exact distances are computed as a whole.
 OPEN_SHARE = 512
@@ -100,6 +106,7 @@ def score(
     gallery_camids: npt.ArrayLike,
     query_names: npt.ArrayLike | None = None,
     block_size: int = BLOCK_SIZE,
+    product: Product = numpy_product,
 ) -> Scores:
     """Returns the scores of a retrieval by features.
 
@@ -112,6 +119,7 @@ def score(
         gallery_camids: (G,) whole numbers.
         query_names: (Q,) names for the table; without them the queries are numbered from "0".
         block_size: Queries and gallery images handled at a time. It changes time and memory, never a score.
+        product: What multiplies matrices, such as `engine.product.on_device("cuda")`. It changes time, never a score.
 
     Raises:
         UserError: A feature is NaN, infinite or of no length; all features of a side are the same; lengths do not
@@ -120,7 +128,7 @@ def score(
     queries, gallery = check_features(query_features, gallery_features)
     pids, camids = (query_pids, gallery_pids), (query_camids, gallery_camids)
     labels = check_labels((len(queries), len(gallery)), pids=pids, camids=camids, names=query_names)
-    return score_by(FeatureDistances(queries, gallery), labels, block_size=block_size)
+    return score_by(FeatureDistances(queries, gallery, product), labels, block_size=block_size)
 
 
 def score_distances(
@@ -212,7 +220,7 @@ def _rank(distances: Distances, queries: IntArray, gallery: IntArray, pairs: _Pa
     tally = Tally(distance[order], column[order], np.flatnonzero(np.diff(row, prepend=-1)))
     task = _Task(distances, queries, gallery, pairs)
     if distances.estimates is None:
-        for tile in task.tiles(slice(0, len(queries)), slice(0, len(gallery)), block_size):
+        for tile in task.tiles(list(_slices(len(queries), ROWS_AT_ONCE)), slice(0, len(gallery)), block_size):
             tally.add(*tile)
     else:
         _count_by_estimates(task, distances.estimates, tally, block_size)
@@ -223,20 +231,23 @@ def _count_by_estimates(task: "_Task", estimates: FeatureEstimates, tally: Tally
     """Counts all negatives, most of them by an estimate of their distance alone."""
     windows = estimates.windows(tally.distances)
     prepared = estimates.queries(task.queries)
+    too_open: dict[int, slice] = {}  # rows whose estimates leave too much open, in this block and so in all others
     for columns in _slices(len(task.gallery), block_size):
         block = estimates.gallery(task.gallery[columns])
-        for rows in _slices(len(task.queries), ESTIMATED_ROWS):
+        for rows in _slices(len(task.queries), ROWS_AT_ONCE):
+            if rows.start in too_open:
+                continue
             tile = task.negatives(rows, columns, estimates.between(prepared[rows], block))
             still_open = tally.add_estimates(rows.start, tile, windows, at_most=len(tile) + tile.size // OPEN_SHARE)
             if still_open is None:
-                # The rest of the block is likely to be alike.
-                for exact in task.tiles(slice(rows.start, len(task.queries)), columns, block_size):
-                    tally.add(*exact)
-                break
+                too_open[rows.start] = rows
+                continue
             positive, column = still_open[0], still_open[1] + columns.start
             query = tally.starts.searchsorted(positive, side="right") - 1
             found = _pair_distances(task.distances, task.queries[query], task.gallery[column])
             tally.add_pairs(positive, column, found)
+        for exact in task.tiles(list(too_open.values()), columns, block_size):
+            tally.add(*exact)
 
 
 def _pair_distances(distances: Distances, queries: IntArray, gallery: IntArray) -> FloatArray:
@@ -258,14 +269,14 @@ class _Task:
     gallery: IntArray
     pairs: _Pairs
 
-    def tiles(self, rows: slice, columns: slice, block_size: int) -> Iterator[tuple[int, int, FloatArray]]:
+    def tiles(self, rows: list[slice], columns: slice, block_size: int) -> Iterator[tuple[int, int, FloatArray]]:
         """Yields first row, first column and distances of the negatives of each tile of this part."""
-        prepared = self.distances.queries(self.queries[rows])
-        for across in _slices(columns.stop, min(block_size, EXACT_COLUMNS), columns.start):
+        prepared = [self.distances.queries(self.queries[down]) for down in rows]
+        for across in _slices(columns.stop, min(block_size, EXACT_COLUMNS), columns.start) if rows else ():
             block = self.distances.gallery(self.gallery[across])
-            for down in _slices(rows.stop, ROWS_AT_ONCE, rows.start):
-                tile = self.distances.between(prepared[down.start - rows.start : down.stop - rows.start], block)
-                yield down.start, across.start, self.negatives(down, across, tile)
+            for down, queries in zip(rows, prepared, strict=True):
+                tile = self.negatives(down, across, self.distances.between(queries, block))
+                yield down.start, across.start, tile
 
     def negatives(self, rows: slice, columns: slice, tile: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Returns the tile of this part with infinity at all pairs."""

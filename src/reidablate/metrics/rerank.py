@@ -26,7 +26,7 @@ from scipy import sparse
 
 from reidablate.errors import UserError
 from reidablate.metrics.checks import check_features
-from reidablate.metrics.distances import FeatureDistances
+from reidablate.metrics.distances import FeatureDistances, Product, numpy_product
 from reidablate.metrics.ranking import FloatArray, IntArray
 
 Indices = npt.NDArray[np.signedinteger]
@@ -80,23 +80,26 @@ class Described:
     codes: sparse.csr_array
     farthest: FloatArray
 
-    def __getitem__(self, rows: slice) -> "Described":
-        """Returns some of the queries."""
-        return Described(self.features[rows], self.codes[rows], self.farthest[rows])
-
 
 class RerankedDistances:
     """Re-ranked distances between query and gallery, in [0, 1], a source for `protocol.score_by`."""
 
     estimates = None
 
-    def __init__(self, query_features: npt.ArrayLike, gallery_features: npt.ArrayLike, constants: Constants) -> None:
+    def __init__(
+        self,
+        query_features: npt.ArrayLike,
+        gallery_features: npt.ArrayLike,
+        constants: Constants,
+        product: Product = numpy_product,
+    ) -> None:
         """Describes all images.
 
         Args:
             query_features: (Q, D) numbers, as for `protocol.score`.
             gallery_features: (G, D), likewise.
             constants: The constants of the method.
+            product: As for `protocol.score`.
 
         Raises:
             UserError: What `protocol.score` refuses of features.
@@ -105,7 +108,7 @@ class RerankedDistances:
         everything = np.concatenate((query, gallery))
         self._num_queries = len(query)
         self._constants = constants
-        self._exact = FeatureDistances(everything, everything)
+        self._exact = FeatureDistances(everything, everything, product)
         self._codes, self._farthest = _describe(self._exact, len(everything), constants)
 
     def queries(self, indices: IntArray) -> Described:
