@@ -7,6 +7,9 @@ sums of such numbers stay below 2^53, so float64 holds every intermediate result
 summation. Hence equal features tie, a feature is at distance zero from itself, and no block size, number of threads or
 BLAS changes a single bit. The rounding moves a distance by about 1e-8, less than one float32 matrix product does.
 
+*Estimates* of them in float32 cost half the time and come with a bound of their error. Whoever ranks needs an exact
+distance only where an estimate lies within that bound of what it is compared to.
+
 Legend: N images, Q queries, G gallery images, D feature.
 """
 
@@ -19,7 +22,7 @@ import numpy.typing as npt
 
 from reidablate.metrics.ranking import FloatArray, IntArray
 
-# Returns left @ right.T of two matrices in their own precision or a higher one, as an array of their type.
+# Returns left @ right.T of two matrices, computed in their own precision or a higher one, as an array of their type.
 Product = Callable[[npt.NDArray[Any], npt.NDArray[Any]], npt.NDArray[Any]]
 
 STEPS_PER_UNIT = 2.0**25
@@ -50,7 +53,7 @@ class FeatureEstimates:
     """Estimates of distances between features: minus the cosine, by a float32 product, with a bound of its error.
 
     Let X and Y be directions in units (whole steps of 2^-25, |X_i| <= 1), d = |X|^2 + |Y|^2 - 2 X.Y their distance and
-    x, y their components rounded to float32. With u = 2^-24, and n the number of columns:
+    x, y their components rounded to float32. With u = 2^-24, and n < 2^24 the number of columns:
 
     - A float32 product differs from x.y by at most g |x||y|, g = n u / (1 - n u), in whatever order it is summed, with
       or without fused multiply-add (Higham 2002, 3.1). Nothing underflows, since all are multiples of 2^-50.

@@ -5,7 +5,8 @@ its pid under another camid are positives; all others, distractors (pid 0) inclu
 positive is invalid: left out of every mean, and counted.
 
 Distances are Euclidean between L2-normalised features, which is the order of cosine similarity, and exact: see
-`distances`.
+`distances`. Most negatives are counted by an estimate of their distance that is too far from every positive's to be
+wrong; only the others get their exact one, so the result is the same.
 
 Memory is bounded by the block size, whatever Q and G; besides it only the labels and a few numbers a query are held.
 
