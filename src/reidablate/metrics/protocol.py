@@ -52,7 +52,7 @@ BLOCK_SIZE = 8192
 ROWS_AT_ONCE, EXACT_COLUMNS = 512, 4096
 PAIRS_AT_ONCE = 256
 # Where more than this share of a tile stays open, its exact distances are computed as a whole.
-OPEN_SHARE = 512
+OPEN_SHARE = 1024
 PAIRS_A_QUERY = 64
 CMC_RANKS = (1, 5, 10, 20)
 
@@ -190,7 +190,7 @@ def score_by(distances: Distances, labels: Labels, *, block_size: int = BLOCK_SI
 
 
 def _query_blocks(query_pids: IntArray, num_pairs: IntArray, block_size: int) -> Iterator[IntArray]:
-    """Yields the indices of all queries, at most `block_size` at a time and with no more pairs than a tile has entries.
+    """Yields the indices of all queries, at most `block_size` at a time and with `PAIRS_A_QUERY` pairs each on average.
 
     A single query may have more. They go by identity, so that positives which queries share are prepared together.
     """
