@@ -11,8 +11,9 @@ float32 features in memory and must find the same mAP to 1e-5.
 What bounds us: at the size of Market-1501 the float32 product takes 0.46 of our 0.72 s of CPU time on one thread, the
 exact distances of the positives 0.11 s, counting 0.09 s, checking and normalising 0.06 s. Exact float64 distances of
 everything, which the estimates spare us, took 0.93 s. They are still computed where the features are so poor that most
-of the gallery lies as near as a positive, as in `million`. The peers' sort depends on NumPy: from version 2 on it uses
-AVX-512 where there is some, 0.7 s for all rows, 3.5 s without.
+of the gallery lies as near as a positive, as in `million`. With two threads only the product gets faster; to count one
+tile while the next is multiplied makes both slower. The peers' sort depends on NumPy: from version 2 on it uses AVX-512
+where there is some, 0.7 s for all rows, 3.5 s without.
 
 `million` scores 1,000 queries against growing parts of 1,000,000 memory-mapped features, ours alone.
 

@@ -100,14 +100,15 @@ class Tally:
         if number.sum() > at_most:
             return None
         self._closer[own] += below[:, 0]
-        positives = own.start + np.flatnonzero(number)
+        unsure = np.flatnonzero(number)
+        positives = own.start + unsure
         rows = self.starts.searchsorted(positives, side="right") - 1 - first_query
         found = [
             np.flatnonzero((tile[row] >= low) & (tile[row] < high))
             for row, (low, high) in zip(rows, windows[positives], strict=True)
         ]
         columns = np.concatenate(found) if found else np.empty(0, np.int64)
-        return np.repeat(positives, [len(part) for part in found]), columns
+        return np.repeat(positives, number[unsure]), columns
 
     def add_pairs(self, positives: IntArray, columns: IntArray, distances: FloatArray) -> None:
         """Counts negatives, each at a distance and in a column, against one positive each."""
