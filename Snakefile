@@ -16,6 +16,7 @@ configfile: "workflow/config/default.yaml"
 try:
     STUDY = plan(config)
     PLAN = STUDY.write()
+    STUDY.reindex_changed()
 except UserError as error:
     print(f"reidablate: {error}", file=sys.stderr)
     sys.exit(2)

@@ -174,15 +174,14 @@ def _json(text: str, option: str) -> Any:
 @data_app.command("index")
 def data_index(plan: PlanOption, dataset: DatasetOption, workers: WorkersOption = 2) -> None:
     """Checks a data set folder and writes its index, a row an image."""
-    from reidablate.data.index import build_index, write_index
+    from reidablate.data.index import index_dataset
     from reidablate.study import load_study
 
     study = load_study(plan)
     chosen = study.dataset(dataset)
-    index = build_index(chosen.root, chosen.format, workers=workers)
+    index = index_dataset(chosen.root, chosen.format, study.data_folder(dataset) / "index", workers=workers)
     for warning in index.summary["warnings"]:
         print(f"{chosen.root}: {warning}", file=sys.stderr)
-    write_index(index, study.data_folder(dataset) / "index")
 
 
 @data_app.command("cache")

@@ -4,6 +4,7 @@
 a file edited while the study runs changes nothing before the next call.
 """
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -13,7 +14,7 @@ from pydantic import field_validator
 from reidablate.artifacts import content_hash, read_json, write_json
 from reidablate.cells import Tier, describe, load_cells, select
 from reidablate.config import Preset, RunConfig, Section, load_yaml, merge, nearest, validate
-from reidablate.data.formats import locate
+from reidablate.data.formats import locate, source_of
 from reidablate.errors import UserError
 
 S = TypeVar("S", bound=Section)
@@ -191,6 +192,29 @@ class Study(Section):
         if not self.path.exists():
             write_json(self.path, self.model_dump(mode="json"))
         return self.path
+
+    def reindex_changed(self) -> None:
+        """Indexes every real data set again whose files are no longer those that its index was built from.
+
+        It is done while planning because what has to run again depends on the outcome: nothing when the files were
+        only copied or touched, everything behind the index when an image changed.
+
+        Raises:
+            UserError: A changed data set is no longer a good one.
+        """
+        for dataset in self.datasets:
+            folder = self.data_folder(dataset.name) / "index"
+            if dataset.generated or not (folder / "index.json").is_file():
+                continue
+            try:
+                current = read_json(folder / "source.json") == source_of(dataset.root, dataset.format)
+            except UserError:
+                current = False
+            if not current:
+                from reidablate.data.index import index_dataset
+
+                print(f"reidablate: the files of {dataset.title} changed; indexing {dataset.root}", file=sys.stderr)
+                index_dataset(dataset.root, dataset.format, folder, workers=2)
 
     def refusal(self, *, gpu_limit: int | None, num_gpus: int) -> str | None:
         """Returns why this study should not start on this machine, or None.

@@ -1,3 +1,4 @@
+import os
 import re
 from pathlib import Path
 
@@ -139,7 +140,6 @@ def test_the_listing_hash_follows_the_names_of_images(tmp_path: Path) -> None:
     assert listing_hash(tmp_path / "nowhere") == listing_hash(tmp_path)
     first = listing_hash(touch(tmp_path, MARKET))
     (tmp_path / "query" / "Thumbs.db").touch()
-    (tmp_path / "query" / MARKET["query"][0]).write_bytes(b"other bytes")
     assert listing_hash(tmp_path) == first
     (tmp_path / "query" / MARKET["query"][0]).rename(tmp_path / "bounding_box_test" / MARKET["query"][0])
     assert listing_hash(tmp_path) != first
@@ -148,6 +148,26 @@ def test_the_listing_hash_follows_the_names_of_images(tmp_path: Path) -> None:
     assert second == listing_hash(tmp_path / "query")
     table.write_text(table.read_text().replace("7,2", "8,2"))
     assert listing_hash(table) != second
+
+
+@pytest.mark.parametrize("change", ["size", "time"])
+@pytest.mark.parametrize("layout", ["folders", "manifest"])
+def test_the_listing_hash_follows_an_image_replaced_under_its_own_name(
+    tmp_path: Path, layout: str, change: str
+) -> None:
+    if layout == "folders":
+        image = touch(tmp_path, MARKET) / "query" / MARKET["query"][0]
+    else:
+        write_manifest(tmp_path, ROWS)
+        image = tmp_path / "a" / "2.jpg"
+        image.parent.mkdir()
+    image.write_bytes(b"abc")
+    state = image.stat()
+    first = listing_hash(tmp_path)
+    image.write_bytes(b"abcd" if change == "size" else b"xyz")
+    later = state.st_mtime_ns + (change == "time")
+    os.utime(image, ns=(state.st_atime_ns, later))
+    assert listing_hash(tmp_path) != first
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])

@@ -260,3 +260,34 @@ def test_real_looking_data_enters_the_paper_preset_still_labelled_synthetic(stud
     summary = read_json(study / "results" / "paper" / "data" / "market1501" / "index" / "index.json")
     assert summary["synthetic"] is True
     assert summary["official_counts"] is False
+
+
+def test_a_copied_data_set_repeats_nothing_and_a_changed_image_everything_behind_it(study: Path) -> None:
+    preset = yaml.safe_load(Path("tiny.yaml").read_text())
+    counts = json.dumps(preset.pop("synthetic")["market1501"]["counts"])
+    del preset["pretrain"]
+    Path("real.yaml").write_text(yaml.safe_dump({**preset, "name": "real", "weights": "none"}))
+    reidablate = Path(sys.executable).with_name("reidablate")
+    subprocess.run(
+        [reidablate, "data", "synthesize", "one/market1501", "--counts", counts], check=True, capture_output=True
+    )
+
+    def call(*arguments: str, root: str) -> "subprocess.CompletedProcess[str]":
+        chosen = ["preset=real.yaml", f"data_root={root}", "datasets=market1501", "cells=naive_triplet", "seeds=1"]
+        return snakemake(*arguments, config=chosen)
+
+    assert call(root="one").returncode == 0
+    assert nothing_to_do(call("-n", root="one"))
+    shutil.copytree("one", "two", copy_function=shutil.copy)  # other times
+    moved = call("-n", root="two")
+    assert "the files of Market-1501 changed; indexing two/market1501" in moved.stderr
+    assert nothing_to_do(moved)
+    folder = Path("two/market1501/bounding_box_train")
+    first, *_, last = sorted(folder.iterdir())
+    shutil.copy(first, last)
+    behind = ("cache", "diagnose", "train", "evaluate", "aggregate", "statistics", "report")
+    assert planned(call("-n", root="two")) == dict.fromkeys(behind, 1)
+    last.write_bytes(b"no image")
+    refused = call("-n", root="two")
+    assert refused.returncode == 2
+    assert f"{last.name} (no JPEG image)" in refused.stderr

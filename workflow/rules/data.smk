@@ -1,18 +1,12 @@
-# Images -> index -> cache. A generated set is written first; a real one is only read.
+# Images -> index -> cache. A generated set is written first; a real one is only read, and indexed again while planning
+# when its files changed (Study.reindex_changed).
 from reidablate.artifacts import canonical_json
-from reidablate.data.formats import listing_hash
 
 
 def generated_images(wildcards):
     """The mark of a generated set, written last; a real set is made by no rule."""
     dataset = STUDY.dataset(wildcards.dataset)
     return [dataset.root / "SYNTHETIC"] if dataset.generated else []
-
-
-def image_names(wildcards):
-    """Changes when images of a real set come or go."""
-    dataset = STUDY.dataset(wildcards.dataset)
-    return "generated" if dataset.generated else listing_hash(dataset.root)
 
 
 if STUDY.preset.synthetic:
@@ -34,8 +28,6 @@ rule index:
     output:
         DATA / "{dataset}" / "index" / "index.json",
         DATA / "{dataset}" / "index" / "index.parquet",
-    params:
-        images=image_names,
     log:
         LOGS / "index" / "{dataset}.log",
     threads: 2

@@ -14,6 +14,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
@@ -135,19 +136,38 @@ def parse_name(name: str, grammar: Grammar) -> tuple[int, int]:
     return int(match["pid"]), camid
 
 
-def listing_hash(root: Path) -> str:
-    """Returns a hash that changes when an image of a set comes, goes or is renamed; no image is opened.
+def source_of(root: Path, format: str) -> dict[str, str]:
+    """Returns what an index is built from, without opening an image: the place, the format, the state of the files."""
+    return {"root": str(root.resolve()), "format": format, "listing": listing_hash(root)}
 
-    For a manifest it changes with the bytes of the table. Planning calls it, so a missing folder is no error here:
-    reading the set will say what is wrong.
+
+def listing_hash(root: Path) -> str:
+    """Returns a hash that changes when an image of a set comes, goes, or changes its name, size or time of change.
+
+    A manifest counts with its bytes and with the images that it names. Planning calls this, so what is missing or
+    broken is no error here: reading the set will say what is wrong.
     """
-    tables = [root] if root.is_file() else [root / name for name in MANIFEST_NAMES if (root / name).is_file()]
-    digest = hashlib.sha256(b"".join(table.read_bytes() for table in tables))
+    manifests = [root] if root.is_file() else [root / name for name in MANIFEST_NAMES if (root / name).is_file()]
+    digest = hashlib.sha256()
+    for manifest in manifests:
+        digest.update(manifest.read_bytes())
+        with suppress(UserError):
+            _digest_states(digest, manifest.parent, sorted(row[0] for row in _manifest_rows(manifest)))
     for folder in SPLIT_FOLDERS.values():
         if (root / folder).is_dir():
             names = sorted(name for name in os.listdir(root / folder) if name.lower().endswith((".jpg", ".jpeg")))
-            digest.update("\0".join([folder, *names]).encode(errors="surrogateescape"))
+            digest.update(f"{folder}\0".encode())
+            _digest_states(digest, root / folder, names)
     return digest.hexdigest()[:16]
+
+
+def _digest_states(digest: "hashlib._Hash", folder: Path, names: Iterable[str]) -> None:
+    """Adds the name, size and time of change of files to a digest; of one that is not there, its name."""
+    for name in names:
+        digest.update(f"{name}\0".encode(errors="surrogateescape"))
+        with suppress(OSError, ValueError):  # ValueError: no name of a file
+            state = os.stat(f"{folder}/{name}")
+            digest.update(f"{state.st_size} {state.st_mtime_ns}\0".encode())
 
 
 def read_folder(root: Path, format: str) -> Listing:

@@ -6,8 +6,10 @@ identities in both train and test, queries that nobody can answer, files whose b
 
 import hashlib
 import io
+import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -18,7 +20,16 @@ import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
 from reidablate.artifacts import read_json, read_table, write_json, write_table
-from reidablate.data.formats import GRAMMARS, JUNK, OFFICIAL_COUNTS, SPLITS, SYNTHETIC_FILE, Listing, read_folder
+from reidablate.data.formats import (
+    GRAMMARS,
+    JUNK,
+    OFFICIAL_COUNTS,
+    SPLITS,
+    SYNTHETIC_FILE,
+    Listing,
+    read_folder,
+    source_of,
+)
 from reidablate.errors import UserError
 
 SYNTHETIC_COMMENT = b"reidablate synthetic"
@@ -108,6 +119,28 @@ def write_index(index: Index, folder: Path) -> None:
     """Writes `index.parquet` and `index.json` into a folder."""
     write_table(index.frame, folder / "index.parquet")
     write_json(folder / "index.json", index.summary)
+
+
+def index_dataset(root: Path, format: str, folder: Path, *, workers: int) -> Index:
+    """Builds and writes the index of a data set, and `source.json` beside it: the state of the files it was built from.
+
+    When the images turn out to be those of the index that is there, by fingerprint, its `index.json` keeps its time,
+    so that files that were only copied or touched repeat nothing behind the index.
+
+    Raises:
+        UserError: What `build_index` refuses, or the folder cannot be written.
+    """
+    source = source_of(root, format)
+    index = build_index(root, format, workers=workers)
+    before = None
+    with suppress(UserError):
+        if read_index(folder).summary.get("fingerprint") == index.summary["fingerprint"]:
+            before = (folder / "index.json").stat()
+    write_index(index, folder)
+    if before is not None:
+        os.utime(folder / "index.json", ns=(before.st_atime_ns, before.st_mtime_ns))
+    write_json(folder / "source.json", source)
+    return index
 
 
 def read_index(folder: Path) -> Index:
