@@ -5,16 +5,19 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from reidablate.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+    from pydantic import BaseModel
+
+M = TypeVar("M", bound="BaseModel")
 
 _TEMPORARY = ".tmp-"  # begins the names of files that are not whole yet
 
@@ -112,14 +115,33 @@ def read_json(path: Path) -> Any:
     """Returns the content of a JSON file.
 
     Raises:
-        UserError: The file is missing or is not whole JSON.
+        UserError: The file is missing, cannot be read or is not whole JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing; run the stage that makes it first.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; give a file that you may read.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not whole JSON ({error}); delete it and repeat the stage that makes it.") from None
+
+
+def read_record(path: Path, model: type[M]) -> M:
+    """Returns the content of a JSON file as a validated model.
+
+    Raises:
+        UserError: What `read_json` refuses, or the first key that is not what the model says.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return model.model_validate(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+    key = ".".join(map(str, first["loc"]))
+    problem = f"'{key}': {first['msg']}" if key else first["msg"]
+    raise UserError(f"{path} is of another form ({problem}); delete it and repeat the stage that makes it.")
 
 
 def canonical_json(value: Any) -> str:
@@ -147,20 +169,23 @@ def write_table(frame: "pd.DataFrame", path: Path) -> None:
             frame.to_parquet(temporary, index=False)
 
 
-def read_table(path: Path) -> "pd.DataFrame":
-    """Returns a data frame from a Parquet file.
+def read_table(path: Path, columns: Iterable[str] = ()) -> "pd.DataFrame":
+    """Returns a data frame from a Parquet file, which may have more columns than it needs.
 
     Raises:
-        UserError: The file is missing or broken.
+        UserError: The file is missing or broken, or lacks one of the `columns`.
     """
     import pandas as pd
 
     try:
-        return pd.read_parquet(path)
+        frame = pd.read_parquet(path)
     except FileNotFoundError:
         raise UserError(f"{path} is missing; run the stage that makes it first.") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); delete it and repeat the stage that makes it.") from None
+    if missing := [name for name in columns if name not in frame.columns]:
+        raise UserError(f"{path} lacks the column {', '.join(missing)}; delete it and repeat the stage that makes it.")
+    return frame
 
 
 def write_npz(path: Path, arrays: Mapping[str, "np.ndarray[Any, Any]"]) -> None:
@@ -171,11 +196,11 @@ def write_npz(path: Path, arrays: Mapping[str, "np.ndarray[Any, Any]"]) -> None:
         np.savez(stream, allow_pickle=False, **dict(arrays))
 
 
-def read_npz(path: Path) -> dict[str, "np.ndarray[Any, Any]"]:
+def read_npz(path: Path, names: Iterable[str] = ()) -> dict[str, "np.ndarray[Any, Any]"]:
     """Returns the arrays of an `.npz` file; pickled objects are refused.
 
     Raises:
-        UserError: The file is missing, truncated, or holds pickled objects.
+        UserError: The file is missing, truncated, or holds pickled objects, or lacks one of the `names`.
     """
     import zipfile
 
@@ -183,8 +208,11 @@ def read_npz(path: Path) -> dict[str, "np.ndarray[Any, Any]"]:
 
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+            arrays = {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise UserError(f"{path} is missing; run the stage that makes it first.") from None
     except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is no whole .npz of plain arrays ({error}); make it again.") from None
+    if missing := [name for name in names if name not in arrays]:
+        raise UserError(f"{path} lacks the array {', '.join(missing)}; make it again.")
+    return arrays

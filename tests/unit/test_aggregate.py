@@ -1,15 +1,18 @@
 """From run folders to tables: what enters, what does not, and why."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
-from reidablate.artifacts import read_json, read_table, write_json
+from reidablate.artifacts import read_json, read_npz, read_table, write_json, write_npz, write_table
 from reidablate.diagnostics.floors import diagnose_dataset, sample_sheet
 from reidablate.engine.stages import train_spec
 from reidablate.engine.train import train_run
+from reidablate.errors import UserError
 from reidablate.metrics.evaluate import evaluate_run
 from reidablate.report.aggregate import aggregate_study
 from reidablate.study import Study
@@ -101,6 +104,60 @@ def test_a_run_that_is_not_whole_or_not_this_one_is_missing_and_says_why(
     assert row["status"] == "missing"
     assert reason in row["reason"]
     assert set(found["queries"]["cell"]) == {"naive_triplet"}
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "problem"),
+    [
+        ("provenance.json", lambda _: {}, "'dataset': Field required"),
+        ("provenance.json", lambda made: made | {"threads": "many"}, "'threads'"),
+        ("metrics.json", lambda _: [1], "is of another form"),
+        ("metrics.json", lambda _: {}, "'status': Field required"),
+        ("metrics.json", lambda made: {"status": "finished", "headline": made["headline"]}, "scores of both sides"),
+        ("metrics.json", lambda made: made | {"before_neck": {"mAP": "high"}}, "'before_neck.mAP'"),
+        ("queries.parquet", lambda frame: frame.drop(columns="inverse_negative_penalty"), "inverse_negative_penalty"),
+        ("history.parquet", lambda frame: frame.drop(columns="epoch"), "lacks the column epoch"),
+    ],
+)
+def test_a_file_of_another_form_makes_its_run_missing_by_name(
+    study: Study, file: str, change: Callable[[Any], Any], problem: str
+) -> None:
+    log = study.root / "logs" / "train" / "market1501" / "p1" / "seed0.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("2 epochs in 1 s\n")
+    path = study.root / "market1501" / "p1" / "seed0" / file
+    made = change(read_table(path) if path.suffix == ".parquet" else read_json(path))
+    write_table(made, path) if isinstance(made, pd.DataFrame) else write_json(path, made)
+    assert aggregate_study(study) == "aggregate: 1 finished, 0 diverged, 1 missing"
+    found = tables(study)
+    reason = found["runs"].set_index("cell").loc["p1", "reason"]
+    assert f"seed0/{file} " in reason
+    assert problem in reason
+    for name in ("metrics", "queries", "history"):
+        assert set(found[name]["cell"]) == {"naive_triplet"}
+
+
+def test_an_index_of_another_form_leaves_no_run_that_could_be_checked_against_it(study: Study) -> None:
+    write_json(study.data_folder("market1501") / "index" / "index.json", [])
+    assert aggregate_study(study) == "aggregate: 0 finished, 0 diverged, 2 missing"
+
+
+@pytest.mark.parametrize(
+    ("file", "sentence"),
+    [
+        ("provenance.json", r"provenance\.json is of another form \('dataset': Field required\)"),
+        ("features.npz", r"features\.npz lacks the array query_after_neck"),
+    ],
+)
+def test_a_run_of_another_form_is_not_scored(study: Study, file: str, sentence: str) -> None:
+    run = study.root / "market1501" / "p1" / "seed0"
+    if file == "features.npz":
+        arrays = read_npz(run / file)
+        write_npz(run / file, {name: array for name, array in arrays.items() if name != "query_after_neck"})
+    else:
+        write_json(run / file, {})
+    with pytest.raises(UserError, match=sentence):
+        evaluate_run(run)
 
 
 def test_a_missing_run_shows_the_last_words_of_its_log(study: Study) -> None:

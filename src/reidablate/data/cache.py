@@ -15,8 +15,9 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 from PIL import Image, features
+from pydantic import BaseModel
 
-from reidablate.artifacts import atomic_path, read_json, write_json
+from reidablate.artifacts import atomic_path, read_record, write_json
 from reidablate.data.formats import SPLITS
 from reidablate.data.index import BROKEN_IMAGE, Index, image_path
 from reidablate.errors import UserError
@@ -35,6 +36,14 @@ class _Layout(NamedTuple):
     height: int
     width: int
     resample: Image.Resampling
+
+
+class _Facts(BaseModel):
+    """What readers need of `cache.json`."""
+
+    height: int
+    width: int
+    images: dict[str, int]
 
 
 def build_cache(index: Index, root: Path, out: Path, *, height: int, width: int, workers: int) -> None:
@@ -81,11 +90,11 @@ def read_cache(out: Path, split: str) -> "np.memmap[Any, np.dtype[np.uint8]]":
     Raises:
         UserError: The cache is missing or not whole.
     """
-    cache = read_json(out / "cache.json")
-    if split not in cache["images"]:
-        raise UserError(f"the cache {out} has no {split} images; it holds {', '.join(cache['images'])}.")
+    cache = read_record(out / "cache.json", _Facts)
+    if split not in cache.images:
+        raise UserError(f"the cache {out} has no {split} images; it holds {', '.join(cache.images)}.")
     path = out / f"{split}.npy"
-    expected = (cache["images"][split], cache["height"], cache["width"], 3)
+    expected = (cache.images[split], cache.height, cache.width, 3)
     try:
         pixels: np.memmap[Any, np.dtype[np.uint8]] = np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError) as error:

@@ -18,8 +18,9 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import pandas as pd
 from PIL import Image, UnidentifiedImageError
+from pydantic import BaseModel
 
-from reidablate.artifacts import read_json, read_table, write_json, write_table
+from reidablate.artifacts import read_record, read_table, write_json, write_table
 from reidablate.data.formats import (
     GRAMMARS,
     JUNK,
@@ -57,6 +58,20 @@ class Index:
 
     frame: pd.DataFrame
     summary: dict[str, Any]
+
+
+class _Summary(BaseModel):
+    """What `index.json` must hold."""
+
+    format: str
+    synthetic: bool
+    counts: dict[str, Any]
+    official_counts: bool
+    shared_query_gallery: int
+    queries_without_positive: int
+    fingerprint: str
+    ignored: list[str]
+    warnings: list[str]
 
 
 class _Facts(NamedTuple):
@@ -134,7 +149,7 @@ def index_dataset(root: Path, format: str, folder: Path, *, workers: int) -> Ind
     index = build_index(root, format, workers=workers)
     before = None
     with suppress(UserError):
-        if read_index(folder).summary.get("fingerprint") == index.summary["fingerprint"]:
+        if read_summary(folder)["fingerprint"] == index.summary["fingerprint"]:
             before = (folder / "index.json").stat()
     write_index(index, folder)
     if before is not None:
@@ -149,11 +164,16 @@ def read_index(folder: Path) -> Index:
     Raises:
         UserError: A file is missing or broken, or was written by another version.
     """
-    frame, summary = read_table(folder / "index.parquet"), read_json(folder / "index.json")
-    missing = [column for column in COLUMNS if column not in frame.columns]
-    if missing:
-        raise UserError(f"{folder / 'index.parquet'} lacks the column {', '.join(missing)}; build the index again.")
-    return Index(frame, summary)
+    return Index(read_table(folder / "index.parquet", COLUMNS), read_summary(folder))
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Returns the summary of the index in a folder, without the images.
+
+    Raises:
+        UserError: It is missing or broken, or was written by another version.
+    """
+    return read_record(folder / "index.json", _Summary).model_dump()
 
 
 def _map(work: Callable[[_T], _R], items: Sequence[_T], workers: int) -> list[_R]:

@@ -6,10 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from reidablate.artifacts import read_json, read_npz, write_json, write_table
+from reidablate.artifacts import read_npz, read_record, write_json, write_table
 from reidablate.metrics.protocol import Scores, score
-
-SIDES = ("before_neck", "after_neck")
+from reidablate.runs import FEATURE_ARRAYS, SIDES, Provenance
 
 
 def evaluate_run(run: Path) -> str:
@@ -18,23 +17,22 @@ def evaluate_run(run: Path) -> str:
     Raises:
         UserError: The run has no whole features or provenance, or its features cannot be ranked.
     """
-    made = read_json(run / "provenance.json")
-    headline = made["config"]["model"]["test_feature"]
-    name = f"{made['dataset']}/{made['cell']}/seed{made['seed']}"
-    summary: dict[str, Any] = {"status": made["status"], "headline": headline}
-    if made["status"] == "diverged":
-        summary |= {"epoch": made["epoch"], "reason": made["reason"]}
+    made = read_record(run / "provenance.json", Provenance)
+    headline = made.test_feature
+    summary: dict[str, Any] = {"status": made.status, "headline": headline}
+    if made.status == "diverged":
+        summary |= {"epoch": made.epoch, "reason": made.reason}
         write_table(pd.DataFrame({"side": pd.Series(dtype=str)}), run / "queries.parquet")
         write_json(run / "metrics.json", summary)
-        return f"{name}: diverged, nothing to score"
-    features = read_npz(run / "features.npz")
+        return f"{made.name}: diverged, nothing to score"
+    features = read_npz(run / "features.npz", FEATURE_ARRAYS)
     scores = {side: score_side(features, side) for side in SIDES}
     frames = [result.queries.assign(side=side) for side, result in scores.items()]
     write_table(pd.concat(frames, ignore_index=True), run / "queries.parquet")
     summary |= {side: result.summary() for side, result in scores.items()}
     write_json(run / "metrics.json", summary)
     best = summary[headline]
-    return f"{name}: mAP {100 * best['mAP']:.1f}, Rank-1 {100 * best['rank1']:.1f} ({headline})"
+    return f"{made.name}: mAP {100 * best['mAP']:.1f}, Rank-1 {100 * best['rank1']:.1f} ({headline})"
 
 
 def score_side(features: Mapping[str, Any], side: str) -> Scores:

@@ -11,8 +11,10 @@ from typing import Any
 import pandas as pd
 
 from reidablate import provenance
-from reidablate.artifacts import read_json, read_table, write_json, write_table
+from reidablate.artifacts import read_record, read_table, write_json, write_table
+from reidablate.data.index import read_summary
 from reidablate.errors import UserError
+from reidablate.runs import QUERY_COLUMNS, Floors, Metrics, Provenance
 from reidablate.study import Run, Study
 
 RUN_COLUMNS = {
@@ -66,27 +68,29 @@ def _key(run: Run) -> dict[str, Any]:
 
 def _index_summary(study: Study, dataset: str) -> dict[str, Any]:
     try:
-        summary: dict[str, Any] = read_json(study.data_folder(dataset) / "index" / "index.json")
+        return read_summary(study.data_folder(dataset) / "index")
     except UserError:
         return {}
-    return summary
 
 
 def _collect(study: Study, run: Run, summary: dict[str, Any]) -> _Parts:
     folder = study.root / run.id
     try:
-        made = read_json(folder / "provenance.json")
-        metrics = read_json(folder / "metrics.json")
-        history = read_table(folder / "history.parquet")
-        queries = read_table(folder / "queries.parquet")
+        made = read_record(folder / "provenance.json", Provenance)
+        metrics = read_record(folder / "metrics.json", Metrics)
+        history = read_table(folder / "history.parquet", ["epoch"])
+        finished = made.status == "finished"
+        queries = read_table(folder / "queries.parquet", QUERY_COLUMNS if finished else ())
     except UserError as error:
-        reason = _last_words(study.root / "logs" / "train" / f"{run.id}.log") or str(error)
+        trained = (folder / "provenance.json").is_file()
+        words = "" if trained else _last_words(study.root / "logs" / "train" / f"{run.id}.log")
+        reason = words or str(error)
         return _Parts({"status": "missing", "reason": reason}, [], None, None)
     stale = [
         what
         for what, found, wanted in (
-            ("configuration", made["config_hash"], study.cell(run.cell).config_hash),
-            ("data", made["data_fingerprint"], summary.get("fingerprint")),
+            ("configuration", made.config_hash, study.cell(run.cell).config_hash),
+            ("data", made.data_fingerprint, summary.get("fingerprint")),
         )
         if found != wanted
     ]
@@ -94,13 +98,12 @@ def _collect(study: Study, run: Run, summary: dict[str, Any]) -> _Parts:
         reason = f"{folder} was made with another {' and '.join(stale)}; run snakemake again."
         return _Parts({"status": "missing", "reason": reason}, [], None, None)
     rows = [
-        {**_key(run), "side": side, "metric": metric, "value": float(value)}
-        for side in ("before_neck", "after_neck")
-        for metric, value in metrics.get(side, {}).items()
+        {**_key(run), "side": side, "metric": metric, "value": value}
+        for side, scores in (("before_neck", metrics.before_neck), ("after_neck", metrics.after_neck))
+        for metric, value in scores.items()
     ]
-    finished = made["status"] == "finished"
-    facts = {name: made[name] for name in RUN_COLUMNS}
-    facts["versions"] = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
+    facts = {name: getattr(made, name) for name in RUN_COLUMNS}
+    facts["versions"] = ", ".join(f"{name} {version}" for name, version in made.versions.items())
     return _Parts(facts, rows, queries if finished else None, _epochs(history))
 
 
@@ -144,7 +147,8 @@ def _write_floors(study: Study, tables: Path) -> None:
     for dataset in study.datasets:
         folder = study.data_folder(dataset.name) / "diagnostics"
         if (folder / "floors.json").is_file():
-            rows += [{"dataset": dataset.name, **row} for row in read_json(folder / "floors.json")]
+            floors = read_record(folder / "floors.json", Floors).root
+            rows += [{"dataset": dataset.name, **floor.model_dump()} for floor in floors]
         if (folder / "samples.jpg").is_file():
             (tables / f"samples_{dataset.name}.jpg").write_bytes((folder / "samples.jpg").read_bytes())
     write_table(pd.DataFrame(rows, columns=["dataset", "method", "mAP", "rank1", "note"]), tables / "floors.parquet")

@@ -1,0 +1,102 @@
+"""What runs and diagnoses leave on disk, checked where it is read: the form of a broken file is one sentence."""
+
+from typing import Literal, get_args
+
+from pydantic import BaseModel, RootModel, model_validator
+
+Side = Literal["before_neck", "after_neck"]
+SIDES: tuple[Side, ...] = get_args(Side)
+Status = Literal["finished", "diverged"]
+
+# Of `queries.parquet`, a row a valid query and side. That of a diverged run is empty and needs none but the first.
+QUERY_COLUMNS = (
+    "side",
+    "query",
+    "pid",
+    "camid",
+    "average_precision",
+    "average_precision_trapezoid",
+    "average_precision_optimistic",
+    "average_precision_pessimistic",
+    "inverse_negative_penalty",
+    "first_hit_rank",
+    "num_positives",
+)
+FEATURE_ARRAYS = tuple(
+    f"{split}_{part}" for split in ("query", "gallery") for part in (*SIDES, "pids", "camids", "names")
+)
+
+
+class _Model(BaseModel):
+    test_feature: Side
+
+
+class _Config(BaseModel):
+    model: _Model
+
+
+class Provenance(BaseModel):
+    """`provenance.json`, as far as later stages read it."""
+
+    dataset: str
+    cell: str
+    seed: int
+    status: Status
+    epoch: int | None
+    reason: str | None
+    config: _Config
+    config_hash: str
+    code_hash: str
+    git_commit: str | None
+    git_dirty: bool | None
+    data_fingerprint: str
+    synthetic: bool
+    weights: str
+    weights_sha256: str
+    versions: dict[str, str]
+    device: str
+    threads: int
+    precision: str
+    num_parameters: int
+    images_per_s: float
+    wall_s: float
+    device_s: float
+    peak_memory_bytes: int
+
+    @property
+    def test_feature(self) -> Side:
+        """The side of the neck that the run declared as its test feature."""
+        return self.config.model.test_feature
+
+    @property
+    def name(self) -> str:
+        """The run's name: data set, cell and seed."""
+        return f"{self.dataset}/{self.cell}/seed{self.seed}"
+
+
+class Metrics(BaseModel):
+    """`metrics.json`; only a run that diverged has no scores."""
+
+    status: Status
+    headline: Side
+    before_neck: dict[str, float] = {}
+    after_neck: dict[str, float] = {}
+
+    @model_validator(mode="after")
+    def _scored(self) -> "Metrics":
+        if self.status == "finished" and not (self.before_neck and self.after_neck):
+            raise ValueError("a finished run has scores of both sides of the neck")
+        return self
+
+
+class Floor(BaseModel):
+    """What any model has to beat on a data set."""
+
+    method: str
+    mAP: float
+    rank1: float
+    note: str
+
+
+class Floors(RootModel[list[Floor]]):
+    """`floors.json`."""
