@@ -4,17 +4,15 @@
 #
 # Settings are in workflow/config/default.yaml and can be given for one call with --config key=value.
 import sys
+from pathlib import Path
 
+from reidablate.config import load_yaml, merge
 from reidablate.engine.devices import visible_gpus
 from reidablate.errors import UserError
 from reidablate.study import plan
 
-
-configfile: "workflow/config/default.yaml"
-
-
 try:
-    STUDY = plan(config)
+    STUDY = plan(merge(load_yaml(Path("workflow/config/default.yaml")), config))
     PLAN = STUDY.write()
     STUDY.reindex_changed()
 except UserError as error:

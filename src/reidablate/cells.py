@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import Field, field_validator
 
@@ -20,11 +20,13 @@ from reidablate.config import (
     merge,
     nearest,
     validate,
+    yaml_files,
 )
 from reidablate.errors import UserError
 
 SECTIONS = ("model", "losses", "train")
-PRESET_ONLY = {"train.lr": "train.lr_factor", "train.epochs": "train.epochs_factor"}
+# What belongs to the preset, and what a cell may use in its place.
+PRESET_ONLY = {"train.lr": "train.lr_factor", "train.epochs": "train.epochs_factor", "model.image_size": None}
 _SAFE_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 
 Tier = Literal["core", "extended", "optional"]
@@ -72,9 +74,13 @@ class Cell:
     extends: str | None
     references: tuple[str, ...]
     seed_offset: int
-    own: dict[str, Any]
     options: dict[str, Any]
     path: Path
+
+    @property
+    def where(self) -> str:
+        """The file that the cell comes from, and its name where a sweep makes several of one file."""
+        return str(self.path) if self.path.stem == self.name else f"{self.path}, cell {self.name}"
 
     def resolve(self, preset: Preset) -> RunConfig:
         """Returns the configuration of this cell's runs under a preset.
@@ -83,7 +89,7 @@ class Cell:
             UserError: A key is unknown or a value is out of range; the sentence names the file and the key.
         """
         base = {section: getattr(preset, section) for section in SECTIONS}
-        return validate(RunConfig, merge(base, self.options), where=str(self.path))
+        return validate(RunConfig, merge(base, self.options), where=self.where)
 
 
 def load_cells(folder: Path, presets: Iterable[Preset]) -> dict[str, Cell]:
@@ -96,7 +102,7 @@ def load_cells(folder: Path, presets: Iterable[Preset]) -> dict[str, Cell]:
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder} with ablation cells; give it with --config ablations=FOLDER.")
-    files = {path: _read(path) for path in sorted(folder.glob("*.y*ml"))}
+    files = {path: _read(path) for path in yaml_files(folder)}
     if not files:
         raise UserError(f"{folder} holds no .yaml file; `reidablate cells new NAME` makes one.")
     expanded = [(path, cell) for path, file in files.items() for cell in _expand(file, path)]
@@ -117,10 +123,15 @@ def load_cells(folder: Path, presets: Iterable[Preset]) -> dict[str, Cell]:
 
 def _read(path: Path) -> CellFile:
     data = load_yaml(path)
-    for dotted, factor in PRESET_ONLY.items():
-        if dotted in flatten(data):
-            raise UserError(f"{path}: '{dotted}' belongs to the preset; scale it with '{factor}' instead.")
+    for dotted in PRESET_ONLY.keys() & flatten(data).keys():
+        _refuse_presets(path, dotted, verb="scale it with")
     return _checked(data, path)
+
+
+def _refuse_presets(path: Path, dotted: str, *, verb: str) -> NoReturn:
+    factor = PRESET_ONLY[dotted]
+    instead = f"{verb} '{factor}' instead" if factor else "change it in a preset of your own (--config preset=FILE)"
+    raise UserError(f"{path}: '{dotted}' belongs to the preset; {instead}.")
 
 
 def _checked(data: Mapping[str, Any], path: Path) -> CellFile:
@@ -143,7 +154,7 @@ def _expand(file: CellFile, path: Path) -> list[CellFile]:
         if key.split(".")[0] not in SECTIONS or "." not in key:
             raise UserError(f"{path}: sweep key '{key}' should start with {', '.join(SECTIONS)} and a dot.")
         if key in PRESET_ONLY:
-            raise UserError(f"{path}: '{key}' belongs to the preset; sweep '{PRESET_ONLY[key]}' instead.")
+            _refuse_presets(path, key, verb="sweep")
     points = []
     for values in itertools.product(*file.sweep.values()):
         point = dict(zip(file.sweep, values, strict=True))
@@ -193,7 +204,6 @@ def _inherit(name: str, files: Mapping[str, tuple[Path, CellFile]]) -> Cell:
         extends=file.extends,
         references=tuple(references),
         seed_offset=offset,
-        own=file.options,
         options=options,
         path=path,
     )
@@ -276,7 +286,8 @@ def cell_schema() -> dict[str, Any]:
     for definition in definitions.values():
         definition.pop("required", None)
     for dotted in PRESET_ONLY:
-        definitions["TrainConfig"]["properties"].pop(dotted.split(".")[1])
+        section, option = dotted.split(".")
+        definitions[f"{section.title()}Config"]["properties"].pop(option)
     for name, definition in definitions.items():
         for key, value in definition.get("properties", {}).items():
             if name == "LossesConfig":

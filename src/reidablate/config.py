@@ -6,13 +6,13 @@ The mathematics behind each option is explained in `docs/methods.md`.
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from reidablate.artifacts import content_hash
 from reidablate.errors import UserError
@@ -21,9 +21,9 @@ T = TypeVar("T", bound=BaseModel)
 
 
 class Section(BaseModel):
-    """A group of options: unknown keys are refused and values never change."""
+    """A group of options: unknown keys and numbers that are not finite are refused, and values never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def _none_word(value: Any) -> Any:
@@ -48,10 +48,14 @@ class RpeConfig(Section):
 ClsPosition = Literal["none", "no_ape", "untie", "untie_beit", "untie_shared", "per_patch"]
 
 
+Backbone = Literal["vit_quickstart", "vit_small", "vit_base"]
+PATCH_PX: dict[Backbone, int] = {"vit_quickstart": 8, "vit_small": 16, "vit_base": 16}  # edge of a patch
+
+
 class ModelConfig(Section):
     """The network: backbone, positions, and the side of the neck that is tested."""
 
-    backbone: Literal["vit_quickstart", "vit_small", "vit_base"]
+    backbone: Backbone
     image_size: tuple[Positive, Positive]  # (height, width) in pixels
     stem: Literal["conv", "ics"] = "ics"
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -60,6 +64,23 @@ class ModelConfig(Section):
     cls_position: ClsPosition = "none"
     pool: Literal["cls", "mean"] = "cls"
     test_feature: Literal["before_neck", "after_neck"] = "before_neck"
+
+    @model_validator(mode="after")
+    def _whole_patches(self) -> Self:
+        patch = PATCH_PX[self.backbone]
+        if any(edge % patch for edge in self.image_size):
+            height, width = self.image_size
+            raise ValueError(
+                f"image_size {height} x {width} is not a whole number of patches of {self.backbone}; "
+                f"make height and width multiples of {patch}."
+            )
+        return self
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """The number of patch rows and columns."""
+        patch = PATCH_PX[self.backbone]
+        return self.image_size[0] // patch, self.image_size[1] // patch
 
 
 class IdentityConfig(Section):
@@ -135,6 +156,12 @@ class LossesConfig(Section):
     position_relation: Annotated[PositionRelationConfig | None, BeforeValidator(_none_word)] = None
     position_triplet: Annotated[PositionTripletConfig | None, BeforeValidator(_none_word)] = None
 
+    @model_validator(mode="after")
+    def _some_term(self) -> Self:
+        if not any(getattr(self, term) for term in type(self).model_fields):
+            raise ValueError("every term is none; keep at least one, for example identity.")
+        return self
+
 
 class AugmentConfig(Section):
     """Training-time augmentation."""
@@ -185,6 +212,37 @@ class RunConfig(Section):
     model: ModelConfig
     losses: LossesConfig = LossesConfig()
     train: TrainConfig
+
+    @model_validator(mode="after")
+    def _related_positions(self) -> Self:
+        model, relation = self.model, self.losses.position_relation
+        for name in ("position_relation", "position_triplet"):
+            if getattr(self.losses, name) and model.ape == "none" and model.rpe.kind in {"none", "shaw_key"}:
+                raise ValueError(
+                    f"losses.{name} relates position parameters but the model has none; "
+                    "choose a model.ape or a model.rpe.kind with a table, or set the loss to none."
+                )
+        if relation and relation.cls_term and model.ape == "none" and model.cls_position in {"none", "no_ape"}:
+            raise ValueError(
+                "losses.position_relation.cls_term relates CLS to patches but the model has no such parameters; "
+                "set model.cls_position to per_patch or cls_term to none."
+            )
+        return self
+
+    def require_patches(self, where: str) -> None:
+        """Refuses losses that relate more patches than the grid has; what the grid is, only the preset says.
+
+        Raises:
+            UserError: Naming `where`.
+        """
+        rows, cols = self.model.grid
+        for name in ("position_relation", "position_triplet"):
+            section = getattr(self.losses, name)
+            if section and section.patches > rows * cols:
+                raise UserError(
+                    f"{where}: losses.{name} wants {section.patches} patches but the grid of {rows} x {cols} has "
+                    f"{rows * cols}; lower 'patches' or leave the cell out."
+                )
 
     def dump(self) -> dict[str, Any]:
         """Returns the options as plain JSON values."""
@@ -269,7 +327,7 @@ def _schema_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
 
 
 def nearest(word: str, known: list[str]) -> str:
-    """Returns ` (did you mean 'x'?)` for the nearest known word, or the list of known words."""
+    """Returns `did you mean 'x'?` for the nearest known word, or `known: ` and all known words."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(sorted(known))}"
 
@@ -284,14 +342,17 @@ def validate(model: type[T], data: Any, *, where: str) -> T:
         return model.model_validate(data)
     except ValidationError as error:
         errors = error.errors()
-    first = errors[0]
+    unknown = {"extra_forbidden", "unexpected_keyword_argument"}  # another key is often missing because of it
+    first = next((error for error in errors if error["type"] in unknown), errors[0])
     location = tuple(part for part in first["loc"] if _is_key(part))
     key = ".".join(str(part) for part in location) or "the file"
-    if first["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
+    if first["type"] in unknown:
         known = _schema_at(model, location)
         raise UserError(f"{where}: unknown key '{key}'; {nearest(str(location[-1]), known)}")
     if first["type"] == "missing":
         raise UserError(f"{where}: key '{key}' is missing; add it.")
+    if first["type"] == "value_error" and isinstance(first["input"], Mapping):
+        raise UserError(f"{where}: {'' if key == 'the file' else f'{key}: '}{_expectation(first)}")
     same_place = [e for e in errors if tuple(part for part in e["loc"] if _is_key(part)) == location]
     wanted = " or ".join(dict.fromkeys(_expectation(e) for e in same_place))
     raise UserError(f"{where}: '{key}' is {first['input']!r} but should be {wanted}.")
@@ -311,18 +372,29 @@ def load_yaml(path: Path) -> dict[str, Any]:
     """Returns the mapping in a YAML file, refusing a key that stands twice.
 
     Raises:
-        UserError: The file is missing, is not YAML, or does not hold a mapping.
+        UserError: The file is missing, cannot be read, is not YAML, or does not hold a mapping.
     """
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
     except FileNotFoundError:
         raise UserError(f"{path} is missing; create it or correct the name.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; give a file that you may read.") from None
+    except RecursionError:
+        raise UserError(f"{path} is nested too deeply; write the options flat, as the other files do.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        problem = " ".join(str(error).split())
+        problem = " ".join(str(error).split()).replace('"<unicode string>", ', "")
         raise UserError(f"{path} is not valid YAML: {problem}; correct the line.") from None
     if not isinstance(data, dict):
         raise UserError(f"{path} should hold 'key: value' lines but holds a {type(data).__name__}; write some.")
     return data
+
+
+def yaml_files(folder: Path) -> list[Path]:
+    """Returns the YAML files of a folder by name, in either spelling; hidden ones are an editor's and left out."""
+    return sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in {".yaml", ".yml"} and not path.name.startswith(".")
+    )
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -332,6 +404,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise yaml.constructor.ConstructorError(None, None, f"key {key} is no word", key_node.start_mark)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key '{key}' stands twice", key_node.start_mark)
             seen.add(key)

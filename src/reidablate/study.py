@@ -13,8 +13,8 @@ from pydantic import field_validator
 
 from reidablate.artifacts import content_hash, read_json, write_json
 from reidablate.cells import Tier, describe, load_cells, select
-from reidablate.config import Preset, RunConfig, Section, load_yaml, merge, nearest, validate
-from reidablate.data.formats import locate, source_of
+from reidablate.config import Preset, RunConfig, Section, load_yaml, merge, nearest, validate, yaml_files
+from reidablate.data.formats import SYNTHETIC_FILE, locate, source_of
 from reidablate.errors import UserError
 
 S = TypeVar("S", bound=Section)
@@ -265,7 +265,7 @@ def load_study(path: Path) -> Study:
 
 def load_presets(folder: Path = CONFIG_FOLDER / "presets") -> dict[str, Preset]:
     """Returns the shipped presets by name."""
-    return {path.stem: load_preset(path) for path in sorted(folder.glob("*.yaml"))}
+    return {path.stem: load_preset(path) for path in yaml_files(folder)}
 
 
 def load_preset(path: Path) -> Preset:
@@ -279,6 +279,9 @@ def load_preset(path: Path) -> Preset:
         raise UserError(f"{path}: the preset is called '{preset.name}'; call it '{path.stem}' like its file.")
     base = {"model": preset.model, "losses": preset.losses, "train": preset.train}
     validate(RunConfig, base, where=str(path))
+    if preset.weights == "pretrain" and PRETRAIN not in (preset.synthetic or {}):
+        raise UserError(f"{path}: 'weights: pretrain' needs a data set 'pretrain' under 'synthetic'; add one.")
+    validate(RunConfig, merge(base, preset.pretrain or {}), where=f"{path}, pretrain")
     return preset
 
 
@@ -293,7 +296,7 @@ def plan(config: Mapping[str, Any]) -> Study:
         if name in RESERVED or not name.replace("_", "").replace("-", "").isalnum():
             raise UserError(f"dataset_table: '{name}' is reserved or no safe folder name; rename the data set.")
     presets = load_presets()
-    if settings.preset.endswith((".yaml", ".yml")):
+    if settings.preset.lower().endswith((".yaml", ".yml")):
         given = load_preset(Path(settings.preset))
         presets[given.name] = given
         settings = settings.model_copy(update={"preset": given.name})
@@ -308,9 +311,13 @@ def plan(config: Mapping[str, Any]) -> Study:
         raise UserError(f"results folder '{settings.results / preset.name}' has a space in it; choose one without.")
     datasets, notices = _datasets(settings, preset, wanted, found, missing)
     cells = load_cells(settings.ablations, presets.values())
-    names = None if settings.cells == "all" else _words(settings.cells)
+    names = None if settings.cells == "all" else _words("cells", settings.cells)
     tier = preset.tier if settings.tier == "preset" else settings.tier
     chosen = select(cells, names=names, tier=tier)
+    if not chosen:
+        raise UserError(f"no cell of {settings.ablations} is of tier '{tier}'; name some with --config cells=NAME.")
+    for cell in chosen:
+        cell.resolve(preset).require_patches(f"{cell.where} at preset '{preset.name}'")
     return Study(
         settings=settings,
         preset=preset,
@@ -322,14 +329,17 @@ def plan(config: Mapping[str, Any]) -> Study:
     )
 
 
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
+def _words(key: str, text: str) -> list[str]:
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words:
+        raise UserError(f"--config {key}: '{text}' names none; write all, or names separated by commas.")
+    return words
 
 
 def _wanted_datasets(settings: Settings) -> list[str]:
     if settings.datasets == "all":
         return list(settings.dataset_table)
-    names = _words(settings.datasets)
+    names = _words("datasets", settings.datasets)
     for name in names:
         if name not in settings.dataset_table:
             known = nearest(name, list(settings.dataset_table))
@@ -364,6 +374,7 @@ def _datasets(
             raise UserError(f"preset '{preset.name}' makes procedural pedestrians only for {known}; ask for those.")
         why = "" if found else f"; no data set was found in {settings.data_root}/ (its place: --config data_root=...)"
         roots = {name: root / name / "images" for name in names}
+        _check_recipes(preset, root)
         planned = [
             PlannedDataset(name=n, title=table[n].title, format=table[n].format, root=place, generated=True)
             for n, place in roots.items()
@@ -383,3 +394,16 @@ def _datasets(
         for entry in missing
     ]
     return planned, lines
+
+
+def _check_recipes(preset: Preset, data: Path) -> None:
+    """Refuses numbers of images that no procedural set can have, of the sets that are still to be drawn."""
+    for name, recipe in (preset.synthetic or {}).items():
+        if (data / name / "images" / SYNTHETIC_FILE).is_file():
+            continue
+        from reidablate.data.synthetic import check_recipe  # takes a second to import
+
+        try:
+            check_recipe(recipe)
+        except UserError as error:
+            raise UserError(f"preset '{preset.name}', synthetic.{name}: {error}") from None

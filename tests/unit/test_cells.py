@@ -92,7 +92,7 @@ def test_a_sweep_makes_a_cell_of_every_combination(project: Path) -> None:
         ("a", "name: a\nextends: p1\nreference: nobody\n", "reference 'nobody' is no cell"),
         ("a", "name: a\nextends: p1\nreference: a\n", "cannot be its own reference"),
         ("a", "name: p1\n", "rename the file to p1.yaml"),
-        ("..", "name: ..\n", "is no safe folder name"),
+        ("a", "name: ..\n", "is no safe folder name"),
         ("A b", "name: A b\n", "is no safe folder name"),
         ("a", "name: a\ntrain: {lr: 0.1}\n", "'train.lr' belongs to the preset; scale it with 'train.lr_factor'"),
         ("a", "name: a\ntier: main\n", "'tier' is 'main' but should be 'core', 'extended' or 'optional'"),
@@ -100,6 +100,12 @@ def test_a_sweep_makes_a_cell_of_every_combination(project: Path) -> None:
         ("a", "name: a\nsweep: {model.ape: []}\n", "at least 1 item"),
         ("a", "name: a\nsweep: {train.lr: [1]}\n", "sweep 'train.lr_factor' instead"),
         ("a", "title: nameless\n", "key 'name' is missing"),
+        ("a", "name: a\nmodel: {image_size: [64, 32]}\n", "'model.image_size' belongs to the preset; change it in a"),
+        ("a", "name: a\nsweep: {model.image_size: [[64, 32]]}\n", "'model.image_size' belongs to the preset"),
+        ("a", "name: a\nextends: naive_triplet\ntrain: {lr_factor: .inf}\n", "is inf but should be a finite number"),
+        ("a", "name: a\nlosses: {identity: none, triplet: none}\n", "losses: every term is none"),
+        ("a", "name: a\nextends: p2\nmodel: {ape: none, rpe: none}\n", "should be a mapping of options"),
+        ("a", "name: a\nextends: p2\nmodel: {ape: none, rpe: {kind: none}}\n", "the model has none"),
     ],
 )
 def test_a_slip_is_one_sentence_naming_the_file(project: Path, name: str, text: str, sentence: str) -> None:
@@ -108,6 +114,23 @@ def test_a_slip_is_one_sentence_naming_the_file(project: Path, name: str, text: 
         load(project)
     assert sentence in str(caught.value)
     assert f"{name}.yaml" in str(caught.value)
+
+
+def test_a_slip_in_one_point_of_a_sweep_names_the_point(project: Path) -> None:
+    write(project, "a", "name: a\nextends: p2_without_rpe\nsweep: {model.ape: [learned, none]}\n")
+    with pytest.raises(UserError, match=r"ablations/a.yaml, cell a_ape_none: .* the model has none"):
+        load(project)
+
+
+@pytest.mark.parametrize("name", ["mine.yaml", "mine.yml", "mine.YAML"])
+def test_every_spelling_of_the_suffix_is_a_cell(project: Path, name: str) -> None:
+    (project / "ablations" / name).write_text("name: mine\nextends: p1\n")
+    assert "mine" in load(project)
+
+
+def test_an_editors_hidden_file_is_no_cell(project: Path) -> None:
+    (project / "ablations" / ".p1.yaml").write_text("name: p1\n")
+    assert load(project)["p1"].path.name == "p1.yaml"
 
 
 def test_a_circle_of_two_is_found(project: Path) -> None:

@@ -26,6 +26,26 @@ def resolve(over: dict[str, object]) -> RunConfig:
         ({"losses": {"position_relation": {"pairs": "comb"}}}, "'combinations', 'combinations_with_replacement'"),
         ({"losses": {"position_relation": 5}}, "should be a mapping of options, or none"),
         ({"train": {"lr": "fast"}}, "'train.lr' is 'fast' but should be a valid number"),
+        ({"train": {"lr": float("inf")}}, "'train.lr' is inf but should be a finite number"),
+        ({"losses": {"triplet": {"margin": float("nan")}}}, "'losses.triplet.margin' is nan but should be"),
+        ({"losses": {"identity": "none", "triplet": "none"}}, "losses: every term is none; keep at least one"),
+        ({"model": {"image_size": [50, 32]}}, "model: image_size 50 x 32 is not a whole number of patches"),
+        ({"model": {"image_size": [64, 33]}}, "make height and width multiples of 8."),
+        (
+            {"model": {"ape": "none"}, "losses": {"position_relation": {}}},
+            "losses.position_relation relates position parameters but the model has none",
+        ),
+        (
+            {"model": {"ape": "none", "rpe": {"kind": "shaw_key"}}, "losses": {"position_triplet": {}}},
+            "losses.position_triplet relates position parameters but the model has none",
+        ),
+        (
+            {
+                "model": {"ape": "none", "rpe": {"kind": "full"}},
+                "losses": {"position_relation": {"cls_term": "patches"}},
+            },
+            "cls_term relates CLS to patches but the model has no such parameters",
+        ),
     ],
 )
 def test_a_wrong_option_is_refused_by_name_with_a_way_out(over: dict[str, object], sentence: str) -> None:
@@ -39,6 +59,35 @@ def test_a_wrong_option_is_refused_by_name_with_a_way_out(over: dict[str, object
 def test_a_missing_option_is_named() -> None:
     with pytest.raises(UserError, match=r"key 'model.backbone' is missing"):
         validate(RunConfig, {"model": {"image_size": [64, 32]}, "train": BASE["train"]}, where="x")
+
+
+def test_a_mistyped_key_is_named_rather_than_the_one_that_it_leaves_missing() -> None:
+    model = {"backbon": "vit_small", "image_size": [64, 32]}
+    with pytest.raises(UserError, match=r"unknown key 'model.backbon'; did you mean 'backbone'\?"):
+        validate(RunConfig, {"model": model, "train": BASE["train"]}, where="x")
+
+
+@pytest.mark.parametrize(
+    "over",
+    [
+        {"model": {"ape": "none", "rpe": {"kind": "x_only"}}, "losses": {"position_relation": {}}},
+        {"model": {"ape": "none", "rpe": {"kind": "full"}, "cls_position": "per_patch"},
+         "losses": {"position_relation": {"cls_term": "patches"}}},
+    ],
+)  # fmt: skip
+def test_positions_of_either_kind_are_enough_to_relate(over: dict[str, object]) -> None:
+    assert resolve(over).losses.position_relation is not None
+
+
+def test_a_loss_may_relate_as_many_patches_as_the_grid_has() -> None:
+    def check(patches: int) -> None:
+        resolve({"losses": {"position_triplet": {"patches": patches}}}).require_patches("cell x")
+
+    check(8 * 4)
+    with pytest.raises(
+        UserError, match=r"cell x: losses\.position_triplet wants 33 patches but the grid of 8 x 4 has 32"
+    ):
+        check(8 * 4 + 1)
 
 
 def test_none_switches_a_term_off_and_an_empty_mapping_switches_it_on() -> None:
@@ -84,9 +133,22 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
         load_yaml(path)
 
 
-@pytest.mark.parametrize(("text", "sentence"), [("a: [", "is not valid YAML"), ("- a\n", "holds a list")])
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("a: [", "is not valid YAML"),
+        ("- a\n", "holds a list"),
+        ("? [a]\n: b\n", r"is not valid YAML: key \['a'\] is no word in .* line 1"),
+        ("a: " + 2000 * "[" + 2000 * "]", "is nested too deeply"),
+    ],
+)
 def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
     path = tmp_path / "broken.yaml"
     path.write_text(text)
     with pytest.raises(UserError, match=sentence):
         load_yaml(path)
+
+
+def test_a_folder_in_the_place_of_a_file_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+        load_yaml(tmp_path)

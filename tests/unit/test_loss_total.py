@@ -162,13 +162,6 @@ def test_nothing_waits_for_a_value_of_a_tensor():
     assert operations.seen == {"index", "_local_scalar_dense"}
 
 
-def test_a_run_without_terms_is_refused():
-    with pytest.raises(UserError, match="every term"):
-        study_loss(
-            LossesConfig(identity=None, triplet=None), outputs(), torch.tensor(LABELS), positions(), progress=0.0
-        )
-
-
 @pytest.mark.parametrize("section", ["position_relation", "position_triplet"])
 def test_a_position_loss_without_positions_is_refused(section):
     config = LossesConfig(**{section: {"patches": 3}})

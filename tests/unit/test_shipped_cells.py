@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
-from reidablate.cells import Cell, describe, load_cells
-from reidablate.config import Preset, flatten
-from reidablate.models.vit import patch_grid
+from reidablate.cells import SECTIONS, Cell, describe, load_cells
+from reidablate.config import Preset, flatten, load_yaml
 from reidablate.study import load_preset, load_presets
 
 ROOT = Path(__file__).parents[2]
@@ -124,7 +123,7 @@ def test_every_cell_of_every_tier_resolves_under_every_preset_and_no_two_are_the
 @pytest.mark.parametrize("cell", CELLS.values(), ids=lambda cell: cell.name)
 def test_a_grid_has_the_patches_that_are_asked_for(cell: Cell, preset: Preset) -> None:
     config = cell.resolve(preset)
-    rows, cols = patch_grid(config.model)
+    rows, cols = config.model.grid
     losses = (config.losses.position_relation, config.losses.position_triplet)
     assert all(loss is None or loss.patches <= rows * cols for loss in losses)
 
@@ -135,7 +134,8 @@ def test_a_cell_says_what_it_asks_and_declares_nothing_that_is_so_already(cell: 
     assert cell.question.endswith("?")
     assert cell.path.read_text().startswith("# ")
     described = describe(cell, CELLS, PRESETS["paper"])
-    own = set(flatten(cell.own))
+    file = load_yaml(cell.path)
+    own = set(flatten({section: file[section] for section in SECTIONS if section in file})) | set(file.get("sweep", {}))
     for declared in described["declared"]:
         own -= {key for key in own if key == declared or key.startswith(f"{declared}.")}
     assert not own

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from reidablate.errors import UserError
 from reidablate.study import Study, load_study, plan
@@ -102,12 +103,59 @@ def test_wandb_off_in_yaml_is_a_boolean_and_means_disabled(settings: Settings) -
         ({"ablations": "nowhere"}, "there is no folder nowhere"),
         ({"preset": "paper"}, "no data set was found for preset 'paper' (looked in data/market1501"),
         ({"preset": "nowhere.yaml"}, "nowhere.yaml is missing"),
+        ({"cells": ","}, "--config cells: ',' names none; write all, or names separated by commas."),
+        ({"datasets": " , "}, "--config datasets: ' , ' names none"),
+        (
+            {"cells": "p1,p2_patches_10"},
+            "p2_patches.yaml, cell p2_patches_10 at preset 'tiny': "
+            "losses.position_relation wants 10 patches but the grid of 4 x 2 has 8",
+        ),
         ({"results": "my results"}, "results folder 'my results/tiny' has a space in it"),
     ],
 )
 def test_a_wrong_setting_is_one_sentence(settings: Settings, change: Settings, sentence: str) -> None:
     with pytest.raises(UserError) as caught:
         plan({**settings, **change})
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            {"pretrain": {"train": {"epoch": 3}}},
+            "tiny.yaml, pretrain: unknown key 'train.epoch'; did you mean 'epochs'?",
+        ),
+        ({"synthetic": {}}, "tiny.yaml: 'weights: pretrain' needs a data set 'pretrain' under 'synthetic'; add one."),
+        ({"model": {"backbone": "vit_quickstart", "image_size": [32, 20]}}, "tiny.yaml: model: image_size 32 x 20 is"),
+        ({"seeds": ".nan"}, "'seeds' is '.nan'"),
+    ],
+)
+def test_a_slip_in_a_preset_is_found_while_planning(settings: Settings, change: Settings, sentence: str) -> None:
+    preset = yaml.safe_load(Path("tiny.yaml").read_text())
+    Path("tiny.yaml").write_text(yaml.safe_dump({**preset, **change}))
+    with pytest.raises(UserError) as caught:
+        plan(settings)
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "change", "sentence"),
+    [
+        ("market1501", {"gallery_ids": 5}, "every query identity must be in the gallery"),
+        ("market1501", {"query_images": 100}, "100 images cannot be shared out to 6 identities"),
+        ("pretrain", {"train_ids": 40}, "training needs at least two images an identity"),
+    ],
+)
+def test_counts_that_no_procedural_set_can_have_are_found_while_planning(
+    settings: Settings, dataset: str, change: dict[str, int], sentence: str
+) -> None:
+    preset = yaml.safe_load(Path("tiny.yaml").read_text())
+    preset["synthetic"][dataset]["counts"] |= change
+    Path("tiny.yaml").write_text(yaml.safe_dump(preset))
+    with pytest.raises(UserError) as caught:
+        plan(settings)
+    assert f"preset 'tiny', synthetic.{dataset}: " in str(caught.value)
     assert sentence in str(caught.value)
 
 

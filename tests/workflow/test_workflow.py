@@ -235,6 +235,17 @@ def test_a_refusal_is_one_sentence_and_status_2(study: Path, config: list[str], 
     assert sentence in lines[0]
 
 
+def test_a_broken_settings_file_is_one_sentence_and_status_2(study: Path) -> None:
+    path = study / "workflow" / "config" / "default.yaml"
+    path.write_text(path.read_text() + "seeds: 3\n")
+    done = snakemake("-n")
+    assert done.returncode == 2
+    assert [line for line in done.stderr.splitlines() if not line.startswith("Using workflow specific profile")] == [
+        "reidablate: workflow/config/default.yaml is not valid YAML: key 'seeds' stands twice in line 24, column 1: "
+        "seeds: 3 ^; correct the line."
+    ]
+
+
 def test_real_looking_data_enters_the_paper_preset_still_labelled_synthetic(study: Path) -> None:
     counts = {
         "train_images": 64,

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from reidablate.artifacts import write_text
-from reidablate.config import Counts
+from reidablate.config import Counts, SyntheticRecipe
 from reidablate.data import scene
 from reidablate.data.identity import Identity, look_alike, sample_identity, sample_pose
 from reidablate.data.occluders import occluder
@@ -37,6 +37,8 @@ FOLDERS: dict[Split, str] = {"train": "bounding_box_train", "query": "query", "g
 NUM_CAMERAS: dict[str, int] = {"market1501": 6, "occluded_duke": 8}
 ALSO_OCCLUDED: dict[Split, float] = {"train": 0.30, "gallery": 0.10}
 """Share of the training and gallery images that occluded_duke hides in part."""
+OCCLUDED_AREA = (0.2, 0.4)
+"""Least and greatest share of an occluded image's area that is hidden."""
 FAMILY: dict[str, int] = {"market1501": 3, "occluded_duke": 2}
 """Identities come in families of this size that share most attributes."""
 
@@ -80,7 +82,7 @@ def synthesize(
     image_size: tuple[int, int],
     occluded_share: float,
     workers: int,
-    occluded_area: tuple[float, float] = (0.2, 0.4),
+    occluded_area: tuple[float, float] = OCCLUDED_AREA,
 ) -> None:
     """Writes a synthetic set in the layout of `style` under `root`, each folder whole or not at all.
 
@@ -115,6 +117,16 @@ def synthesize(
         facts |= {"occluded_share": occluded_share, "occluded_area": occluded_area}
     lines = ["Procedural pedestrians written by reidablate: drawings, no photographs, no real people.", ""]
     write_text(root / MARK, "\n".join(lines + [f"{key}: {value}" for key, value in facts.items()]) + "\n")
+
+
+def check_recipe(recipe: SyntheticRecipe) -> None:
+    """Plans a set and draws nothing.
+
+    Raises:
+        UserError: No set can have these counts.
+    """
+    _check(recipe.style, recipe.counts, recipe.image_size, recipe.occluded_share, OCCLUDED_AREA, workers=1)
+    plan(recipe.style, recipe.counts, recipe.seed, recipe.occluded_share)
 
 
 def _check(

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reidablate.config import IdentityConfig, LossesConfig, WeightedTripletConfig
-from reidablate.errors import UserError
 from reidablate.losses.distance import at_least_float32, full_precision
 from reidablate.losses.mining import Triplets, batch_hard
 from reidablate.losses.position_relation import position_relation_loss
@@ -72,7 +71,7 @@ def study_loss(
     that is done.
 
     Raises:
-        UserError: No term is configured, or a position loss meets a model without position parameters.
+        UserError: A position loss meets a model without position parameters.
     """
     outputs = BatchOutputs(*map(at_least_float32, vars(outputs).values()))  # once, rather than in every term
     triplets = batch_hard(outputs.feature, labels)
@@ -92,7 +91,5 @@ def study_loss(
         terms["position_triplet"] = position_triplet_loss(
             outputs.feature, outputs.patches, triplets, positions, config.position_triplet
         )
-    if not terms:
-        raise UserError("every term of the section 'losses' is none; keep at least one, for example identity.")
     weights = {name: getattr(config, name.removesuffix("_aux")).weight for name in terms}
     return terms | {"total": sum((weights[name] * term for name, term in terms.items()), outputs.feature.new_zeros(()))}

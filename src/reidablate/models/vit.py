@@ -14,8 +14,7 @@ from timm.layers import Attention, calculate_drop_path_rates
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from reidablate.config import ModelConfig
-from reidablate.errors import UserError
+from reidablate.config import PATCH_PX, ModelConfig
 from reidablate.models.position import AbsolutePosition, ClsBias, Grid, RelativeBias, RelativeKeys
 from reidablate.models.stem import STEMS
 
@@ -31,9 +30,9 @@ class Backbone:
 
 
 BACKBONES: dict[str, Backbone] = {
-    "vit_base": Backbone(patch=16, width=768, depth=12, heads=12),
-    "vit_small": Backbone(patch=16, width=384, depth=12, heads=6),
-    "vit_quickstart": Backbone(patch=8, width=32, depth=2, heads=4),
+    "vit_base": Backbone(patch=PATCH_PX["vit_base"], width=768, depth=12, heads=12),
+    "vit_small": Backbone(patch=PATCH_PX["vit_small"], width=384, depth=12, heads=6),
+    "vit_quickstart": Backbone(patch=PATCH_PX["vit_quickstart"], width=32, depth=2, heads=4),
 }
 
 
@@ -43,22 +42,6 @@ class Tokens:
 
     feature: Tensor
     patches: Tensor
-
-
-def patch_grid(config: ModelConfig) -> Grid:
-    """Returns the number of patch rows and columns.
-
-    Raises:
-        UserError: The image is not a whole number of patches.
-    """
-    patch = BACKBONES[config.backbone].patch
-    height, width = config.image_size
-    if height % patch or width % patch:
-        raise UserError(
-            f"image_size {height} x {width} is not a whole number of patches of {config.backbone}; "
-            f"make height and width multiples of {patch}."
-        )
-    return height // patch, width // patch
 
 
 class PositionAttention(Attention):  # type: ignore[misc]  # timm has no types
@@ -130,7 +113,7 @@ class VisionTransformer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         size = BACKBONES[config.backbone]
-        self.grid = patch_grid(config)
+        self.grid = config.grid
         self.pool = config.pool
         self.stem = STEMS[config.stem](size.patch, size.width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, size.width))
