@@ -8,15 +8,16 @@ from pathlib import Path
 
 from reidablate.config import load_yaml, merge
 from reidablate.engine.devices import visible_gpus
-from reidablate.errors import UserError
+from reidablate.errors import UserError, sentence
 from reidablate.study import plan
 
 try:
     STUDY = plan(merge(load_yaml(Path("workflow/config/default.yaml")), config))
     PLAN = STUDY.write()
-    STUDY.reindex_changed()
-except UserError as error:
-    print(f"reidablate: {error}", file=sys.stderr)
+    if workflow.is_main_process:  # not in a job on another machine
+        STUDY.reindex_changed()
+except (UserError, OSError) as error:
+    print(f"reidablate: {sentence(error)}", file=sys.stderr)
     sys.exit(2)
 
 ROOT = STUDY.root

@@ -1,13 +1,14 @@
 """The command line: one subcommand a stage, argument parsing only."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from reidablate.errors import UserError
+from reidablate.errors import UserError, sentence
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -32,12 +33,47 @@ PresetOption = Annotated[str, typer.Option(help="Preset that gives the cells the
 
 
 def main() -> None:
-    """Runs the command line; a `UserError` becomes one sentence and exit status 2."""
+    """Runs the command line; whatever the user can solve becomes one sentence and exit status 2."""
     try:
-        app()
-    except UserError as error:
-        print(f"reidablate: {error}", file=sys.stderr)
-        sys.exit(2)
+        status = app(standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    except (UserError, OSError) as error:
+        print(f"reidablate: {sentence(error)}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        status = 130
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # Typer's errors of usage have it, and no public class in common
+            raise
+        _print_usage_error(error)
+        status = 2
+    sys.exit(status)
+
+
+def _print_usage_error(error: Any) -> None:
+    problem = " ".join(error.format_message().split())
+    if problem:  # empty where the help was printed because nothing was asked
+        command = error.ctx.command_path if getattr(error, "ctx", None) else "reidablate"
+        print(f"reidablate: {problem[0].lower()}{problem[1:].rstrip('.')}; see {command} --help.", file=sys.stderr)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"reidablate {version('reidablate')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None: ...
 
 
 @cells_app.command("list")

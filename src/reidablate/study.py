@@ -188,9 +188,12 @@ class Study(Section):
         )
 
     def write(self) -> Path:
-        """Writes the plan under its hash, if it is not there, and returns its path."""
-        if not self.path.exists():
-            write_json(self.path, self.model_dump(mode="json"))
+        """Writes the plan under its hash, also over an older copy, and returns its path.
+
+        Raises:
+            UserError: The results folder cannot be written, or no longer.
+        """
+        write_json(self.path, self.model_dump(mode="json"))
         return self.path
 
     def reindex_changed(self) -> None:

@@ -1,5 +1,10 @@
 """Commands that no stage of the workflow calls."""
 
+import importlib.metadata
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from reidablate.cli import app
+from reidablate.cli import app, main
 from reidablate.errors import UserError
 
 
@@ -46,3 +51,70 @@ def test_a_checkpoint_is_converted_under_our_names(tmp_path: Path) -> None:
 def test_a_destination_that_loading_would_not_know_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"should end in \.safetensors"):
         run("weights", "convert", tmp_path / "a.pth", tmp_path / "b.pth")
+
+
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """Runs the program as the shell does and returns its one sentence."""
+    monkeypatch.setattr(sys, "argv", ["reidablate", *map(str, arguments)])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    (line,) = said.err.splitlines()
+    assert line.startswith("reidablate: ")
+    return line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["trian"], "no such command 'trian'. Did you mean 'train'"),
+        (["train", "--sed", "3"], "no such option: --sed"),
+        (["aggregate"], "missing option '--plan'; see reidablate aggregate --help."),
+        (["cells", "show"], "see reidablate cells show --help."),
+        (["data", "cache", "--plan", "x", "--dataset", "y", "--workers", "0"], "invalid value for '--workers'"),
+        (["aggregate", "--plan", "."], ". cannot be read: Is a directory"),
+        (["evaluate", "file"], "file/provenance.json cannot be read: Not a directory"),
+        (["data", "synthesize", "file"], "file/SYNTHETIC cannot be used: Not a directory"),
+        (["data", "check", "file", "--format", "manifest"], "the manifest file cannot be read"),
+        (["cells", "list", "--ablations", "file"], "there is no folder file"),
+    ],
+)
+def test_every_error_is_one_sentence_and_status_2(
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    sentence: str,
+) -> None:
+    (project / "file").write_text("a,b\n1,2\n1,2,3\n")
+    assert sentence in refused(monkeypatch, capsys, *arguments)
+
+
+def test_the_version_is_printed() -> None:
+    assert run("--version") == f"reidablate {importlib.metadata.version('reidablate')}\n"
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-c", "from reidablate.cli import main; main()", *map(str, arguments)]
+
+
+def test_a_reader_that_stops_early_sees_no_traceback() -> None:
+    process = subprocess.Popen(command("cells", "schema"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()  # before anything is written: starting takes longer
+    with process.stderr:
+        assert process.stderr.read() == b""
+    assert process.wait() != 0
+
+
+def test_an_interrupt_ends_with_status_130_and_no_traceback(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    process = subprocess.Popen(command("aggregate", "--plan", tmp_path / "fifo"), stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    with process.stderr, (tmp_path / "fifo").open("wb"):  # opens when the program reads
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == 130
+        assert process.stderr.read() == b""

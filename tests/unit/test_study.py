@@ -87,6 +87,19 @@ def test_a_plan_survives_its_own_file(settings: Settings) -> None:
     assert load_study(study.write()) == study
 
 
+def test_a_plan_is_written_again_so_that_a_folder_no_longer_writable_is_found_before_the_first_job(
+    settings: Settings,
+) -> None:
+    study = plan(settings)
+    study.write().write_text("{")  # cut short
+    assert load_study(study.write()) == study
+    study.path.unlink()
+    study.path.mkdir()
+    (study.path / "in_the_way").touch()
+    with pytest.raises(UserError, match=r"cannot write .*\.json: Is a directory"):
+        study.write()
+
+
 def test_wandb_off_in_yaml_is_a_boolean_and_means_disabled(settings: Settings) -> None:
     assert plan({**settings, "wandb": False}).settings.wandb == "disabled"
 
