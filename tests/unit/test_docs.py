@@ -1,4 +1,4 @@
-"""docs/methods.md names every option and value of the science, and only cells that exist."""
+"""What users read against the code: options and cells in docs/methods.md, columns and keys in results/README.md."""
 
 import re
 from pathlib import Path
@@ -8,10 +8,20 @@ import pytest
 from pydantic import BaseModel
 
 from reidablate import config
+from reidablate.artifacts import read_json, read_table
 from reidablate.cells import load_cells
+from reidablate.report.aggregate import RUN_COLUMNS, aggregate_study
+from reidablate.report.collect import collect
+from reidablate.report.exports import main_table
+from reidablate.runs import QUERY_COLUMNS
+from reidablate.stats import claims, contrasts
+from reidablate.stats.pipeline import CALIBRATION, CLAIMS, write_statistics
+from reidablate.stats.slices import SLICE_COLUMNS
+from reidablate.study import Study
 
 ROOT = Path(__file__).parents[2]
 METHODS = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+RESULTS = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
 EXPLAINED = (
     config.RpeConfig,
     config.WeightedTripletConfig,
@@ -59,3 +69,52 @@ def test_the_cells_as_run_are_in_the_table_beside_those_as_defined() -> None:
     rows = [line for line in METHODS.splitlines() if line.startswith("| ")]
     for name in (cell for cell in load_cells(ROOT / "ablations", []) if cell.endswith("_as_run")):
         assert any(f"`{name}`" in row and f"`{name.removesuffix('_as_run')}`" in row for row in rows), name
+
+
+def documented(start: str, table: int = 0) -> dict[str, str]:
+    """Returns {column or key: meaning} of a table of results/README.md, the first or a later one behind a line."""
+    tables = re.split(r"\n\|(?:---\|)+\n", RESULTS[RESULTS.index(f"\n{start}") :])
+    rows = [row.strip("| ").split(" | ") for row in tables[1 + table].split("\n\n")[0].splitlines()]
+    return {name: meaning for names, meaning in rows for name in re.findall(r"`([^`]+)`", names) or [names]}
+
+
+@pytest.mark.parametrize(
+    ("start", "columns"),
+    [
+        ("### `contrasts`", contrasts.COLUMNS),
+        ("`slices` has", {name: text for name, text in SLICE_COLUMNS.items() if name not in contrasts.COLUMNS}),
+        ("### `claims`", claims.COLUMNS),
+    ],
+)
+def test_every_column_of_the_statistics_is_explained_in_the_words_of_the_code(
+    start: str, columns: dict[str, tuple[str, str]]
+) -> None:
+    expected = {name: meaning for name, (_, meaning) in columns.items()}
+    found = documented(start)
+    if columns is claims.COLUMNS:  # its code names a constant there
+        assert found.pop("verdict") == "One of the words below."
+        del expected["verdict"]
+    assert found == expected
+
+
+def test_every_verdict_of_a_claim_is_explained() -> None:
+    assert documented("### `claims`", table=1) == claims.CLAIM_VERDICTS
+
+
+def test_every_other_column_and_key_is_explained(tiny_study: Study, tmp_path: Path) -> None:
+    study = tiny_study.model_copy(
+        update={"settings": tiny_study.settings.model_copy(update={"results": tmp_path}), "cells": tiny_study.cells[:1]}
+    )
+    aggregate_study(study)
+    write_statistics(study.root, claims=ROOT / CLAIMS, calibration=ROOT / CALIBRATION)
+    tables = study.root / "tables"
+    (cell,) = read_json(tables / "cells.json")
+    for start, names in {
+        "### `runs`": ["dataset", "cell", "seed", *RUN_COLUMNS],
+        "### `queries`": QUERY_COLUMNS,
+        "### `study.json`": read_json(tables / "study.json"),
+        "### `cells.json`": cell,
+        "### `main_table`": main_table(collect(tables)).columns,
+        "### `calibration`": read_table(tables / CALIBRATION.name).columns,
+    }.items():
+        assert set(documented(start)) == set(names), start
