@@ -14,8 +14,8 @@ from reidablate.engine.stages import train_spec
 from reidablate.engine.train import train_run
 from reidablate.errors import UserError
 from reidablate.metrics.evaluate import evaluate_run
-from reidablate.report.aggregate import aggregate_study
-from reidablate.study import Study
+from reidablate.report.aggregate import aggregate_study, headline_side
+from reidablate.study import PlannedCell, Study
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +73,38 @@ def test_history_holds_epoch_means(study: Study) -> None:
     history = tables(study)["history"]
     row = history[(history["cell"] == "p1") & (history["epoch"] == 1) & (history["name"] == "identity")]
     assert row["value"].iloc[0] == pytest.approx(steps.loc[steps["epoch"] == 1, "identity"].mean())
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_the_curve_of_a_diverged_run_ends_where_a_step_is_not_finite(study: Study, bad: float) -> None:
+    path = study.root / "market1501" / "p1" / "seed0" / "history.parquet"
+    steps = read_table(path)
+    last = steps.index[steps["epoch"] == 1]
+    assert len(last) > 1
+    steps.loc[last[0], "identity"] = bad
+    write_table(steps, path)
+    aggregate_study(study)
+    history = tables(study)["history"].query("cell == 'p1'").set_index(["name", "epoch"])["value"]
+    assert history["identity", 0] == pytest.approx(steps.loc[steps["epoch"] == 0, "identity"].mean())
+    assert pd.isna(history["identity", 1])
+    assert pd.notna(history["weighted_triplet", 1])
+
+
+def with_side(cell: PlannedCell, side: str) -> PlannedCell:
+    model = cell.config.model.model_copy(update={"test_feature": side})
+    return cell.model_copy(update={"config": cell.config.model_copy(update={"model": model})})
+
+
+def test_the_headline_is_the_presets_side_or_else_the_baselines_whatever_most_cells_say(tiny_study: Study) -> None:
+    baseline, *others = tiny_study.cells
+    assert baseline.extends is None
+    cells = [*(with_side(cell, "after_neck") for cell in others), baseline]
+    study = tiny_study.model_copy(update={"cells": cells})
+    assert headline_side(study) == "before_neck"
+    assert headline_side(study.model_copy(update={"cells": cells[:-1]})) == "after_neck"
+    declared = {**study.preset.model, "test_feature": "after_neck"}
+    preset = study.preset.model_copy(update={"model": declared})
+    assert headline_side(study.model_copy(update={"preset": preset})) == "after_neck"
 
 
 def test_a_cell_outside_the_plan_leaves_no_row(study: Study) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from reidablate import provenance
@@ -114,12 +115,12 @@ def _last_words(log: Path) -> str:
 
 
 def _epochs(history: pd.DataFrame) -> pd.DataFrame:
-    """Returns epoch means of a run's steps in long form; a value that is not finite stays empty."""
+    """Returns epoch means of a run's steps in long form; empty where a step is not finite, so that a curve ends."""
     if history.empty:
         return pd.DataFrame({"epoch": [], "name": [], "value": []})
-    means = history.groupby("epoch", as_index=False).mean()
+    means = history.fillna(np.inf).groupby("epoch", as_index=False).mean()  # a mean skips NaN
     long = means.melt(id_vars="epoch", var_name="name", value_name="value")
-    return long.assign(epoch=long["epoch"].astype("int64"))
+    return long.assign(epoch=long["epoch"].astype("int64"), value=long["value"].where(np.isfinite(long["value"])))
 
 
 def _runs(rows: list[dict[str, Any]]) -> pd.DataFrame:
@@ -180,6 +181,7 @@ def _description(study: Study, summaries: dict[str, dict[str, Any]]) -> dict[str
 
 
 def headline_side(study: Study) -> str:
-    """Returns the feature side that most cells declare as their test feature."""
-    sides = [cell.config.model.test_feature for cell in study.cells]
-    return max(sorted(set(sides)), key=sides.count, default="before_neck")
+    """Returns the feature side that the preset declares as its test feature, or else the baseline."""
+    declared = study.preset.model.get("test_feature")
+    baseline = next((cell for cell in study.cells if cell.extends is None), study.cells[0])
+    return declared or baseline.config.model.test_feature
