@@ -9,8 +9,9 @@ from scipy import stats
 
 from reidablate.errors import UserError
 from reidablate.rng import generator
+from reidablate.runs import SIDES
 from reidablate.stats.contrasts import COLUMNS, contrast_table
-from reidablate.stats.scores import METRICS, SIDES, numbers
+from reidablate.stats.scores import METRICS, numbers
 from reidablate.stats.slices import SLICE_COLUMNS, slice_table, slices
 
 DELTAS = {"market1501": {"mAP": 0.002}}

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from reidablate.rng import generator
+from reidablate.runs import SIDES
 from reidablate.stats.contrasts import contrast_table
 from reidablate.stats.guard import Findings, Guard
-from reidablate.stats.scores import SIDES
 
 SEEDS = range(3)
 CONFIG: dict[str, Any] = {

@@ -10,11 +10,12 @@ import pytest
 from PIL import Image
 
 from reidablate.config import Counts
+from reidablate.data.formats import SPLIT_FOLDERS
 from reidablate.data.identity import PATTERNS, sample_identity, sample_pose
 from reidablate.data.occluders import OCCLUDERS, occluder
 from reidablate.data.scene import draw_person
 from reidablate.data.stripes import standardise_by_camera, stripe_means
-from reidablate.data.synthetic import FOLDERS, OFFICIAL, Shot, plan, spread, synthesize
+from reidablate.data.synthetic import OFFICIAL, Shot, plan, spread, synthesize
 from reidablate.errors import UserError
 from reidablate.study import load_preset
 
@@ -66,7 +67,7 @@ def contents(root: Path) -> dict[str, bytes]:
 )
 def test_official_counts_are_met_exactly(style, train, query, gallery):
     shots = plan(style, OFFICIAL[style], seed=0, occluded_share=1.0)
-    people = {split: parsed(style, shots[split]) for split in FOLDERS}
+    people = {split: parsed(style, shots[split]) for split in SPLIT_FOLDERS}
     for split, (images, ids) in {"train": train, "query": query, "gallery": gallery}.items():
         assert len({shot.name for shot in shots[split]}) == images
         assert len({pid for pid, _ in people[split] if pid > 0}) == ids
@@ -85,7 +86,7 @@ def test_official_counts_are_met_exactly(style, train, query, gallery):
 def test_identities_are_disjoint_and_every_query_has_a_cross_camera_positive(style, size):
     counts = {"official": OFFICIAL, "quickstart": quickstart(), "small": SMALL}[size][style]
     shots = plan(style, counts, seed=1, occluded_share=0.5)
-    people = {split: parsed(style, shots[split]) for split in FOLDERS}
+    people = {split: parsed(style, shots[split]) for split in SPLIT_FOLDERS}
     assert not {pid for pid, _ in people["train"]} & {pid for pid, _ in people["gallery"]}
     cameras = defaultdict(set)
     for pid, camera in people["gallery"]:

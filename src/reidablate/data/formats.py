@@ -25,6 +25,7 @@ from reidablate.errors import UserError
 SPLITS = ("train", "query", "gallery")
 SPLIT_FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
 SYNTHETIC_FILE = "SYNTHETIC"  # marks a folder of generated images
+SYNTHETIC_COMMENT = "reidablate synthetic"  # begins the JPEG comment of each
 JUNK = -1
 MANIFEST_NAMES = ("manifest.csv", "manifest.parquet")
 MANIFEST_COLUMNS = ("path", "pid", "camid", "split")

@@ -26,6 +26,7 @@ from reidablate.data.formats import (
     JUNK,
     OFFICIAL_COUNTS,
     SPLITS,
+    SYNTHETIC_COMMENT,
     SYNTHETIC_FILE,
     Listing,
     read_folder,
@@ -33,7 +34,6 @@ from reidablate.data.formats import (
 )
 from reidablate.errors import UserError
 
-SYNTHETIC_COMMENT = b"reidablate synthetic"
 COLUMNS = ("split", "path", "name", "pid", "camid", "label", "width", "height", "size_bytes", "content_hash")
 
 # What Pillow raises for files that it cannot open or decode.
@@ -200,7 +200,7 @@ def _inspect(path: Path, allowed: tuple[str, ...]) -> _Facts:
     # In the coded data 0xFF is always followed by 0 or a restart mark, so an end mark behind the last start of scan
     # is the end of the image; Pillow refuses to decode a JPEG without it.
     truncated = is_jpeg and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
-    marked = is_jpeg and comment.startswith(SYNTHETIC_COMMENT)
+    marked = is_jpeg and comment.startswith(SYNTHETIC_COMMENT.encode())
     digest = hashlib.sha256(data).hexdigest()[:16]
     return _Facts(width, height, len(data), digest, marked, "truncated JPEG" if truncated else None)
 

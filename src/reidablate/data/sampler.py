@@ -40,11 +40,6 @@ class PKSampler:
         self.seed = seed
         self._rows = np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1])
 
-    @property
-    def nominal_length(self) -> int:
-        """Images in all groups; an epoch has at most that many, since the last groups find no partners."""
-        return self.num_instances * sum(max(len(rows) // self.num_instances, 1) for rows in self._rows)
-
     def epoch(self, epoch: int) -> NDArray[np.int64]:
         """Returns the batches of an epoch as rows of the training set, shape (num_batches, P * K).
 

@@ -21,6 +21,10 @@ from rich.progress import track
 from reidablate.artifacts import write_text
 from reidablate.config import Counts, SyntheticRecipe
 from reidablate.data import scene
+from reidablate.data.formats import GRAMMARS, OFFICIAL_COUNTS
+from reidablate.data.formats import SPLIT_FOLDERS as FOLDERS
+from reidablate.data.formats import SYNTHETIC_COMMENT as COMMENT
+from reidablate.data.formats import SYNTHETIC_FILE as MARK
 from reidablate.data.identity import Identity, look_alike, sample_identity, sample_pose
 from reidablate.data.occluders import occluder
 from reidablate.errors import UserError
@@ -31,10 +35,6 @@ Split = Literal["train", "query", "gallery"]
 
 GENERATOR_VERSION = 1
 """Raised whenever the same seed gives other images."""
-MARK = "SYNTHETIC"
-COMMENT = "reidablate synthetic"
-FOLDERS: dict[Split, str] = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
-NUM_CAMERAS: dict[str, int] = {"market1501": 6, "occluded_duke": 8}
 ALSO_OCCLUDED: dict[Split, float] = {"train": 0.30, "gallery": 0.10}
 """Share of the training and gallery images that occluded_duke hides in part."""
 OCCLUDED_AREA = (0.2, 0.4)
@@ -43,9 +43,25 @@ FAMILY: dict[str, int] = {"market1501": 3, "occluded_duke": 2}
 """Identities come in families of this size that share most attributes."""
 
 
+def _official(style: str, **further: int) -> Counts:
+    table = OFFICIAL_COUNTS[style]
+    train, query, gallery = table["train"], table["query"], table["gallery"]
+    others = {"distractors": table["distractors"], "junk": table["junk"]}
+    return Counts(
+        train["images"],
+        train["ids"],
+        query["images"],
+        query["ids"],
+        gallery["images"] - sum(others.values()),
+        gallery["ids"],
+        **others,
+        **further,
+    )
+
+
 OFFICIAL: dict[str, Counts] = {
-    "market1501": Counts(12_936, 751, 3_368, 750, 13_115, 750, distractors=2_798, junk=3_819),
-    "occluded_duke": Counts(15_618, 702, 2_210, 519, 17_661, 1_110, shared_queries=1_870),
+    "market1501": _official("market1501"),
+    "occluded_duke": _official("occluded_duke", shared_queries=1_870),
 }
 
 
@@ -140,7 +156,7 @@ def _check(
     c = counts
     tested = bool(c.query_images or c.gallery_images)
     demands = [
-        (style in NUM_CAMERAS, f"style {style!r} is unknown; choose one of {', '.join(NUM_CAMERAS)}"),
+        (style in GRAMMARS, f"style {style!r} is unknown; choose one of {', '.join(GRAMMARS)}"),
         (min(asdict(c).values()) >= 0, "counts cannot be negative"),
         (c.train_ids >= 1 and c.train_images >= 2 * c.train_ids, "training needs at least two images an identity"),
         (not tested or 1 <= c.query_ids <= c.query_images, "queries need at least one image an identity"),
@@ -207,7 +223,7 @@ class _Book:
 
     def __init__(self, style: str, rng: np.random.Generator, frames: NDArray[np.int64]) -> None:
         self.style, self.rng, self.frames = style, rng, frames
-        self.num_cameras = NUM_CAMERAS[style]
+        self.num_cameras = GRAMMARS[style].num_cameras
         self.key = 0
 
     def cameras(self, distinct: int, number: int) -> list[int]:

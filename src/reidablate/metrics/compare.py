@@ -14,9 +14,10 @@ import numpy as np
 
 from reidablate.errors import UserError
 from reidablate.metrics.checks import Labels
-from reidablate.metrics.files import SIDES, Options, Retrieval, read_file, score_retrieval
+from reidablate.metrics.files import Options, Retrieval, read_file, score_retrieval
 from reidablate.metrics.protocol import JUNK_PID, Scores
 from reidablate.metrics.ranking import IntArray
+from reidablate.runs import SIDES
 from reidablate.stats.intervals import t_interval
 from reidablate.stats.paired import effective_identities, identity_sums, paired_components, probability_better
 from reidablate.stats.scores import METRICS, metric_values

@@ -23,10 +23,10 @@ from reidablate.metrics.distances import FeatureDistances, GivenDistances, Produ
 from reidablate.metrics.protocol import JUNK_PID, Scores, score_by
 from reidablate.metrics.ranking import IntArray
 from reidablate.rng import generator
+from reidablate.runs import SIDES
 
 Array = npt.NDArray[Any]
 
-SIDES = ("before_neck", "after_neck")
 # Arrays from this size on are mapped where the file allows it, so that a gallery may exceed the memory.
 MAPPED_FROM_BYTES = 2**28
 _ROWS_AT_ONCE = 4096

@@ -17,6 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from reidablate.errors import UserError
+from reidablate.runs import SIDES
 from reidablate.stats.guard import Guard
 from reidablate.stats.intervals import Interval, two_way
 from reidablate.stats.multiplicity import holm, verdict
@@ -31,7 +32,7 @@ from reidablate.stats.paired import (
     unpaired_components,
 )
 from reidablate.stats.power import MAX_SEEDS, detectable, seeds_needed
-from reidablate.stats.scores import METRICS, SIDES, Layout, RunStatus, ScoreBook, numbers
+from reidablate.stats.scores import METRICS, Layout, RunStatus, ScoreBook, numbers
 
 MIN_SEEDS = 3
 MAX_SIGN_FLIP_SEEDS = 16

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from reidablate.runs import SIDES
 from reidablate.stats.paired import Array
 
 METRICS = ("mAP", "mAP_trapezoid", "mINP", "rank1", "rank5", "rank10")
-SIDES = ("before_neck", "after_neck")
 
 _VALUES = ("average_precision", "average_precision_trapezoid", "inverse_negative_penalty", "first_hit_rank")
 _RANKS = (1, 5, 10)
