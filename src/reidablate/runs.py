@@ -46,22 +46,23 @@ class Provenance(BaseModel):
     reason: str | None
     config: _Config
     config_hash: str
-    code_hash: str
+    data_fingerprint: str
+    # Facts for the table of runs; null where they are not known.
+    synthetic: bool | None
+    code_hash: str | None
     git_commit: str | None
     git_dirty: bool | None
-    data_fingerprint: str
-    synthetic: bool
-    weights: str
-    weights_sha256: str
+    weights: str | None
+    weights_sha256: str | None
     versions: dict[str, str]
-    device: str
-    threads: int
-    precision: str
-    num_parameters: int
-    images_per_s: float
-    wall_s: float
-    device_s: float
-    peak_memory_bytes: int
+    device: str | None
+    threads: int | None
+    precision: str | None
+    num_parameters: int | None
+    images_per_s: float | None
+    wall_s: float | None
+    device_s: float | None
+    peak_memory_bytes: int | None
 
     @property
     def test_feature(self) -> Side:

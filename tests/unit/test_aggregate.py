@@ -14,7 +14,8 @@ from reidablate.engine.stages import train_spec
 from reidablate.engine.train import train_run
 from reidablate.errors import UserError
 from reidablate.metrics.evaluate import evaluate_run
-from reidablate.report.aggregate import aggregate_study, headline_side
+from reidablate.report.aggregate import RUN_COLUMNS, aggregate_study, headline_side
+from reidablate.runs import Provenance
 from reidablate.study import PlannedCell, Study
 
 
@@ -167,6 +168,10 @@ def test_a_file_of_another_form_makes_its_run_missing_by_name(
     assert problem in reason
     for name in ("metrics", "queries", "history"):
         assert set(found[name]["cell"]) == {"naive_triplet"}
+
+
+def test_the_reader_of_a_provenance_checks_every_fact_of_the_table_of_runs() -> None:
+    assert set(RUN_COLUMNS) <= set(Provenance.model_fields)
 
 
 def test_an_index_of_another_form_leaves_no_run_that_could_be_checked_against_it(study: Study) -> None:

@@ -60,17 +60,13 @@ class Index:
     summary: dict[str, Any]
 
 
-class _Summary(BaseModel):
-    """What `index.json` must hold."""
+class _Summary(BaseModel, extra="allow"):
+    """What later stages read of `index.json`."""
 
-    format: str
     synthetic: bool
     counts: dict[str, Any]
     official_counts: bool
-    shared_query_gallery: int
-    queries_without_positive: int
     fingerprint: str
-    ignored: list[str]
     warnings: list[str]
 
 
