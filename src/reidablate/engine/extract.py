@@ -19,8 +19,8 @@ from reidablate.data.index import read_index
 from reidablate.engine.batches import image_batches
 from reidablate.errors import UserError
 from reidablate.models.neck import ReidModel
+from reidablate.runs import SIDES
 
-SIDES = ("before_neck", "after_neck")
 BATCH = 128
 BATCHES_IN_PART = 8
 

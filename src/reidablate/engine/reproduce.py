@@ -5,13 +5,34 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from reidablate import provenance
-from reidablate.artifacts import read_json, sha256_file
+from reidablate.artifacts import read_record, sha256_file
 from reidablate.config import RunConfig, validate
 from reidablate.data.index import read_index
 from reidablate.engine.train import RunSpec, train_run
 
 COMPARED = ("model.safetensors", "features.npz")
+
+
+class _Made(BaseModel):
+    """`provenance.json`, as far as a repetition needs it."""
+
+    dataset: str
+    cell: str
+    seed: int
+    config: dict[str, Any]
+    command: str
+    device: str
+    threads: int
+    workers: int
+    weights: str
+    weights_sha256: str
+    data_fingerprint: str
+    code_hash: str
+    versions: dict[str, str]
+    machine: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,39 +58,40 @@ def reproduce_run(run: Path) -> Outcome:
     Raises:
         UserError: The run has no provenance, or its data or weights are gone.
     """
-    made = read_json(run / "provenance.json")
+    made = read_record(run / "provenance.json", _Made)
     spec = _spec(run, made)
     with tempfile.TemporaryDirectory(dir=run.parent, prefix=f".{run.name}.reproduce.") as folder:
         again = Path(folder)
         train_run(dataclasses.replace(spec, out=again))
         same = {name: sha256_file(run / name) == sha256_file(again / name) for name in COMPARED}
-        changes = _changes(made, read_json(again / "provenance.json"))
+        changes = _changes(made, read_record(again / "provenance.json", _Made))
     verdicts = [f"{name}: {'identical' if equal else 'DIFFERS'}" for name, equal in same.items()]
-    return Outcome(all(same.values()), (f"made by: {made['command']}", *verdicts, *changes))
+    return Outcome(all(same.values()), (f"made by: {made.command}", *verdicts, *changes))
 
 
-def _spec(run: Path, made: dict[str, Any]) -> RunSpec:
+def _spec(run: Path, made: _Made) -> RunSpec:
     """Returns the specification that a run's provenance records."""
-    root, on_cpu = run.parents[2], made["device"] == "cpu"
-    data = root / "data" / made["dataset"]
+    root, on_cpu = run.parents[2], made.device == "cpu"
+    data = root / "data" / made.dataset
     read_index(data / "index")  # says in a sentence that the data is gone, before anything starts
     return RunSpec(
-        config=validate(RunConfig, made["config"], where=str(run / "provenance.json")),
-        name=f"{made['dataset']}/{made['cell']}/seed{made['seed']}",
-        dataset=made["dataset"],
-        cell=made["cell"],
-        seed=made["seed"],
+        config=validate(RunConfig, made.config, where=str(run / "provenance.json")),
+        name=f"{made.dataset}/{made.cell}/seed{made.seed}",
+        dataset=made.dataset,
+        cell=made.cell,
+        seed=made.seed,
         data=data,
         out=run,
-        weights=None if made["weights"] == "none" else Path(made["weights"]),
+        weights=None if made.weights == "none" else Path(made.weights),
         gpus=0 if on_cpu else 1,
         device="cpu" if on_cpu else "cuda",
-        threads=made["threads"],
-        workers=min(made["workers"], provenance.usable_cores()),
-        command=made["command"],
+        threads=made.threads,
+        workers=min(made.workers, provenance.usable_cores()),
+        command=made.command,
     )
 
 
-def _changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+def _changes(before: _Made, after: _Made) -> list[str]:
+    old, new = before.model_dump(), after.model_dump()
     keys = ("code_hash", "data_fingerprint", "weights_sha256", "versions", "machine", "device")
-    return [f"changed since: {key} ({before[key]} -> {after[key]})" for key in keys if before[key] != after[key]]
+    return [f"changed since: {key} ({old[key]} -> {new[key]})" for key in keys if old[key] != new[key]]
