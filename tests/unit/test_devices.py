@@ -1,5 +1,6 @@
 """Leases of GPUs: who gets which, who waits, and that the kernel frees what a dead process held."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -20,10 +21,39 @@ with lease(int(sys.argv[1]), device="auto") as names:
     sys.stdin.read()
 """
 
+# Runs jobs one after the other; each writes when it had which devices to a log that all jobs share.
+JOBS = """
+import os
+import sys
+import time
+from reidablate.engine import devices
+devices.POLL_S, devices.PATIENCE_S = 0.02, float(sys.argv[3])
+log = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+pool = os.environ["CUDA_VISIBLE_DEVICES"]
+for count in map(int, sys.argv[2].split(",")):
+    os.environ["CUDA_VISIBLE_DEVICES"] = pool
+    with devices.lease(count, device="auto") as names:
+        for word in ("start", "stop"):
+            for name in names:
+                os.write(log, f"{time.monotonic_ns()} {word} {os.getpid()} {count} {name}\\n".encode())
+            end = time.monotonic() + 0.05
+            while word == "start" and time.monotonic() < end:
+                os.sched_yield()
+"""
+SMI = """
+GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-aa11c0de-0000-0000-0000-000000000000)
+GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-bb22c0de-0000-0000-0000-000000000000)
+  MIG 3g.20gb     Device  0: (UUID: MIG-c1c1c0de-0000-0000-0000-000000000000)
+  MIG 3g.20gb     Device  1: (UUID: MIG-c2c2c0de-0000-0000-0000-000000000000)
+GPU 2: NVIDIA A100-SXM4-40GB (UUID: GPU-dd33c0de-0000-0000-0000-000000000000)
+"""
+
 
 @pytest.fixture(autouse=True)
 def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that looks like it has three GPUs and has its locks to itself."""
+    """A machine that looks like it has three GPUs, has no nvidia-smi, and has its locks to itself."""
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(devices.tempfile, "tempdir", None)
@@ -111,3 +141,112 @@ def test_under_a_scheduler_we_stand_aside(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
     with devices.lease(1, device="auto") as first, devices.lease(1, device="auto") as second:
         assert first == second == ("5",)
+
+
+def test_under_a_scheduler_that_gave_more_than_one_run_needs_runs_do_not_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    other = hold(1)
+    assert held(other) == {"0"}
+    with devices.lease(1, device="auto") as names:
+        assert names == ("1",)
+    release(other)
+
+
+@pytest.fixture
+def smi(tmp_path: Path) -> None:
+    """An nvidia-smi that lists three GPUs, the second one cut in two."""
+    script = tmp_path / "bin" / "nvidia-smi"
+    script.write_text(f"#!/bin/sh\n[ \"$*\" = -L ] && echo '{SMI.strip()}'\n")
+    script.chmod(0o755)
+
+
+def uuids(*starts: str) -> list[str]:
+    return [f"{start}c0de-0000-0000-0000-000000000000" for start in starts]
+
+
+@pytest.mark.usefixtures("smi")
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, uuids("GPU-aa11", "MIG-c1c1", "MIG-c2c2", "GPU-dd33")),
+        ("2,0", uuids("GPU-dd33", "GPU-aa11")),
+        ("GPU-dd, 0", uuids("GPU-dd33", "GPU-aa11")),
+        ("MIG-c2c2c0de-0000-0000-0000-000000000000,2", uuids("MIG-c2c2", "GPU-dd33")),
+        ("MIG-GPU-aa11c0de-0000-0000-0000-000000000000/1/0", ["MIG-GPU-aa11c0de-0000-0000-0000-000000000000/1/0"]),
+        ("0,GPU-aa11,0", uuids("GPU-aa11")),
+        ("0,-1,2", uuids("GPU-aa11")),
+        ("0,3,2", uuids("GPU-aa11")),
+        ("NoDevFiles", []),
+    ],
+)
+def test_every_way_to_name_a_device_comes_to_its_uuid(
+    monkeypatch: pytest.MonkeyPatch, value: str | None, expected: list[str]
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES") if value is None else monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+    assert devices.visible_gpus() == expected
+
+
+@pytest.mark.usefixtures("smi")
+def test_a_study_that_names_devices_and_one_that_does_not_never_share_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    other = hold(1)
+    assert held(other) == set(uuids("GPU-aa11"))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    with devices.lease(1, device="auto") as names:
+        assert names == tuple(uuids("MIG-c1c1"))
+    release(other)
+
+
+def test_a_gpu_that_pytorch_cannot_use_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-of-another-machine")
+    assert devices.visible_gpus() == ["GPU-of-another-machine"]
+    assert devices.usable_gpus() == 0
+
+
+def overlaps(log: str) -> list[str]:
+    """Returns the log's lines that give somebody a device which somebody else has at that time."""
+    found, owner = [], dict[str, str]()
+    for line in sorted(log.splitlines(), key=lambda line: int(line.split()[0])):
+        _, word, pid, _, name = line.split()
+        if word == "start" and name in owner:
+            found.append(line)
+        elif word == "start":
+            owner[name] = pid
+        elif owner.get(name) == pid:
+            del owner[name]
+    return found
+
+
+def run_jobs(log: Path, plans: list[str], patience: float) -> list[list[str]]:
+    """Runs a process for each plan (how many devices its jobs ask for, one job after the other); returns log fields."""
+    commands = [[sys.executable, "-c", JOBS, str(log), plan, str(patience)] for plan in plans]
+    processes = [subprocess.Popen(command, stderr=subprocess.DEVNULL) for command in commands]
+    assert [process.wait(timeout=120) for process in processes] == [0] * len(plans)
+    return sorted((line.split() for line in log.read_text().splitlines()), key=lambda fields: int(fields[0]))
+
+
+def test_the_check_for_overlaps_finds_one() -> None:
+    one = ["1 start 7 1 0", "3 stop 7 1 0"]
+    assert overlaps("\n".join([*one, "4 start 8 1 0", "5 stop 8 1 0", "2 start 8 1 1"])) == []
+    assert overlaps("\n".join([*one, "2 start 8 1 0", "5 stop 8 1 0"])) == ["2 start 8 1 0"]
+
+
+def test_twenty_jobs_on_four_devices_never_overlap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    fields = run_jobs(tmp_path / "log", ["1", "2", "1", "1", "1"] * 4, 60)
+    assert overlaps((tmp_path / "log").read_text()) == []
+    assert len(fields) == 2 * (16 + 4 * 2)
+    assert {name for *_, name in fields} == {"0", "1", "2", "3"}
+    running = list(itertools.accumulate(1 if word == "start" else -1 for _, word, *_ in fields))
+    assert max(running) > 2  # they did run side by side
+
+
+def test_who_needs_two_devices_is_not_starved_by_those_who_need_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    singles = ",".join(["1"] * 40)
+    fields = run_jobs(tmp_path / "log", [singles, singles, singles, "2,2"], 0.1)
+    assert overlaps((tmp_path / "log").read_text()) == []
+    last_of_two = max(i for i, (_, _, _, count, _) in enumerate(fields) if count == "2")
+    assert sum(count == "1" for _, _, _, count, _ in fields[last_of_two:]) > 60

@@ -1,10 +1,11 @@
 """Which GPU a job runs on: a lease by file lock, freed by the kernel when its holder dies.
 
-Snakemake counts GPUs but does not name them. Every device of the pool has one lock file on the local disk; whoever
-holds it owns the device. Under a scheduler that assigns devices itself we stand aside.
+Snakemake counts GPUs but does not name them. Every device of the pool has one lock file on the local disk, named by
+the device's UUID; whoever holds it owns the device. Where a scheduler assigned just what was asked for, we stand aside.
 """
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -20,19 +21,67 @@ from reidablate.errors import UserError
 
 SCHEDULERS = ("SLURM_JOB_ID", "LSB_JOBID", "PBS_JOBID", "KUBERNETES_SERVICE_HOST")
 POLL_S = 0.5
+PATIENCE_S = 60.0
+"""How long somebody waits for all devices at once before keeping those that come free."""
 
 
 def visible_gpus() -> list[str]:
-    """Returns the names of the GPUs this process may use: `CUDA_VISIBLE_DEVICES` if set, else all by UUID."""
+    """Returns the names of the GPUs this process may use: those of `CUDA_VISIBLE_DEVICES` if set, else all.
+
+    A name is the UUID of a GPU or of a MIG instance where nvidia-smi is there to tell it, so that every way to name
+    a device comes to the same lock; an index counts as nvidia-smi counts. Without nvidia-smi names stay as they are.
+    As in CUDA, the first name that means no device ends the list.
+    """
+    gpus = _listed_gpus()
     pool = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if pool is not None:
-        return [name.strip() for name in pool.split(",") if name.strip() not in {"", "-1", "NoDevFiles"}]
-    query = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
+    if pool is None:
+        return [uuid for instances in gpus for uuid in instances]
+    names: dict[str, None] = {}  # one device named twice is one device
+    for given in pool.split(","):
+        name = _resolve(given.strip(), gpus)
+        if name is None:
+            break
+        names[name] = None
+    return list(names)
+
+
+def _resolve(name: str, gpus: list[list[str]]) -> str | None:
+    """Returns the UUID that an entry of `CUDA_VISIBLE_DEVICES` means, itself if nobody can tell, None if no device."""
+    if name in {"", "NoDevFiles"} or name.startswith("-"):
+        return None
+    if not gpus:
+        return name
+    if name.isdecimal():
+        return gpus[int(name)][0] if int(name) < len(gpus) else None
+    return next((uuid for instances in gpus for uuid in instances if uuid.startswith(name)), name)
+
+
+def _listed_gpus() -> list[list[str]]:
+    """Returns for every GPU that nvidia-smi lists its own UUID, or those of its MIG instances if it has any."""
     try:
-        done = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30)
+        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True, timeout=30)
     except (OSError, subprocess.SubprocessError):
         return []
-    return done.stdout.split()
+    found: list[list[str]] = []
+    for line in done.stdout.splitlines():
+        if uuid := re.search(r"UUID: ([^\s)]+)", line):
+            if line.startswith("GPU "):
+                found.append([])
+            found[-1].append(uuid[1])
+    return [uuids[1:] or uuids for uuids in found]
+
+
+def usable_gpus() -> int:
+    """Returns how many of the visible GPUs PyTorch can use; none where its build has no CUDA or the driver is too old.
+
+    PyTorch is imported only where a GPU is visible.
+    """
+    visible = len(visible_gpus())
+    if not visible:
+        return 0
+    import torch
+
+    return min(visible, torch.cuda.device_count()) if torch.cuda.is_available() else 0
 
 
 def lock_folder() -> Path:
@@ -44,8 +93,9 @@ def lock_folder() -> Path:
 def lease(count: int, *, device: Literal["auto", "cpu", "cuda"]) -> Iterator[tuple[str, ...]]:
     """Yields the names of `count` GPUs that this process owns until the block ends; empty means the CPU.
 
-    Sets `CUDA_VISIBLE_DEVICES`, so it must be entered before CUDA is initialised. Waits until all `count` devices
-    are free at once; never holds some while waiting for others.
+    Sets `CUDA_VISIBLE_DEVICES`, so it must be entered before CUDA is initialised. Waits until `count` devices are
+    free at once, so that nothing is idle meanwhile. Who has waited `PATIENCE_S` keeps what comes free, one asker at a
+    time, so that a run that needs several devices is not starved by those that need one.
 
     Raises:
         UserError: `device` is `cuda` and none is visible, or the pool is smaller than `count`.
@@ -59,7 +109,7 @@ def lease(count: int, *, device: Literal["auto", "cpu", "cuda"]) -> Iterator[tup
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         yield ()
         return
-    if any(name in os.environ for name in SCHEDULERS):
+    if len(pool) == count and any(name in os.environ for name in SCHEDULERS):
         yield tuple(pool)
         return
     if count > len(pool):
@@ -71,23 +121,31 @@ def lease(count: int, *, device: Literal["auto", "cpu", "cuda"]) -> Iterator[tup
 
 
 def _wait(count: int, pool: list[str], held: ExitStack) -> tuple[str, ...]:
-    """Returns the first `count` free devices of the pool once there are so many; `held` keeps their locks."""
+    """Returns the first `count` devices of the pool that it gets; `held` keeps their locks."""
     folder = lock_folder()
     folder.mkdir(mode=0o700, exist_ok=True)
-    announced = False
-    while True:
-        with FileLock(folder / "allocator.lock"), ExitStack() as attempt:
-            taken: list[str] = []
-            for name in pool:
-                if len(taken) < count and _try(folder / f"{name}.lock", attempt):
-                    taken.append(name)
-            if len(taken) == count:
-                held.enter_context(attempt.pop_all())
-                return tuple(taken)
-        if not announced:
-            print(f"waiting for {count} free GPU(s) of {len(pool)}", file=sys.stderr, flush=True)
-            announced = True
-        time.sleep(POLL_S)
+    started = time.monotonic()
+    announced = keeping = False
+    with ExitStack() as turn, ExitStack() as taken:
+        names: list[str] = []
+        while True:
+            with FileLock(folder / "allocator.lock"):
+                for name in pool:
+                    lock = folder / f"{name.replace('/', '_')}.lock"
+                    if len(names) < count and name not in names and _try(lock, taken):
+                        names.append(name)
+                if len(names) == count:
+                    held.enter_context(taken.pop_all())
+                    return tuple(sorted(names, key=pool.index))
+                if not keeping:
+                    taken.close()
+                    names = []
+            if not announced:
+                print(f"waiting for {count} free GPU(s) of {len(pool)}", file=sys.stderr, flush=True)
+                announced = True
+            if not keeping and time.monotonic() - started >= PATIENCE_S:
+                keeping = _try(folder / "keeping.lock", turn)
+            time.sleep(POLL_S)
 
 
 def _try(path: Path, stack: ExitStack) -> bool:
