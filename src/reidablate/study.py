@@ -219,12 +219,12 @@ class Study(Section):
                 print(f"reidablate: the files of {dataset.title} changed; indexing {dataset.root}", file=sys.stderr)
                 index_dataset(dataset.root, dataset.format, folder, workers=2)
 
-    def refusal(self, *, gpu_limit: int | None, num_gpus: int) -> str | None:
+    def refusal(self, *, gpu_limit: int | None, num_gpus: int | None) -> str | None:
         """Returns why this study should not start on this machine, or None.
 
         Args:
             gpu_limit: What `--resources gpu=` allows, None without a limit.
-            num_gpus: GPUs visible on this machine.
+            num_gpus: GPUs that PyTorch can use on this machine, None when the jobs run on others.
         """
         asked = self.gpus_per_run
         if gpu_limit is not None and gpu_limit < asked:
@@ -232,15 +232,23 @@ class Study(Section):
                 f"a run of preset '{self.preset.name}' asks for gpu={asked} but --resources gpu={gpu_limit} allows "
                 "fewer; raise it, or add --config device=cpu."
             )
-        if self.settings.device == "cuda" and not num_gpus:
-            return "device=cuda was asked for but no GPU is visible; check nvidia-smi and CUDA_VISIBLE_DEVICES."
+        if self.settings.device == "cuda" and num_gpus == 0:
+            return (
+                "device=cuda was asked for but PyTorch can use no GPU here; check nvidia-smi, CUDA_VISIBLE_DEVICES and "
+                "that PyTorch is built for CUDA."
+            )
+        if num_gpus and num_gpus < asked:
+            return (
+                f"a run of preset '{self.preset.name}' asks for gpu={asked} but only {num_gpus} can be used here; "
+                "lower execution.gpu of the preset, or add --config device=cpu."
+            )
         if self.weights is not None and self.settings.weights != "preset" and not self.weights.is_file():
             return f"there are no weights at {self.weights}; correct --config weights=PATH."
         if self.preset.weights != "file":
             return None
-        if self.settings.device == "auto" and not num_gpus:
+        if self.settings.device == "auto" and num_gpus == 0:
             return (
-                f"preset '{self.preset.name}' would take hundreds of hours without a GPU and none is visible; "
+                f"preset '{self.preset.name}' would take hundreds of hours without a GPU and none can be used; "
                 "add --config device=cpu to start it all the same, or preset=quickstart for the tiny study."
             )
         if self.settings.weights == "preset":

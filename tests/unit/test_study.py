@@ -56,7 +56,17 @@ def test_a_mistyped_weight_file_is_refused_in_every_preset(settings: Settings) -
 
 def test_a_gpu_that_was_asked_for_must_be_there(settings: Settings) -> None:
     study = plan({**settings, "device": "cuda"})
-    assert "no GPU is visible" in str(study.refusal(gpu_limit=None, num_gpus=0))
+    assert "can use no GPU here" in str(study.refusal(gpu_limit=None, num_gpus=0))
+    assert study.refusal(gpu_limit=None, num_gpus=None) is None  # the jobs run on other machines
+
+
+def test_a_run_must_not_ask_for_more_gpus_than_there_are(settings: Settings, project: Path) -> None:
+    path = project / "tiny.yaml"
+    path.write_text(path.read_text().replace("gpu: 1", "gpu: 3"))
+    study = plan(settings)
+    assert "asks for gpu=3 but only 2 can be used" in str(study.refusal(gpu_limit=4, num_gpus=2))
+    assert study.refusal(gpu_limit=4, num_gpus=3) is None
+    assert study.refusal(gpu_limit=4, num_gpus=0) is None  # it trains on the CPU
 
 
 def test_selection_narrows_the_study(settings: Settings) -> None:
