@@ -201,10 +201,32 @@ def test_a_missing_run_shows_the_last_words_of_its_log(study: Study) -> None:
     shutil.rmtree(study.root / "market1501" / "p1")
     log = study.root / "logs" / "train" / "market1501" / "p1" / "seed0.log"
     log.parent.mkdir(parents=True)
-    log.write_text("epoch 1\nreidablate: the disk is full; free it.\n\n")
+    log.write_text("epoch 1\nreidablate: the disk is full; free it.\nepoch 2\n")
     aggregate_study(study)
     runs = tables(study)["runs"].set_index("cell")
     assert runs.loc["p1", "reason"] == "reidablate: the disk is full; free it."
+
+
+@pytest.mark.parametrize("stage", ["evaluate/market1501/p1/seed0", "index/market1501", "cache/pretrain", "pretrain"])
+def test_a_run_that_never_failed_itself_shows_what_failed_around_it(study: Study, stage: str) -> None:
+    shutil.rmtree(study.root / "market1501" / "p1")
+    for name, words in {"train/market1501/p1/seed0": "epoch 2", stage: "reidablate: it is broken; mend it."}.items():
+        log = study.root / "logs" / f"{name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(f"{words}\n")
+    aggregate_study(study)
+    runs = tables(study)["runs"].set_index("cell")
+    assert runs.loc["p1", "reason"] == "reidablate: it is broken; mend it."
+
+
+def test_a_progress_line_is_no_reason(study: Study) -> None:
+    shutil.rmtree(study.root / "market1501" / "p1")
+    log = study.root / "logs" / "train" / "market1501" / "p1" / "seed0.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("epoch 1\n")
+    aggregate_study(study)
+    runs = tables(study)["runs"].set_index("cell")
+    assert "provenance.json is missing" in runs.loc["p1", "reason"]
 
 
 def test_no_run_at_all_still_gives_tables(study: Study) -> None:

@@ -2,10 +2,10 @@
 # run must be repeated only when its own configuration changes.
 import os
 import subprocess
-import time
 from pathlib import Path
 
 from reidablate.artifacts import read_json
+from reidablate.errors import how_it_ended
 from reidablate.provenance import code_hash
 
 
@@ -19,7 +19,6 @@ localrules:
     all,
 
 
-STARTED = time.time()
 DATA = ROOT / "data"
 LOGS = ROOT / "logs"
 TABLES = ROOT / "tables"
@@ -57,12 +56,9 @@ def planned_code(folder):
 
 
 def print_failures():
-    """Prints why each failed job failed: the last line of its log."""
-    for log in sorted(LOGS.rglob("*.log")):
-        text = log.read_text(errors="replace").strip()
-        last = text.rsplit("\n", 1)[-1]
-        if log.stat().st_mtime >= STARTED and (last.startswith("reidablate: ") or "Traceback (most" in text):
-            print(f"{last} [{log}]", file=sys.stderr)
+    """Prints the last words of every failed job, and where its log is."""
+    for log in sorted(Path(log) for job in workflow.scheduler.failed for log in job.log):
+        print(f"{how_it_ended(log)} [{log}]", file=sys.stderr)
 
 
 def report_what_is_there():

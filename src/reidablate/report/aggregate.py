@@ -14,9 +14,9 @@ import pandas as pd
 from reidablate import provenance
 from reidablate.artifacts import read_record, read_table, write_json, write_table
 from reidablate.data.index import read_summary
-from reidablate.errors import UserError
+from reidablate.errors import UserError, last_words
 from reidablate.runs import QUERY_COLUMNS, Floors, Metrics, Provenance
-from reidablate.study import Run, Study
+from reidablate.study import PRETRAIN, Run, Study
 
 RUN_COLUMNS = {
     "status": "string", "epoch": "Int64", "reason": "string", "config_hash": "string", "code_hash": "string",
@@ -43,6 +43,11 @@ def aggregate_study(study: Study) -> str:
     A run whose artifacts are missing, broken or of another configuration or data set has status `missing` with the
     reason; it adds no row to any other table.
     """
+    with only_writer(study.root / "tables", "aggregate"):
+        return _write_tables(study)
+
+
+def _write_tables(study: Study) -> str:
     summaries = {dataset.name: _index_summary(study, dataset.name) for dataset in study.datasets}
     parts = {run: _collect(study, run, summaries[run.dataset]) for run in study.runs}
     tables = study.root / "tables"
@@ -84,8 +89,7 @@ def _collect(study: Study, run: Run, summary: dict[str, Any]) -> _Parts:
         queries = read_table(folder / "queries.parquet", QUERY_COLUMNS if finished else ())
     except UserError as error:
         trained = (folder / "provenance.json").is_file()
-        words = "" if trained else _last_words(study.root / "logs" / "train" / f"{run.id}.log")
-        reason = words or str(error)
+        reason = _last_words(study.root / "logs", run, trained=trained) or str(error)
         return _Parts({"status": "missing", "reason": reason}, [], None, None)
     stale = [
         what
@@ -108,10 +112,15 @@ def _collect(study: Study, run: Run, summary: dict[str, Any]) -> _Parts:
     return _Parts(facts, rows, queries if finished else None, _epochs(history))
 
 
-def _last_words(log: Path) -> str:
-    """Returns the last line of a training's log, which says why it failed; empty without one."""
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.is_file() else []
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+def _last_words(logs: Path, run: Run, *, trained: bool) -> str:
+    """Returns why a run has not come about: the latest failure in its own logs or in those of what it needs."""
+    read = [logs / "evaluate" / f"{run.id}.log"]
+    if not trained:
+        stages = ("synthesize", "index", "cache")
+        read += [logs / stage / f"{name}.log" for stage in stages for name in (run.dataset, PRETRAIN)]
+        read += [logs / "pretrain.log", logs / "train" / f"{run.id}.log"]
+    said = {log: words for log in read if (words := last_words(log))}
+    return said[max(said, key=lambda log: log.stat().st_mtime)] if said else ""
 
 
 def _epochs(history: pd.DataFrame) -> pd.DataFrame:
