@@ -7,14 +7,16 @@ import sys
 from pathlib import Path
 
 from reidablate.config import load_yaml, merge
-from reidablate.engine.devices import visible_gpus
+from reidablate.engine.devices import usable_gpus
 from reidablate.errors import UserError, sentence
 from reidablate.study import plan
+from reidablate.turn import Turn
 
 try:
     STUDY = plan(merge(load_yaml(Path("workflow/config/default.yaml")), config))
     PLAN = STUDY.write()
-    if workflow.is_main_process:  # not in a job on another machine
+    TURN = Turn(STUDY.root) if workflow.is_main_process else None  # not in a job on another machine
+    if TURN and TURN.undisturbed:
         STUDY.reindex_changed()
 except (UserError, OSError) as error:
     print(f"reidablate: {sentence(error)}", file=sys.stderr)
@@ -42,9 +44,11 @@ rule all:
 onstart:
     for line in STUDY.notices:
         print(f"reidablate: {line}", file=sys.stderr)
-    if reason := STUDY.refusal(gpu_limit=gpu_limit(), num_gpus=len(visible_gpus())):
+    num_gpus = usable_gpus() if workflow.local_exec else None
+    if reason := STUDY.refusal(gpu_limit=gpu_limit(), num_gpus=num_gpus):
         print(f"reidablate: {reason}", file=sys.stderr)
         sys.exit(2)
+    TURN.take()
 
 
 onerror:

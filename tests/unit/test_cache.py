@@ -93,9 +93,10 @@ def test_images_are_mapped_read_only(root: Path, index: Index, tmp_path: Path) -
 def test_a_broken_image_is_named_and_leaves_no_cache(root: Path, index: Index, tmp_path: Path, name: str) -> None:
     build(index, root, tmp_path / "cache")
     (root / name).write_bytes((root / name).read_bytes()[:-20])
+    (tmp_path / "cache" / "cache.json").unlink()  # as Snakemake does before it starts the stage again
     with pytest.raises(UserError, match=rf"{name} cannot be read .*truncated"):
         build(index, root, tmp_path / "cache")
-    assert not list((tmp_path / "cache").glob(".*"))
+    assert [path.name for path in (tmp_path / "cache").glob(".*")] == [".lock"]
     with pytest.raises(UserError, match=r"cache\.json is missing"):
         read_cache(tmp_path / "cache", "train")
 
@@ -108,7 +109,17 @@ def test_a_full_disk_is_a_sentence(root: Path, index: Index, tmp_path: Path) -> 
             build(index, root, tmp_path / "cache")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert not list((tmp_path / "cache").iterdir())
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [".lock"]
+
+
+def test_a_whole_cache_is_left_alone_and_one_of_another_size_is_not(root: Path, index: Index, tmp_path: Path) -> None:
+    build(index, root, tmp_path / "cache")
+    before = (tmp_path / "cache" / "train.npy").stat().st_ino
+    build(index, root, tmp_path / "cache")
+    assert (tmp_path / "cache" / "train.npy").stat().st_ino == before
+    height, width = read_cache(tmp_path / "cache", "train").shape[1:3]
+    build_cache(index, root, tmp_path / "cache", height=height + 1, width=width, workers=1)
+    assert read_cache(tmp_path / "cache", "train").shape[1:3] == (height + 1, width)
 
 
 def test_arrays_that_do_not_fit_the_cache_are_refused(root: Path, index: Index, tmp_path: Path) -> None:

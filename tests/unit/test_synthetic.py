@@ -54,7 +54,8 @@ def write(root: Path, style: str, *, seed: int = 3, workers: int = 1, counts: Co
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+    files = [path for path in sorted(root.rglob("*")) if path.is_file() and path.name != ".lock"]
+    return {str(path.relative_to(root)): path.read_bytes() for path in files}
 
 
 # Expected numbers: the official tables (identities, queries and gallery files of both sets).
@@ -109,6 +110,17 @@ def test_files_are_the_same_bits_for_any_number_of_workers(tmp_path, style):
     assert len(one) == counts.train_images + counts.query_images + gallery + 1
     write(tmp_path / "two", style, seed=4)  # replaces what an earlier call wrote
     assert not set(one.values()) & set(contents(tmp_path / "two").values())
+
+
+def test_a_whole_set_is_left_alone_and_one_that_lacks_an_image_is_drawn_again(tmp_path):
+    write(tmp_path, "market1501")
+    before = contents(tmp_path)
+    folder = (tmp_path / "query").stat().st_ino
+    write(tmp_path, "market1501")
+    assert (tmp_path / "query").stat().st_ino == folder
+    next((tmp_path / "query").iterdir()).unlink()
+    write(tmp_path, "market1501")
+    assert contents(tmp_path) == before
 
 
 def test_images_are_marked_and_have_the_size_asked_for(tmp_path):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, features
 from pydantic import BaseModel
 
-from reidablate.artifacts import atomic_path, read_record, write_json
+from reidablate.artifacts import atomic_path, only_writer, read_json, read_record, write_json
 from reidablate.data.formats import SPLITS
 from reidablate.data.index import BROKEN_IMAGE, Index, image_path
 from reidablate.errors import UserError
@@ -50,7 +50,7 @@ def build_cache(index: Index, root: Path, out: Path, *, height: int, width: int,
     """Writes `train.npy`, `query.npy`, `gallery.npy` (the splits of the index, in its order) and `cache.json`.
 
     The arrays are uint8 of shape (N, height, width, 3). `cache.json` comes last: without it the folder is no cache,
-    whatever arrays a killed call left. Memory does not grow with the data set.
+    whatever arrays a killed call left. The same cache is left alone. Memory does not grow with the data set.
 
     Args:
         index: The data set's index.
@@ -63,16 +63,8 @@ def build_cache(index: Index, root: Path, out: Path, *, height: int, width: int,
     Raises:
         UserError: An image cannot be decoded, or the disk is full.
     """
-    (out / "cache.json").unlink(missing_ok=True)
     splits = index.frame["split"]
     paths = {split: index.frame.loc[splits == split, "path"].tolist() for split in SPLITS if (splits == split).any()}
-    with _progress() as progress:
-        for split in paths:
-            files = [image_path(root, path) for path in paths[split]]
-            task = progress.add_task(f"cache {split}", total=len(files))
-            with atomic_path(out / f"{split}.npy") as temporary:
-                for done in _write_split(temporary, files, _Layout(height, width, FILTERS[split]), workers):
-                    progress.advance(task, done)
     facts = {
         "fingerprint": index.summary["fingerprint"],
         "height": height,
@@ -81,7 +73,25 @@ def build_cache(index: Index, root: Path, out: Path, *, height: int, width: int,
         "filters": {split: FILTERS[split].name.lower() for split in paths},
         "packages": {"pillow": PIL.__version__, "libjpeg_turbo": features.version("libjpeg_turbo")},
     }
-    write_json(out / "cache.json", facts)
+    with only_writer(out, "cache"), _progress() as progress:
+        if _is_whole(out, facts):
+            return
+        (out / "cache.json").unlink(missing_ok=True)
+        for split in paths:
+            files = [image_path(root, path) for path in paths[split]]
+            task = progress.add_task(f"cache {split}", total=len(files))
+            with atomic_path(out / f"{split}.npy") as temporary:
+                for done in _write_split(temporary, files, _Layout(height, width, FILTERS[split]), workers):
+                    progress.advance(task, done)
+        write_json(out / "cache.json", facts)
+
+
+def _is_whole(out: Path, facts: dict[str, Any]) -> bool:
+    """Whether this very cache is there already, left by another process that this one waited for."""
+    try:
+        return bool(read_json(out / "cache.json") == facts and [read_cache(out, split) for split in facts["images"]])
+    except UserError:
+        return False
 
 
 def read_cache(out: Path, split: str) -> "np.memmap[Any, np.dtype[np.uint8]]":

@@ -20,7 +20,7 @@ import pandas as pd
 from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel
 
-from reidablate.artifacts import read_record, read_table, write_json, write_table
+from reidablate.artifacts import only_writer, read_record, read_table, write_json, write_table
 from reidablate.data.formats import (
     GRAMMARS,
     JUNK,
@@ -144,13 +144,14 @@ def index_dataset(root: Path, format: str, folder: Path, *, workers: int) -> Ind
     source = source_of(root, format)
     index = build_index(root, format, workers=workers)
     before = None
-    with suppress(UserError):
-        if read_summary(folder)["fingerprint"] == index.summary["fingerprint"]:
-            before = (folder / "index.json").stat()
-    write_index(index, folder)
-    if before is not None:
-        os.utime(folder / "index.json", ns=(before.st_atime_ns, before.st_mtime_ns))
-    write_json(folder / "source.json", source)
+    with only_writer(folder, "index"):
+        with suppress(UserError):
+            if read_summary(folder)["fingerprint"] == index.summary["fingerprint"]:
+                before = (folder / "index.json").stat()
+        write_index(index, folder)
+        if before is not None:
+            os.utime(folder / "index.json", ns=(before.st_atime_ns, before.st_mtime_ns))
+        write_json(folder / "source.json", source)
     return index
 
 

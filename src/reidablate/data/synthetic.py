@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
-from reidablate.artifacts import write_text
+from reidablate.artifacts import only_writer, write_text
 from reidablate.config import Counts, SyntheticRecipe
 from reidablate.data import scene
 from reidablate.data.formats import GRAMMARS, OFFICIAL_COUNTS
@@ -102,8 +102,8 @@ def synthesize(
 ) -> None:
     """Writes a synthetic set in the layout of `style` under `root`, each folder whole or not at all.
 
-    The file `SYNTHETIC` is written last: a root without it is unfinished. Synthetic folders of an earlier call
-    are replaced; a folder with images that do not carry our mark is never touched.
+    The file `SYNTHETIC` is written last: a root without it is unfinished. The same set is left alone; folders of
+    another synthetic set are replaced; a folder with images that do not carry our mark is never touched.
 
     Args:
         root: Folder that gets `bounding_box_train`, `query` and `bounding_box_test`.
@@ -124,15 +124,29 @@ def synthesize(
         _refuse_foreign(root / FOLDERS[split])
     recipe = Recipe(style, counts.population, seed, image_size, occluded_area)
     shots = plan(style, counts, seed, occluded_share)
-    (root / MARK).unlink(missing_ok=True)
-    for split in splits:
-        _write_folder(root / FOLDERS[split], recipe, shots[split], workers)
     facts = {"style": style, "seed": seed, "generator_version": GENERATOR_VERSION, "image_size": image_size,
              **asdict(counts)}  # fmt: skip
     if style == "occluded_duke":
         facts |= {"occluded_share": occluded_share, "occluded_area": occluded_area}
     lines = ["Procedural pedestrians written by reidablate: drawings, no photographs, no real people.", ""]
-    write_text(root / MARK, "\n".join(lines + [f"{key}: {value}" for key, value in facts.items()]) + "\n")
+    mark = "\n".join(lines + [f"{key}: {value}" for key, value in facts.items()]) + "\n"
+    with only_writer(root, "synthesize"):
+        if _is_whole(root, mark, {split: shots[split] for split in splits}):
+            return
+        (root / MARK).unlink(missing_ok=True)
+        for split in splits:
+            _write_folder(root / FOLDERS[split], recipe, shots[split], workers)
+        write_text(root / MARK, mark)
+
+
+def _is_whole(root: Path, mark: str, shots: dict[Split, list[Shot]]) -> bool:
+    """Whether this very set is there already, left by another process that this one waited for."""
+    if not (root / MARK).is_file() or (root / MARK).read_text(encoding="utf-8") != mark:
+        return False
+    return all(
+        (root / FOLDERS[split]).is_dir() and set(os.listdir(root / FOLDERS[split])) == {shot.name for shot in planned}
+        for split, planned in shots.items()
+    )
 
 
 def check_recipe(recipe: SyntheticRecipe) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from reidablate.artifacts import atomic_path, write_json
+from reidablate.artifacts import atomic_path, only_writer, write_json
 from reidablate.data.cache import read_cache
 from reidablate.data.index import read_index
 from reidablate.data.stripes import standardise_by_camera, stripe_means
@@ -40,10 +40,11 @@ def diagnose_dataset(study: Study, dataset: str) -> str:
         weights = study.weights
         if weights is not None:
             rows.append(_row("pre-trained network", _network(study, folder, weights), "before any fine-tuning"))
-    write_json(out / "floors.json", rows)
     sheet = sample_sheet(read_cache(folder / "cache", "train"), frame.loc[frame["split"] == "train", "pid"].to_numpy())
-    with atomic_path(out / "samples.jpg") as temporary:
-        temporary.write_bytes(sheet)
+    with only_writer(out, "diagnose"):
+        write_json(out / "floors.json", rows)
+        with atomic_path(out / "samples.jpg") as temporary:
+            temporary.write_bytes(sheet)
     return f"{dataset}: floors " + ", ".join(f"{row['method']} {100 * row['mAP']:.1f} mAP" for row in rows)
 
 

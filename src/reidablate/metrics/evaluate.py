@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from reidablate.artifacts import read_npz, read_record, write_json, write_table
+from reidablate.artifacts import only_writer, read_npz, read_record, write_json, write_table
 from reidablate.metrics.protocol import Scores, score
 from reidablate.runs import FEATURE_ARRAYS, SIDES, Provenance
 
@@ -17,6 +17,12 @@ def evaluate_run(run: Path) -> str:
     Raises:
         UserError: The run has no whole features or provenance, or its features cannot be ranked.
     """
+    read_record(run / "provenance.json", Provenance)  # a folder that is no run gets no lock
+    with only_writer(run, "evaluate"):
+        return _evaluate(run)
+
+
+def _evaluate(run: Path) -> str:
     made = read_record(run / "provenance.json", Provenance)
     headline = made.test_feature
     summary: dict[str, Any] = {"status": made.status, "headline": headline}

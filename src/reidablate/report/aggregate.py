@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from reidablate import provenance
-from reidablate.artifacts import read_record, read_table, write_json, write_table
+from reidablate.artifacts import only_writer, read_record, read_table, write_json, write_table
 from reidablate.data.index import read_summary
 from reidablate.errors import UserError, last_words
 from reidablate.runs import QUERY_COLUMNS, Floors, Metrics, Provenance

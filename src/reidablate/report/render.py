@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError, TemplateSyntaxError
 
-from reidablate.artifacts import write_text
+from reidablate.artifacts import only_writer, read_json, write_text
 from reidablate.errors import UserError
 from reidablate.report.collect import StudyTables, collect
 from reidablate.report.exports import export_filters, write_exports
@@ -31,12 +31,14 @@ def render_report(results: Path, templates: Path, out: Path) -> None:
     """
     if not (templates / "report.html.j2").exists():
         raise UserError(f"{templates} holds no report.html.j2; give the folder of report templates.")
-    study = collect(results / "tables")
-    plots = draw(study, out.parent / "figures")
+    read_json(results / "tables" / "study.json")  # a folder that holds no tables gets no lock
     environment = make_environment(templates)
     try:
-        write_text(out, render_html(study, plots, environment))
-        write_exports(study, environment, out.parent)
+        with only_writer(results / "tables", "report"):
+            study = collect(results / "tables")
+            plots = draw(study, out.parent / "figures")
+            write_text(out, render_html(study, plots, environment))
+            write_exports(study, environment, out.parent)
     except TemplateError as error:
         where = f"{error.name}, line {error.lineno}" if isinstance(error, TemplateSyntaxError) else "a template"
         raise UserError(f"{where} in {templates} is wrong: {error}; correct it.") from error

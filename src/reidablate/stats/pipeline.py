@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from reidablate.artifacts import read_json, read_table, write_table
+from reidablate.artifacts import only_writer, read_json, read_table, write_table
 from reidablate.stats.claims import judge, load_claims
 from reidablate.stats.contrasts import DEFAULT_DELTA_POINTS, contrast_table
 from reidablate.stats.slices import slice_table
@@ -22,7 +22,12 @@ def write_statistics(results: Path, claims: Path = CLAIMS, calibration: Path = C
     Raises:
         UserError: A table is missing, or the file of claims is malformed.
     """
-    tables = results / "tables"
+    read_json(results / "tables" / "study.json")  # a folder that holds no tables gets no lock
+    with only_writer(results / "tables", "statistics"):
+        return _write_tables(results / "tables", claims, calibration)
+
+
+def _write_tables(tables: Path, claims: Path, calibration: Path) -> str:
     study, cells = read_json(tables / "study.json"), read_json(tables / "cells.json")
     queries, runs = read_table(tables / "queries.parquet"), read_table(tables / "runs.parquet")
     deltas = {name: {m: points / 100 for m, points in by.items()} for name, by in DEFAULT_DELTA_POINTS.items()}
