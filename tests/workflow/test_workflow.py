@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -13,64 +12,9 @@ import pytest
 import yaml
 
 from reidablate.artifacts import read_json, sha256_file
+from support import BASE, nothing_to_do, planned, snakemake, start_snakemake
 
 pytestmark = pytest.mark.slow
-
-BASE = ["preset=tiny.yaml", "datasets=market1501", "cells=naive_triplet,p1"]
-
-
-def snakemake(*arguments: str, config: list[str] = BASE, gpu: int = 4) -> "subprocess.CompletedProcess[str]":
-    """Runs the command of the README in the current folder."""
-    command = [
-        str(Path(sys.executable).with_name("snakemake")),
-        *arguments,
-        "--cores",
-        "all",
-        "--resources",
-        f"gpu={gpu}",
-    ]
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run(
-        [*command, "--config", *config], capture_output=True, text=True, check=False, env=environment, timeout=600
-    )
-    assert "Traceback" not in done.stdout + done.stderr
-    return done
-
-
-def planned(done: "subprocess.CompletedProcess[str]") -> dict[str, int]:
-    """Returns how many jobs of each rule a dry run lists."""
-    assert done.returncode == 0, done.stderr
-    text = done.stdout + done.stderr
-    jobs = dict(re.findall(r"^(\w+) +(\d+)$", text, re.MULTILINE))
-    return {rule: int(count) for rule, count in jobs.items() if rule not in {"total", "all"}}
-
-
-def nothing_to_do(done: "subprocess.CompletedProcess[str]") -> bool:
-    return done.returncode == 0 and "Nothing to be done" in done.stdout + done.stderr
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project whose tiny study has run once. Tests copy it."""
-    root = Path(__file__).parents[2]
-    folder = tmp_path_factory.mktemp("project")
-    for name in ("workflow", "profiles", "ablations", "report_templates"):
-        shutil.copytree(root / name, folder / name)
-    for name in ("Snakefile", "tests/tiny.yaml"):
-        shutil.copy(root / name, folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        done = snakemake()
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
-
-
-@pytest.fixture
-def study(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the finished project, as the current folder."""
-    shutil.copytree(finished, tmp_path / "copy")
-    monkeypatch.chdir(tmp_path / "copy")
-    return tmp_path / "copy"
 
 
 def test_one_command_leaves_every_run_and_the_report(study: Path) -> None:
@@ -192,19 +136,7 @@ def test_a_run_killed_with_snakemake_itself_ends_with_the_same_bits(study: Path)
     run = study / "results" / "tiny" / "market1501" / "p1" / "seed1"
     before = {name: sha256_file(run / name) for name in ("model.safetensors", "features.npz")}
     shutil.rmtree(run)
-    command = [
-        str(Path(sys.executable).with_name("snakemake")),
-        "--cores",
-        "all",
-        "--resources",
-        "gpu=4",
-        "--config",
-        *BASE,
-    ]
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment, start_new_session=True
-    )
+    process = start_snakemake(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     while not (run / ".lock").exists():
         assert process.poll() is None
     os.killpg(process.pid, 9)

@@ -1,0 +1,236 @@
+"""A study that is killed, or called twice at once, ends with the bits of one that was left alone."""
+
+import itertools
+import os
+import random
+import select
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from reidablate.artifacts import read_json, sha256_file
+from support import snakemake, start_snakemake
+
+pytestmark = pytest.mark.slow
+
+RESULTS = Path("results/tiny")
+STAGES = ("synthesize", "train", "evaluate")  # those that a test stops in the middle
+LOCK = ".lock"
+
+
+@pytest.fixture
+def fresh(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The project without results, as the current folder, where every stage logs what it writes to `watch.log`."""
+    folder = tmp_path / "fresh"
+    shutil.copytree(finished, folder, ignore=shutil.ignore_patterns("results", ".snakemake"))
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("WATCH_LOG", str(folder / "watch.log"))
+    path = [str(Path(__file__).parent / "watch"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
+    yield folder
+    for entry in Path("/proc").glob("[0-9]*"):  # whatever a failed test has left
+        with suppress(OSError):
+            if int(entry.name) != os.getpid() and (entry / "cwd").resolve() == folder.resolve():
+                os.kill(int(entry.name), signal.SIGKILL)
+
+
+def call() -> "subprocess.Popen[str]":
+    """Starts the study in a process group of its own."""
+    return start_snakemake(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+
+
+def wait(process: "subprocess.Popen[str]", condition: Callable[[], object]) -> None:
+    """Returns as soon as the condition holds, which must be before the process ends."""
+    while not condition():
+        assert process.poll() is None
+        select.select([], [], [], 0.05)
+
+
+def live(stage: str) -> dict[int, str]:
+    """Returns the processes that run a stage of the study in the current folder, and their state (`T`: stopped)."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        try:
+            words = (entry / "cmdline").read_bytes().decode().split("\0")
+            if stage in words[2:4] and words[1].endswith("reidablate") and (entry / "cwd").resolve() == Path.cwd():
+                found[int(entry.name)] = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+        except (OSError, UnicodeDecodeError):  # it has just ended
+            continue
+    return found
+
+
+def resume(orphans: set[int]) -> set[int]:
+    """Lets stopped processes go on; returns those that have not ended."""
+    left = {pid for stage in STAGES for pid in live(stage)} & orphans
+    for pid in left:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+    return left
+
+
+def num_files(folder: Path) -> int:
+    """Returns how many files lie in a folder while others write there; `rglob` would trip over what vanishes."""
+    return sum(len(files) for _, _, files in os.walk(folder))
+
+
+def text_of(logs: Path) -> str:
+    """Returns what all logs of a folder say."""
+    text = ""
+    for log in logs.rglob("*.log"):
+        with suppress(FileNotFoundError):  # Snakemake removes a log before it starts the job again
+            text += log.read_text()
+    return text
+
+
+def same_as(finished: Path) -> None:
+    """Asserts that the study in the current folder has the scores, weights and features of the finished one."""
+    there = finished / RESULTS
+    for name in ("metrics", "queries"):
+        tables = [pd.read_parquet(root / "tables" / f"{name}.parquet") for root in (RESULTS, there)]
+        pd.testing.assert_frame_equal(*tables, check_exact=True)
+    runs = sorted(path.relative_to(there) for path in there.glob("market1501/*/seed*"))
+    assert len(runs) == 4
+    assert sorted(path.relative_to(RESULTS) for path in RESULTS.glob("market1501/*/seed*")) == runs
+    for run, name in itertools.product(runs, ("model.safetensors", "features.npz")):
+        assert sha256_file(RESULTS / run / name) == sha256_file(there / run / name)
+
+
+def writers(log: str) -> dict[str, list[tuple[int, int, int]]]:
+    """Returns for every folder that has a lock who wrote below it and when: (first, last, pid), in order of time."""
+    spans: dict[tuple[str, int], list[int]] = {}
+    for line in log.splitlines():
+        time, pid, path = line.split(" ", 2)
+        folder = next(parent for parent in Path(path).parents if (parent / LOCK).exists())
+        if not path.endswith(LOCK):
+            spans.setdefault((str(folder), int(pid)), []).append(int(time))
+    found: dict[str, list[tuple[int, int, int]]] = {}
+    for (folder, pid), times in spans.items():
+        found.setdefault(folder, []).append((min(times), max(times), pid))
+    return {folder: sorted(entries) for folder, entries in found.items()}
+
+
+def shared(found: dict[str, list[tuple[int, int, int]]]) -> list[str]:
+    """Returns the folders that one process wrote to while another was not done with it."""
+    return [
+        folder
+        for folder, entries in found.items()
+        if any(second[0] <= first[1] for first, second in itertools.pairwise(entries))
+    ]
+
+
+def never_two_writers() -> None:
+    found = writers(Path("watch.log").read_text())
+    names = {str(Path(folder).relative_to(RESULTS.resolve())) for folder in found}
+    assert {"data/market1501/images", "data/market1501/cache", "tables", "market1501/p1/seed0"} <= names
+    assert shared(found) == []
+
+
+def test_the_check_for_two_writers_finds_them(tmp_path: Path) -> None:
+    (tmp_path / LOCK).touch()
+    one = f"1 7 {tmp_path}/a\n4 7 {tmp_path}/state/b\n"
+    assert shared(writers(f"{one}2 8 {tmp_path}/{LOCK}\n5 8 {tmp_path}/a\n")) == []
+    assert shared(writers(f"{one}3 8 {tmp_path}/a\n5 8 {tmp_path}/a\n")) == [str(tmp_path)]
+
+
+def test_jobs_that_outlive_snakemake_and_those_of_the_next_call_never_write_together(
+    fresh: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orphans: set[int] = set()
+    before = ""
+    for stage in (*STAGES, ""):  # where Snakemake is killed while a job holds a folder
+        monkeypatch.setenv("WATCH_STOP", stage)
+        process = call()
+        if orphans:
+            wait(process, lambda logs=RESULTS / "logs" / before: "another process is writing" in text_of(logs))
+            wait(process, lambda orphans=orphans: not resume(orphans))
+        if stage:
+            wait(process, lambda stage=stage: any(state == "T" for state in live(stage).values()))
+            process.kill()
+            process.wait()
+            orphans, before = set(live(stage)), stage
+    assert process.wait(timeout=600) == 0
+    same_as(finished)
+    never_two_writers()
+
+
+def test_a_study_killed_with_all_its_jobs_at_any_moment_goes_on(fresh: Path, finished: Path) -> None:
+    total = num_files(finished / RESULTS)
+    rng = random.Random(0)
+    for share in sorted(rng.uniform(0.02, 0.95) for _ in range(4)):
+        process = call()
+        wait(process, lambda share=share: num_files(RESULTS) >= share * total)
+        select.select([], [], [], rng.uniform(0, 0.5))
+        os.killpg(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    done = snakemake()
+    assert done.returncode == 0, done.stderr
+    same_as(finished)
+    never_two_writers()
+
+
+def test_two_calls_at_once_end_with_one_study(fresh: Path, finished: Path) -> None:
+    calls = [start_snakemake(stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for _ in range(2)]
+    wait(calls[0], lambda: live("train"))
+    dry = snakemake("-n")  # planning waits for nobody
+    assert dry.returncode == 0
+    assert "waiting" not in dry.stderr
+    said = [process.communicate(timeout=600)[0] for process in calls]
+    assert [process.returncode for process in calls] == [0, 0], said
+    waited = ["another call is running the study in results/tiny; waiting for it" in text for text in said]
+    assert sorted(waited) == [False, True]
+    assert "Nothing to be done" in said[waited.index(True)]
+    same_as(finished)
+    never_two_writers()
+
+
+def test_a_job_that_was_killed_is_named_and_stops_no_other(study: Path) -> None:
+    shutil.rmtree(RESULTS / "market1501" / "p1")
+    with Path("stderr").open("w") as stderr:
+        process = start_snakemake(stdout=subprocess.DEVNULL, stderr=stderr)
+        wait(process, lambda: live("train"))
+        os.kill(next(iter(live("train"))), signal.SIGKILL)
+        assert process.wait(timeout=600) == 1
+    lines = [line for line in Path("stderr").read_text().splitlines() if "ended without a word (killed?)" in line]
+    assert len(lines) == 1
+    assert "results/tiny/logs/train/market1501/p1/seed" in lines[0]
+    runs = pd.read_parquet(RESULTS / "tables" / "runs.parquet")
+    assert sorted(runs["status"]) == ["finished", "finished", "finished", "missing"]
+
+
+def test_trainings_side_by_side_get_different_devices(
+    fresh: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (fresh / "bin").mkdir()
+    smi = fresh / "bin" / "nvidia-smi"
+    smi.write_text("#!/bin/sh\necho 'GPU 0: none (UUID: GPU-a)'\necho 'GPU 1: none (UUID: GPU-b)'\n")
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fresh / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setenv("TMPDIR", str(fresh))
+    monkeypatch.setenv("WATCH_STOP", "train")
+    process = start_snakemake("--cores", "2", gpu=2, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait(process, lambda: list(live("train").values()) == ["T", "T"])  # both hold what they have leased
+    while process.poll() is None:
+        resume(set(live("train")))
+        select.select([], [], [], 0.5)
+    assert process.returncode == 0
+    leased = {
+        str(path.parent.resolve()): read_json(path)["gpus"]
+        for path in RESULTS.glob("market1501/*/seed*/provenance.json")
+    }
+    assert sorted({name for names in leased.values() for name in names}) == ["GPU-a", "GPU-b"]
+    spans = {folder: entries[0] for folder, entries in writers(Path("watch.log").read_text()).items()}
+    together = [
+        (one, two)
+        for one, two in itertools.combinations(leased, 2)
+        if spans[one][0] <= spans[two][1] and spans[two][0] <= spans[one][1]
+    ]
+    assert together
+    assert all(leased[one] != leased[two] for one, two in together)
+    same_as(finished)
