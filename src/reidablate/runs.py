@@ -1,5 +1,7 @@
 """What runs and diagnoses leave on disk, checked where it is read: the form of a broken file is one sentence."""
 
+import shutil
+from pathlib import Path
 from typing import Literal, get_args
 
 from pydantic import BaseModel, RootModel, model_validator
@@ -25,6 +27,20 @@ QUERY_COLUMNS = (
 FEATURE_ARRAYS = tuple(
     f"{split}_{part}" for split in ("query", "gallery") for part in (*SIDES, "pids", "camids", "names")
 )
+
+
+def state_folder(run: Path) -> Path:
+    """Returns where a run keeps what it needs to go on, from its first epoch until it is scored.
+
+    Snakemake does not know of it. It deletes the files of a finished training whose end it did not live to see; the
+    next training makes them again from here, without an epoch.
+    """
+    return run / "state"
+
+
+def remove_state(run: Path) -> None:
+    """Deletes what a run no longer needs once it is scored."""
+    shutil.rmtree(state_folder(run), ignore_errors=True)
 
 
 class _Model(BaseModel):
@@ -63,6 +79,7 @@ class Provenance(BaseModel):
     wall_s: float | None
     device_s: float | None
     peak_memory_bytes: int | None
+    sha256: dict[str, str] = {}
 
     @property
     def test_feature(self) -> Side:

@@ -22,6 +22,7 @@ from reidablate.data import augment
 from reidablate.engine.checkpoint import Checkpoint, checkpoints, load_checkpoint, save_checkpoint
 from reidablate.engine.stages import train_spec
 from reidablate.engine.train import train_run
+from reidablate.metrics.evaluate import evaluate_run
 from reidablate.provenance import code_hash
 from reidablate.study import Study
 from support import ROOT
@@ -163,14 +164,15 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> Non
     found, refused = load_checkpoint(tmp_path, {"seed": "0"}, CPU)
     assert found is not None
     assert found.epochs_done == 1
-    assert refused == [f"{newest} is damaged and is not used."]
+    assert refused == {newest: f"{newest} is damaged and is not used."}
 
 
 def test_a_checkpoint_of_another_training_is_refused_by_name(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, a_checkpoint(1))
     found, refused = load_checkpoint(tmp_path, {"seed": "1", "data": "f00d"}, CPU)
     assert found is None
-    assert refused == [f"{checkpoints(tmp_path)[0]} is of another seed and data and is not used."]
+    (path,) = checkpoints(tmp_path)
+    assert refused == {path: f"{path} is of another seed and data and is not used."}
 
 
 @pytest.mark.parametrize(
@@ -188,6 +190,21 @@ def test_a_run_that_may_not_go_on_starts_again_and_says_why(
     assert sentence in told
     assert "training starts again from the first epoch" in told
     assert read_json(tmp_path / "run" / "provenance.json")["code_hash"] == code_hash()
+    assert positions(tmp_path / "run") == ["epoch00002-step00000", "epoch00001-step00000"]  # its own, not the refused
+
+
+def test_a_trained_run_whose_files_were_deleted_before_it_was_scored_repeats_no_epoch(
+    tiny_study: Study, peaceful: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    live(tiny_study, (out, None, 0))
+    for name in ("model.safetensors", "features.npz", "history.parquet", "provenance.json"):
+        (out / name).unlink()
+    (again,) = live(tiny_study, (out, None, 0))
+    assert set(again["points"]) == {"flush"}
+    assert_same(out, peaceful[0])
+    evaluate_run(out)
+    assert not (out / "state").exists()
 
 
 def test_a_run_that_goes_on_with_edited_code_names_both_versions(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +39,9 @@ def undisturbed(tiny_study: Study, tmp_path_factory: pytest.TempPathFactory) -> 
     return train(tiny_study, tmp_path_factory.mktemp("undisturbed"))
 
 
-def test_a_run_leaves_every_artifact_and_no_resume_state(tiny_study: Study, undisturbed: Path) -> None:
+def test_a_run_leaves_every_artifact(tiny_study: Study, undisturbed: Path) -> None:
     found = {path.name for path in undisturbed.iterdir()}
-    assert found == {"model.safetensors", "features.npz", "history.parquet", "provenance.json", ".lock"}
+    assert found == {"model.safetensors", "features.npz", "history.parquet", "provenance.json", ".lock", "state"}
     history = pd.read_parquet(undisturbed / "history.parquet")
     assert {"total", "identity", "weighted_triplet", "position_relation", "lr", "images_per_s"} <= set(history)
     assert {"gradient_norm", "ape_norm", "rpe_norm", "feature_norm"} <= set(history)
@@ -133,6 +134,13 @@ def test_every_core_cell_trains_and_learns_something(tiny_study: Study, tmp_path
     metrics = read_json(out / "metrics.json")
     assert metrics["before_neck"]["num_queries"] == 12
     assert 0 < metrics["before_neck"]["mAP"] <= 1
+
+
+def test_other_features_than_the_runs_own_are_not_scored(tiny_study: Study, tmp_path: Path) -> None:
+    out = train(tiny_study, tmp_path / "run")
+    shutil.copy(train(tiny_study, tmp_path / "other", seed=1) / "features.npz", out)
+    with pytest.raises(UserError, match=r"features.npz is not the file that provenance.json names"):
+        evaluate_run(out)
 
 
 def test_a_divergence_is_a_result(tiny_study: Study, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ the schedule is a function of the epoch. So the position (epochs and steps done)
 
 import pickle
 import re
-import shutil
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from reidablate.artifacts import atomic_path, sha256_file
+from reidablate.runs import state_folder
 
 NUM_KEPT = 2
 _DIGITS = 16  # of the SHA-256 that a file's name carries
@@ -51,11 +51,6 @@ class Checkpoint:
     wall_s: float
 
 
-def state_folder(run: Path) -> Path:
-    """Returns where the resume state of a run is; Snakemake does not know of it, so it never deletes it."""
-    return run / "state"
-
-
 def checkpoints(run: Path) -> list[Path]:
     """Returns the checkpoints of a run, the one that got farthest first."""
     found = [(path, _NAME.fullmatch(path.name)) for path in state_folder(run).glob("*.pt")]
@@ -82,8 +77,8 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
 
 def load_checkpoint(
     run: Path, identity: dict[str, str], device: torch.device, *, whole_epoch: bool = False
-) -> tuple[Checkpoint | None, list[str]]:
-    """Returns the last usable checkpoint of a run, None without one, and a sentence for each that cannot be used.
+) -> tuple[Checkpoint | None, dict[Path, str]]:
+    """Returns the last usable checkpoint of a run, None without one, and of each better one why it cannot be used.
 
     Args:
         run: The run's folder.
@@ -91,24 +86,19 @@ def load_checkpoint(
         device: Where the tensors go.
         whole_epoch: Leave out those of within an epoch.
     """
-    refused = []
+    refused: dict[Path, str] = {}
     for path in checkpoints(run):
         if whole_epoch and not _is_whole_epoch(path):
             continue
         found = _read(path, device)
         if found is None:
-            refused.append(f"{path} is damaged and is not used.")
+            refused[path] = f"{path} is damaged and is not used."
             continue
         changed = [key for key, value in identity.items() if found.identity.get(key) != value]
         if not changed:
             return found, refused
-        refused.append(f"{path} is of another {' and '.join(changed)} and is not used.")
+        refused[path] = f"{path} is of another {' and '.join(changed)} and is not used."
     return None, refused
-
-
-def remove_state(run: Path) -> None:
-    """Deletes the resume state of a finished run."""
-    shutil.rmtree(state_folder(run), ignore_errors=True)
 
 
 def _is_whole_epoch(path: Path) -> bool:

@@ -25,14 +25,7 @@ from reidablate.data.cache import read_cache
 from reidablate.data.index import read_index
 from reidablate.data.sampler import PKSampler
 from reidablate.engine.batches import image_batches
-from reidablate.engine.checkpoint import (
-    Checkpoint,
-    checkpoints,
-    load_checkpoint,
-    remove_state,
-    save_checkpoint,
-    state_folder,
-)
+from reidablate.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from reidablate.engine.devices import lease
 from reidablate.engine.extract import Features, extract_features, no_features
 from reidablate.engine.fit import Divergence, Fit, epoch_means, find_divergence
@@ -46,6 +39,7 @@ from reidablate.losses.total import BatchOutputs, study_loss
 from reidablate.models.checkpoints import load_weights, save_weights
 from reidablate.models.neck import ReidModel, ReidOutput, initialise
 from reidablate.rng import generator, seed_int, torch_generator
+from reidablate.runs import remove_state, state_folder
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -161,7 +155,7 @@ class _Training:
         """Returns whether the run's folder holds this very training, finished."""
         out = self.spec.out
         files = ["provenance.json", "history.parquet", "model.safetensors"] + ["features.npz"] * self.spec.extract
-        if checkpoints(out) or not all((out / name).is_file() for name in files):
+        if not all((out / name).is_file() for name in files):
             return False
         made: dict[str, Any] = read_json(out / "provenance.json")
         wanted = {
@@ -210,8 +204,9 @@ class _Training:
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.config.train.precision == "fp16")
         fit = Fit(model=model, optimiser=optimiser, scaler=scaler)
         found, refused = load_checkpoint(self.spec.out, self.identity, self.device, whole_epoch=whole_epoch)
-        for sentence in refused:
+        for path, sentence in refused.items():
             self._say(sentence)
+            path.unlink()
         if found:
             model.load_state_dict(found.model)
             optimiser.load_state_dict(found.optimiser)
@@ -327,7 +322,7 @@ class _Training:
         return {name: value.detach() for name, value in (terms | norms).items()}
 
     def _write(self, fit: Fit, divergence: Divergence | None, stop: StopSignal) -> str:
-        """Writes the run's artifacts, the provenance last, and drops the resume state."""
+        """Writes the run's artifacts, the provenance last; the resume state stays until the run is scored."""
         out, num_epochs = self.spec.out, self.config.train.num_epochs
         if divergence and not self.spec.extract:
             raise UserError(
@@ -341,7 +336,8 @@ class _Training:
         if self.spec.extract:
             write_npz(out / "features.npz", no_features(fit.model) if divergence else self._features(fit.model, stop))
         write_json(out / "provenance.json", self._provenance(fit, divergence))
-        remove_state(out)
+        if not self.spec.extract:  # nobody scores a pre-training
+            remove_state(out)
         if divergence:
             return f"{self.spec.name}: DIVERGED in epoch {divergence.epoch + 1} of {num_epochs}: {divergence.reason}"
         rate = float(fit.history["images_per_s"].mean())

@@ -6,20 +6,26 @@ from typing import Any
 
 import pandas as pd
 
-from reidablate.artifacts import only_writer, read_npz, read_record, write_json, write_table
+from reidablate.artifacts import only_writer, read_npz, read_record, sha256_file, write_json, write_table
+from reidablate.errors import UserError
 from reidablate.metrics.protocol import Scores, score
-from reidablate.runs import FEATURE_ARRAYS, SIDES, Provenance
+from reidablate.runs import FEATURE_ARRAYS, SIDES, Provenance, remove_state
 
 
 def evaluate_run(run: Path) -> str:
     """Writes `queries.parquet` and `metrics.json` of a run and returns the line that sums it up.
 
+    A scored run is finished, so its resume state is deleted.
+
     Raises:
-        UserError: The run has no whole features or provenance, or its features cannot be ranked.
+        UserError: The run has no whole features or provenance, its features are not those that the provenance names,
+            or they cannot be ranked.
     """
     read_record(run / "provenance.json", Provenance)  # a folder that is no run gets no lock
     with only_writer(run, "evaluate"):
-        return _evaluate(run)
+        line = _evaluate(run)
+        remove_state(run)
+    return line
 
 
 def _evaluate(run: Path) -> str:
@@ -31,7 +37,10 @@ def _evaluate(run: Path) -> str:
         write_table(pd.DataFrame({"side": pd.Series(dtype=str)}), run / "queries.parquet")
         write_json(run / "metrics.json", summary)
         return f"{made.name}: diverged, nothing to score"
-    features = read_npz(run / "features.npz", FEATURE_ARRAYS)
+    path = run / "features.npz"
+    features = read_npz(path, FEATURE_ARRAYS)
+    if path.name in made.sha256 and made.sha256[path.name] != sha256_file(path):
+        raise UserError(f"{path} is not the file that provenance.json names; delete it and run snakemake again.")
     scores = {side: score_side(features, side) for side in SIDES}
     frames = [result.queries.assign(side=side) for side, result in scores.items()]
     write_table(pd.concat(frames, ignore_index=True), run / "queries.parquet")
