@@ -323,6 +323,9 @@ def score_command(
         bool, typer.Option("--json", help="Print JSON, fractions under the keys of metrics.json.")
     ] = False,
     per_query: Annotated[Path | None, typer.Option(help="Write a row a query to this .parquet or .csv.")] = None,
+    slices: Annotated[
+        Path | None, typer.Option(help="Write the scores by camera pair and number of positives to this file.")
+    ] = None,
     rerank: Annotated[
         str | None, typer.Option(help="K1,K2,LAMBDA[,POWER] of k-reciprocal re-ranking, such as 20,6,0.3.")
     ] = None,
@@ -351,6 +354,10 @@ def score_command(
     scores, protocol = score_file(path, options)
     if per_query is not None:
         write_queries(scores, per_query)
+    if slices is not None:
+        from reidablate.metrics.slices import write_slices
+
+        write_slices(path, options, scores, slices)
     if as_json:
         found = {side: result.summary() for side, result in scores.items()}
         typer.echo(json.dumps({"protocol": protocol, **found}, indent=2))

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from reidablate.errors import UserError
 from reidablate.metrics.checks import Labels, check_distances, check_features, check_labels
-from reidablate.metrics.distances import FeatureDistances, GivenDistances, Product, numpy_product
+from reidablate.metrics.distances import Distances, FeatureDistances, GivenDistances, Product, numpy_product
 from reidablate.metrics.protocol import JUNK_PID, Scores, score_by
 from reidablate.metrics.ranking import IntArray
 from reidablate.rng import generator
@@ -136,15 +136,29 @@ def score_retrieval(problem: Retrieval, options: Options) -> Scores:
     """
     if options.rerank is not None and options.single_gallery_shot is not None:
         raise UserError("re-ranking needs the whole gallery; choose either it or a single gallery shot.")
+    if options.single_gallery_shot is None:
+        return score_by(*ranked(problem, options))
+    return _score_single_shots(_prepared(problem, options), options)
+
+
+def ranked(problem: Retrieval, options: Options) -> tuple[Distances, Labels]:
+    """Returns the distances and labels that a retrieval is scored by, for `protocol.score_by`.
+
+    `options.single_gallery_shot` is not looked at.
+
+    Raises:
+        UserError: An option asks for features that are not there.
+    """
+    problem = _prepared(problem, options)
+    return _source(problem, options)
+
+
+def _prepared(problem: Retrieval, options: Options) -> Retrieval:
     if problem.distances is not None and (options.rerank is not None or options.multi_query):
         raise UserError("re-ranking and multi-query need features; the file holds distances alone.")
     if options.multi_query:
         problem = _pooled(problem)
-    if options.keep_junk:
-        problem = replace(problem, labels=_without_junk(problem.labels))
-    if options.single_gallery_shot is not None:
-        return _score_single_shots(problem, options)
-    return _score(problem, options)
+    return replace(problem, labels=_without_junk(problem.labels)) if options.keep_junk else problem
 
 
 def _protocol(options: Options, distances: bool) -> dict[str, Any]:
@@ -175,14 +189,13 @@ def _constants(text: str) -> Any:
         raise UserError(f"re-ranking constants are '{text}'; write K1,K2,LAMBDA such as 20,6,0.3.") from None
 
 
-def _score(problem: Retrieval, options: Options) -> Scores:
+def _source(problem: Retrieval, options: Options) -> tuple[Distances, Labels]:
     if problem.distances is not None:
-        return score_by(GivenDistances(problem.distances), problem.labels)
+        return GivenDistances(problem.distances), problem.labels
     assert problem.query_features is not None
     assert problem.gallery_features is not None
     if options.rerank is None:
-        source = FeatureDistances(problem.query_features, problem.gallery_features, options.product)
-        return score_by(source, problem.labels)
+        return FeatureDistances(problem.query_features, problem.gallery_features, options.product), problem.labels
     from reidablate.metrics.rerank import RerankedDistances
 
     counted = problem.keep(gallery=np.flatnonzero(problem.labels.gallery_pids != JUNK_PID))
@@ -192,7 +205,7 @@ def _score(problem: Retrieval, options: Options) -> Scores:
     assert counted.gallery_features is not None
     constants = _constants(options.rerank)
     reranked = RerankedDistances(counted.query_features, counted.gallery_features, constants, options.product)
-    return score_by(reranked, counted.labels)
+    return reranked, counted.labels
 
 
 def _pooled(problem: Retrieval) -> Retrieval:
@@ -225,7 +238,8 @@ def _score_single_shots(problem: Retrieval, options: Options) -> Scores:
         pids, first = np.unique(labels.gallery_pids[drawn], return_index=True)
         queries = np.flatnonzero((labels.query_camids == camid) & np.isin(labels.query_pids, pids))
         if queries.size:
-            parts.append(_score(problem.keep(queries=queries, gallery=np.sort(drawn[first])), options))
+            drawn_gallery = np.sort(drawn[first])
+            parts.append(score_by(*_source(problem.keep(queries=queries, gallery=drawn_gallery), options)))
             rows.append(queries)
     if not parts:
         raise UserError("no query has a gallery image of its pid under another camid; check pids and camids.")
