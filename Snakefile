@@ -39,6 +39,7 @@ rule all:
     input:
         ROOT / "report" / "index.html",
         [run_files(name) for name in RUN_FILES],
+        [transfer_files(name) for name in TRANSFER_FILES],
 
 
 onstart:

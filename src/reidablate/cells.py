@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, NoReturn
 from pydantic import Field, field_validator
 
 from reidablate.config import (
+    EvaluateConfig,
     Preset,
     RunConfig,
     Section,
@@ -49,6 +50,7 @@ class CellFile(Section):
     model: dict[str, Any] = {}
     losses: dict[str, Any] = {}
     train: dict[str, Any] = {}
+    evaluate: EvaluateConfig | None = None
 
     @field_validator("reference", mode="before")
     @classmethod
@@ -75,6 +77,7 @@ class Cell:
     references: tuple[str, ...]
     seed_offset: int
     options: dict[str, Any]
+    evaluate: EvaluateConfig | None
     path: Path
 
     @property
@@ -205,6 +208,7 @@ def _inherit(name: str, files: Mapping[str, tuple[Path, CellFile]]) -> Cell:
         references=tuple(references),
         seed_offset=offset,
         options=options,
+        evaluate=next((link.evaluate for link in chain if link.evaluate is not None), None),
         path=path,
     )
 
@@ -248,6 +252,7 @@ def describe(cell: Cell, cells: Mapping[str, Cell], preset: Preset) -> dict[str,
         "extends": cell.extends,
         "references": list(cell.references),
         "seed_offset": cell.seed_offset,
+        "also_on": (cell.evaluate or preset.evaluate).also_on,
         "declared": difference(parent, dump),
         "differences": {name: difference(cells[name].resolve(preset).dump(), dump) for name in cell.references},
         "config": dump,

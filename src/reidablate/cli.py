@@ -299,6 +299,25 @@ def train(
 
 
 @app.command()
+def transfer(
+    plan: PlanOption,
+    dataset: DatasetOption,
+    cell: Annotated[str, typer.Option()],
+    seed: Annotated[int, typer.Option(min=0)],
+    on: Annotated[str, typer.Option("--on", help="Another data set of the plan.")],
+    gpus: Annotated[int | None, typer.Option(help="GPUs granted by the scheduler; must be what the plan asks.")] = None,
+) -> None:
+    """Extracts the features of a trained run on another data set, to be scored there too."""
+    from reidablate.engine.stages import train_spec
+    from reidablate.engine.transfer import transfer_run
+    from reidablate.study import load_study
+
+    study = load_study(plan)
+    spec = train_spec(study, dataset=dataset, cell=cell, seed=seed, gpus=gpus)
+    typer.echo(transfer_run(spec, on=study.dataset(on).name, data=study.data_folder(on)))
+
+
+@app.command()
 def reproduce(run: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
     """Trains a finished run again from its provenance; exit status 1 when the outcome differs in a bit."""
     from reidablate.engine.reproduce import reproduce_run

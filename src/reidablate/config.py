@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from reidablate.artifacts import content_hash
 from reidablate.errors import UserError
@@ -296,6 +304,17 @@ class Execution(Section):
     workers: Annotated[int, Field(ge=0)] = 0
 
 
+class EvaluateConfig(Section):
+    """What else a finished run is scored on; never part of its science."""
+
+    also_on: Literal["all"] | list[str] = []  # data sets beside the one that was trained on
+
+    @field_validator("also_on", mode="before")
+    @classmethod
+    def _one_name(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) and value != "all" else value
+
+
 class Preset(Section):
     """How large: backbone, schedule, seeds, and where the initial weights come from."""
 
@@ -308,6 +327,7 @@ class Preset(Section):
     losses: dict[str, Any] = {}
     train: dict[str, Any] = {}
     execution: Execution = Execution()
+    evaluate: EvaluateConfig = EvaluateConfig()
     synthetic: dict[str, SyntheticRecipe] | None = None
     pretrain: dict[str, Any] | None = None
 

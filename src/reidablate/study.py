@@ -83,6 +83,7 @@ class PlannedCell(Section):
     extends: str | None
     references: list[str]
     seed_offset: int
+    also_on: Literal["all"] | list[str] = []
     declared: dict[str, list[Any]]
     differences: dict[str, dict[str, list[Any]]]
     config: RunConfig
@@ -109,6 +110,23 @@ class Run(Section):
         return f"{self.dataset}/{self.cell}/seed{self.seed}"
 
 
+class Transfer(Section):
+    """One finished run, scored on another data set as well."""
+
+    run: Run
+    on: str
+
+    @property
+    def id(self) -> str:
+        """The transfer's folder below the results of its preset."""
+        return transfer_folder(Path(self.run.id), self.on).as_posix()
+
+
+def transfer_folder(run: Path, on: str) -> Path:
+    """Returns where a run's features and scores on another data set lie."""
+    return run / f"on_{on}"
+
+
 class Study(Section):
     """Everything that is decided before the first job starts."""
 
@@ -133,6 +151,16 @@ class Study(Section):
             for dataset in self.datasets
             for cell in self.cells
             for k in range(self.seeds)
+        ]
+
+    @property
+    def transfers(self) -> list[Transfer]:
+        """Every run on every other data set of the study that its cell asks for."""
+        return [
+            Transfer(run=run, on=other.name)
+            for run in self.runs
+            for other in self.datasets
+            if other.name != run.dataset and _asks(self.cell(run.cell), other.name)
         ]
 
     @property
@@ -259,6 +287,10 @@ class Study(Section):
         return None
 
 
+def _asks(cell: PlannedCell, dataset: str) -> bool:
+    return cell.also_on == "all" or dataset in cell.also_on
+
+
 def _named(items: Mapping[str, S], name: str, kind: str) -> S:
     if name not in items:
         raise UserError(f"the plan has no {kind} '{name}'; {nearest(name, list(items))}")
@@ -329,15 +361,35 @@ def plan(config: Mapping[str, Any]) -> Study:
         raise UserError(f"no cell of {settings.ablations} is of tier '{tier}'; name some with --config cells=NAME.")
     for cell in chosen:
         cell.resolve(preset).require_patches(f"{cell.where} at preset '{preset.name}'")
+    planned = [PlannedCell.model_validate(describe(cell, cells, preset)) for cell in chosen]
+    notices += _left_out(planned, settings, [dataset.name for dataset in datasets])
     return Study(
         settings=settings,
         preset=preset,
         datasets=datasets,
         missing_datasets=[] if preset.synthetic else missing,
-        cells=[PlannedCell.model_validate(describe(cell, cells, preset)) for cell in chosen],
+        cells=planned,
         seeds=preset.seeds if settings.seeds == "preset" else settings.seeds,
         notices=notices,
     )
+
+
+def _left_out(cells: list[PlannedCell], settings: Settings, present: list[str]) -> list[str]:
+    """Returns a line for each data set that cells are to be scored on as well and that the study does not have."""
+    asked: dict[str, list[str]] = {}
+    for cell in cells:
+        for name in [] if cell.also_on == "all" else cell.also_on:
+            asked.setdefault(name, []).append(cell.name)
+    for name, askers in asked.items():
+        if name not in settings.dataset_table:
+            known = nearest(name, list(settings.dataset_table))
+            raise UserError(f"evaluate.also_on of {askers[0]}: there is no data set '{name}' in dataset_table; {known}")
+    return [
+        f"{settings.dataset_table[name].title} is no part of this study, so no run is also scored on it "
+        f"(evaluate.also_on of {', '.join(askers)})."
+        for name, askers in asked.items()
+        if name not in present
+    ]
 
 
 def _words(key: str, text: str) -> list[str]:

@@ -12,6 +12,7 @@ from reidablate.artifacts import read_json, read_npz, read_table, write_json, wr
 from reidablate.diagnostics.floors import diagnose_dataset, sample_sheet
 from reidablate.engine.stages import train_spec
 from reidablate.engine.train import train_run
+from reidablate.engine.transfer import transfer_run
 from reidablate.errors import UserError
 from reidablate.metrics.evaluate import evaluate_run
 from reidablate.report.aggregate import RUN_COLUMNS, aggregate_study, headline_side
@@ -257,3 +258,52 @@ def test_a_sample_sheet_shows_rows_of_identities() -> None:
     assert sheet.shape == (2 * 12, 10 * 8)
     assert sheet[4, 4] < 60
     assert sheet[12 + 4, 4] > 200
+
+
+def test_scores_by_pair_of_cameras_are_gathered_on_the_declared_side(study: Study) -> None:
+    aggregate_study(study)
+    table = read_table(study.root / "tables" / "camera_pairs.parquet")
+    assert set(table["cell"]) == {"naive_triplet", "p1"}
+    assert set(table["side"]) == {"before_neck"}
+    assert (table["query_camid"] != table["gallery_camid"]).all()
+    queries = read_table(study.root / "market1501" / "p1" / "seed0" / "queries.parquet")
+    cameras = queries.loc[queries["side"] == "before_neck", "camid"].value_counts()
+    own = table[table["cell"] == "p1"]
+    assert ((own["num_queries"] + own["num_invalid"]) >= own["query_camid"].map(cameras)).all()
+
+
+@pytest.fixture
+def elsewhere(two_runs: Study, tiny_study: Study, tmp_path: Path) -> Study:
+    """The two runs, of which p1 is also scored on the other data set."""
+    shutil.copytree(two_runs.root, tmp_path / "tiny")
+    settings = two_runs.settings.model_copy(update={"results": tmp_path})
+    cells = [cell.model_copy(update={"also_on": "all"}) if cell.name == "p1" else cell for cell in two_runs.cells]
+    study = two_runs.model_copy(update={"settings": settings, "cells": cells, "datasets": tiny_study.datasets})
+    spec = train_spec(study, dataset="market1501", cell="p1", seed=0)
+    transfer_run(spec, on="occluded_duke", data=study.data_folder("occluded_duke"))
+    evaluate_run(spec.out / "on_occluded_duke")
+    return study
+
+
+def test_scores_on_another_data_set_have_a_table_of_their_own(elsewhere: Study) -> None:
+    aggregate_study(elsewhere)
+    table = read_table(elsewhere.root / "tables" / "cross_domain.parquet")
+    assert set(zip(table["dataset"], table["on"], table["cell"], strict=True)) == {
+        ("market1501", "occluded_duke", "p1")
+    }
+    metrics = read_json(elsewhere.root / "market1501" / "p1" / "seed0" / "on_occluded_duke" / "metrics.json")
+    for side in ("before_neck", "after_neck"):
+        found = table[table["side"] == side].set_index("metric")["value"]
+        assert found.to_dict() == pytest.approx(metrics[side])
+    assert set(tables(elsewhere)["metrics"]["dataset"]) == {"market1501"}
+
+
+@pytest.mark.parametrize("change", [{"config_hash": "0"}, {"data_fingerprint": "0"}, None])
+def test_scores_of_another_configuration_or_other_images_have_no_row(elsewhere: Study, change: Any) -> None:
+    path = elsewhere.root / "market1501" / "p1" / "seed0" / "on_occluded_duke" / "provenance.json"
+    write_json(path, {**read_json(path), **(change or {})})
+    if change is None:  # the run itself diverged
+        run = path.parent.parent / "provenance.json"
+        write_json(run, {**read_json(run), "status": "diverged"})
+    aggregate_study(elsewhere)
+    assert read_table(elsewhere.root / "tables" / "cross_domain.parquet").empty

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from reidablate.cells import Cell, cell_schema, describe, load_cells, new_cell, select
+from reidablate.config import EvaluateConfig
 from reidablate.errors import UserError
 from reidablate.study import load_presets
 
@@ -169,3 +170,29 @@ def test_the_schema_accepts_every_shipped_cell_and_refuses_a_slip(project: Path)
     for slip in ({"name": "a", "losses": {"tripet": {}}}, {"name": "a", "train": {"lr": 1}}, {"title": "nameless"}):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(slip, schema)
+
+
+def test_where_else_a_cell_is_scored_is_inherited_and_is_no_science(project: Path) -> None:
+    preset = load_presets()["quickstart"]
+    before = load(project)["p1"].resolve(preset).hash
+    path = project / "ablations" / "p1.yaml"
+    path.write_text(path.read_text() + "evaluate: {also_on: occluded_duke}\n")
+    write(project, "nowhere", "name: nowhere\nextends: p1\nevaluate: {also_on: []}\n")
+    write(project, "everywhere", "name: everywhere\nextends: p1\nevaluate: {also_on: all}\n")
+    cells = load(project)
+    assert cells["p1"].resolve(preset).hash == before
+    chosen = preset.model_copy(update={"evaluate": EvaluateConfig(also_on=["market1501"])})
+    found = {
+        name: describe(cells[name], cells, chosen)["also_on"]
+        for name in ("p1", "p1_rpe", "nowhere", "everywhere", "p2")
+    }
+    assert found == {
+        "p1": ["occluded_duke"], "p1_rpe": ["occluded_duke"], "nowhere": [], "everywhere": "all", "p2": ["market1501"],
+    }  # fmt: skip
+    assert all(load_presets()[name].evaluate.also_on == [] for name in load_presets())
+
+
+def test_a_mistyped_key_of_evaluate_is_named(project: Path) -> None:
+    write(project, "typo", "name: typo\nextends: p1\nevaluate: {also: all}\n")
+    with pytest.raises(UserError, match=r"unknown key 'evaluate\.also'; did you mean 'also_on'\?"):
+        load(project)

@@ -192,3 +192,32 @@ def test_asking_the_plan_for_what_it_lacks_is_a_sentence(settings: Settings) -> 
     study: Study = plan({**settings, "cells": "p1"})
     with pytest.raises(UserError, match="the plan has no cell 'p2'"):
         study.cell("p2")
+
+
+def test_runs_are_also_scored_on_the_other_data_sets_that_their_cells_ask_for(
+    project: Path, settings: dict[str, object]
+) -> None:
+    path = project / "ablations" / "p1.yaml"
+    path.write_text(path.read_text() + "evaluate: {also_on: all}\n")
+    study = plan({**settings, "cells": "naive_triplet,p1", "seeds": 1})
+    assert [transfer.id for transfer in study.transfers] == [
+        "market1501/p1/seed0/on_occluded_duke",
+        "occluded_duke/p1/seed0/on_market1501",
+    ]
+    path.write_text(path.read_text().replace("also_on: all", "also_on: occluded_duke"))
+    study = plan({**settings, "cells": "naive_triplet,p1", "seeds": 1})
+    assert [transfer.id for transfer in study.transfers] == ["market1501/p1/seed0/on_occluded_duke"]
+
+
+def test_a_data_set_to_be_scored_on_that_is_no_part_of_the_study_is_left_out_with_a_notice(
+    project: Path, settings: dict[str, object]
+) -> None:
+    path = project / "ablations" / "p1.yaml"
+    path.write_text(path.read_text() + "evaluate: {also_on: [occluded_duke]}\n")
+    study = plan({**settings, "cells": "p1", "datasets": "market1501"})
+    assert study.transfers == []
+    assert "Occluded-Duke is no part of this study" in study.notices[-1]
+    assert "evaluate.also_on of p1" in study.notices[-1]
+    path.write_text(path.read_text().replace("[occluded_duke]", "[ocluded_duke]"))
+    with pytest.raises(UserError, match=r"also_on of p1: there is no data set 'ocluded_duke' .* 'occluded_duke'"):
+        plan({**settings, "cells": "p1"})

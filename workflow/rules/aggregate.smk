@@ -6,6 +6,7 @@ rule aggregate:
     input:
         run_files("metrics.json"),
         run_files("provenance.json"),
+        transfer_files("metrics.json"),
         [DATA / dataset.name / "diagnostics" / "floors.json" for dataset in STUDY.datasets],
     output:
         TABLES / "runs.parquet",
@@ -13,6 +14,8 @@ rule aggregate:
         TABLES / "queries.parquet",
         TABLES / "history.parquet",
         TABLES / "floors.parquet",
+        TABLES / "camera_pairs.parquet",
+        TABLES / "cross_domain.parquet",
         TABLES / "cells.json",
         TABLES / "study.json",
     params:

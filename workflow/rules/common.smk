@@ -7,10 +7,12 @@ from pathlib import Path
 from reidablate.artifacts import read_json
 from reidablate.errors import how_it_ended
 from reidablate.provenance import code_hash
+from reidablate.study import transfer_folder
 
 
 wildcard_constraints:
     dataset="|".join(["pretrain", *(dataset.name for dataset in STUDY.datasets)]),
+    other="|".join(dataset.name for dataset in STUDY.datasets),
     cell="[a-z0-9][a-z0-9_.-]*",
     seed=r"\d+",
 
@@ -28,14 +30,22 @@ RUN_FILES = (
     "history.parquet",
     "provenance.json",
     "queries.parquet",
+    "camera_pairs.parquet",
     "metrics.json",
 )
+TRANSFER_FILES = ("features.npz", "provenance.json", "queries.parquet", "camera_pairs.parquet", "metrics.json")
 RUN = str(ROOT / "{dataset}" / "{cell}" / "seed{seed}")
+TRANSFER = str(transfer_folder(Path(RUN), "{other}"))
 
 
 def run_files(name):
     """The file `name` of every run of the study."""
     return [ROOT / run.id / name for run in STUDY.runs]
+
+
+def transfer_files(name):
+    """The file `name` of every run on every other data set that it is also scored on."""
+    return [ROOT / transfer.id / name for transfer in STUDY.transfers]
 
 
 def gpu_limit():

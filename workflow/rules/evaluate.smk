@@ -1,4 +1,5 @@
-# Features -> scores of every query, on both sides of the neck.
+# Features -> scores of every query, on both sides of the neck. A run whose cell asks for it is also scored on other
+# data sets of the study: nothing is trained for that.
 
 
 rule evaluate:
@@ -7,8 +8,41 @@ rule evaluate:
         RUN + "/provenance.json",
     output:
         RUN + "/queries.parquet",
+        RUN + "/camera_pairs.parquet",
         RUN + "/metrics.json",
     log:
         LOGS / "evaluate" / "{dataset}" / "{cell}" / "seed{seed}.log",
+    shell:
+        "reidablate evaluate $(dirname {output[0]}) 2> {log}"
+
+
+rule transfer:
+    input:
+        RUN + "/model.safetensors",
+        RUN + "/provenance.json",
+        DATA / "{other}" / "cache" / "cache.json",
+    output:
+        TRANSFER + "/features.npz",
+        TRANSFER + "/provenance.json",
+    log:
+        LOGS / "transfer" / "{dataset}" / "{cell}" / "seed{seed}_on_{other}.log",
+    threads: STUDY.preset.execution.threads
+    resources:
+        gpu=STUDY.gpus_per_run,
+    shell:
+        "reidablate transfer --plan {PLAN} --dataset {wildcards.dataset} --cell {wildcards.cell}"
+        " --seed {wildcards.seed} --on {wildcards.other} --gpus {resources.gpu} 2> {log}"
+
+
+rule evaluate_transfer:
+    input:
+        TRANSFER + "/features.npz",
+        TRANSFER + "/provenance.json",
+    output:
+        TRANSFER + "/queries.parquet",
+        TRANSFER + "/camera_pairs.parquet",
+        TRANSFER + "/metrics.json",
+    log:
+        LOGS / "evaluate" / "{dataset}" / "{cell}" / "seed{seed}_on_{other}.log",
     shell:
         "reidablate evaluate $(dirname {output[0]}) 2> {log}"

@@ -11,6 +11,8 @@ rule report:
                 "queries.parquet",
                 "history.parquet",
                 "floors.parquet",
+                "camera_pairs.parquet",
+                "cross_domain.parquet",
                 "contrasts.parquet",
                 "claims.parquet",
                 "slices.parquet",

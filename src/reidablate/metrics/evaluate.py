@@ -1,4 +1,7 @@
-"""From the features of a run to its scores: one row a query and one summary for each side of the neck."""
+"""From the features of a run to its scores: one row a query and one summary for each side of the neck.
+
+Camera pairs are scored on the declared side alone; they cost as much as scoring one side.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,12 +11,15 @@ import pandas as pd
 
 from reidablate.artifacts import only_writer, read_npz, read_record, sha256_file, write_json, write_table
 from reidablate.errors import UserError
+from reidablate.metrics.checks import check_labels
+from reidablate.metrics.distances import FeatureDistances
 from reidablate.metrics.protocol import Scores, score
+from reidablate.metrics.slices import PAIR_COLUMNS, by_camera_pair
 from reidablate.runs import FEATURE_ARRAYS, SIDES, Provenance, remove_state
 
 
 def evaluate_run(run: Path) -> str:
-    """Writes `queries.parquet` and `metrics.json` of a run and returns the line that sums it up.
+    """Writes `queries.parquet`, `camera_pairs.parquet` and `metrics.json`, and returns the line that sums them up.
 
     A scored run is finished, so its resume state is deleted.
 
@@ -35,6 +41,7 @@ def _evaluate(run: Path) -> str:
     if made.status == "diverged":
         summary |= {"epoch": made.epoch, "reason": made.reason}
         write_table(pd.DataFrame({"side": pd.Series(dtype=str)}), run / "queries.parquet")
+        write_table(pd.DataFrame(columns=["side", *PAIR_COLUMNS]), run / "camera_pairs.parquet")
         write_json(run / "metrics.json", summary)
         return f"{made.name}: diverged, nothing to score"
     path = run / "features.npz"
@@ -44,6 +51,7 @@ def _evaluate(run: Path) -> str:
     scores = {side: score_side(features, side) for side in SIDES}
     frames = [result.queries.assign(side=side) for side, result in scores.items()]
     write_table(pd.concat(frames, ignore_index=True), run / "queries.parquet")
+    write_table(camera_pairs(features, headline), run / "camera_pairs.parquet")
     summary |= {side: result.summary() for side, result in scores.items()}
     write_json(run / "metrics.json", summary)
     best = summary[headline]
@@ -61,3 +69,12 @@ def score_side(features: Mapping[str, Any], side: str) -> Scores:
         gallery_camids=features["gallery_camids"],
         query_names=features["query_names"],
     )
+
+
+def camera_pairs(features: Mapping[str, Any], side: str) -> pd.DataFrame:
+    """Returns the scores of one side of the neck for every pair of cameras; see `slices.by_camera_pair`."""
+    queries, gallery = features[f"query_{side}"], features[f"gallery_{side}"]
+    pids, camids = ((features[f"query_{ids}"], features[f"gallery_{ids}"]) for ids in ("pids", "camids"))
+    labels = check_labels((len(queries), len(gallery)), pids=pids, camids=camids, names=features["query_names"])
+    table = by_camera_pair(FeatureDistances(queries, gallery), labels)
+    return table.assign(side=side)[["side", *PAIR_COLUMNS]]

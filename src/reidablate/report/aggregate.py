@@ -15,6 +15,7 @@ from reidablate import provenance
 from reidablate.artifacts import only_writer, read_record, read_table, write_json, write_table
 from reidablate.data.index import read_summary
 from reidablate.errors import UserError, last_words
+from reidablate.report.elsewhere import camera_pair_table, cross_domain_table
 from reidablate.runs import QUERY_COLUMNS, Floors, Metrics, Provenance
 from reidablate.study import PRETRAIN, Run, Study
 
@@ -51,15 +52,19 @@ def _write_tables(study: Study) -> str:
     summaries = {dataset.name: _index_summary(study, dataset.name) for dataset in study.datasets}
     parts = {run: _collect(study, run, summaries[run.dataset]) for run in study.runs}
     tables = study.root / "tables"
+    finished = [run for run, part in parts.items() if part.run["status"] == "finished"]
+    fingerprints = {name: summary.get("fingerprint") for name, summary in summaries.items()}
     frames = {
         "runs": _runs([{**_key(run), **part.run} for run, part in parts.items()]),
         "metrics": _frame([row for run, part in parts.items() for row in part.metrics], ["side", "metric", "value"]),
         "queries": _stacked({run: part.queries for run, part in parts.items()}, ["side", "query"]),
         "history": _stacked({run: part.history for run, part in parts.items()}, ["epoch", "name", "value"]),
+        "camera_pairs": camera_pair_table(study, finished),
+        "cross_domain": cross_domain_table(study, finished, fingerprints),
     }
     for name, frame in frames.items():
         write_table(frame, tables / f"{name}.parquet")
-        if name in {"runs", "metrics"}:
+        if name in {"runs", "metrics", "cross_domain"}:
             write_table(frame, tables / f"{name}.csv")
     write_json(tables / "cells.json", [cell.model_dump(mode="json") for cell in study.cells])
     write_json(tables / "study.json", _description(study, summaries))

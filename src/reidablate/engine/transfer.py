@@ -1,0 +1,81 @@
+"""Features of a trained run on the images of another data set: what it learned, seen elsewhere.
+
+Nothing is trained and nothing of the run is changed. What is found lies in a folder of its own below the run's.
+"""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from reidablate import provenance
+from reidablate.artifacts import only_writer, read_json, write_json, write_npz
+from reidablate.config import RunConfig, validate
+from reidablate.data.index import read_index
+from reidablate.engine.devices import lease
+from reidablate.engine.extract import extract_features, no_features
+from reidablate.engine.train import RunSpec, _deterministic
+from reidablate.errors import UserError
+from reidablate.models.checkpoints import load_weights
+from reidablate.models.neck import ReidModel
+from reidablate.study import transfer_folder
+
+
+def transfer_run(spec: RunSpec, *, on: str, data: Path) -> str:
+    """Writes `features.npz` and `provenance.json` of a trained run on another data set, and returns a line about it.
+
+    A diverged run has features without a row, as in its own folder.
+
+    Args:
+        spec: The run, trained.
+        on: Name of the other data set.
+        data: Folder with that data set's `index/` and `cache/`.
+
+    Raises:
+        UserError: The run is not there, is of another configuration, or its weights are not whole.
+    """
+    made = read_json(spec.out / "provenance.json")
+    if made["config_hash"] != spec.config.hash:
+        raise UserError(f"{spec.out} was trained with another configuration than the plan's; run snakemake again.")
+    out, name = transfer_folder(spec.out, on), f"{spec.name} on {on}"
+    with only_writer(out, name), lease(spec.gpus, device=spec.device) as gpus:
+        device = torch.device("cuda" if gpus and torch.cuda.is_available() else "cpu")
+        if device.type == "cpu" and spec.device != "cpu" and spec.gpus:
+            print(f"{name}: no usable GPU, extracting on the CPU", file=sys.stderr, flush=True)
+        _deterministic(spec.threads)
+        started = time.perf_counter()
+        model, weights = _trained(spec.out, made)
+        model.to(device)
+        diverged = made["status"] == "diverged"
+        features = no_features(model) if diverged else extract_features(model, data, device, workers=spec.workers)
+        write_npz(out / "features.npz", features)
+        facts = {key: made[key] for key in ("dataset", "cell", "seed", "status", "epoch", "reason", "config")}
+        measured = {
+            "on": on,
+            "config_hash": made["config_hash"],
+            "weights_sha256": weights,
+            "data_fingerprint": read_index(data / "index").summary["fingerprint"],
+            "code_hash": provenance.code_hash(),
+            **provenance.git_state(),
+            "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+            "threads": spec.threads,
+            "versions": provenance.versions(),
+            "wall_s": time.perf_counter() - started,
+        }
+        write_json(out / "provenance.json", made | facts | measured)
+    if diverged:
+        return f"{name}: diverged, nothing to extract"
+    return f"{name}: {len(features['query_pids'])} queries, {len(features['gallery_pids'])} gallery images"
+
+
+def _trained(run: Path, made: dict[str, Any]) -> tuple[ReidModel, str]:
+    """Returns the model of a finished run with its weights, and the SHA-256 of their file."""
+    where = str(run / "provenance.json")
+    model = ReidModel(validate(RunConfig, made["config"], where=where).model, num_classes=made["num_classes"])
+    loaded = load_weights(model, run / "model.safetensors")
+    if loaded.missing or loaded.ignored:
+        lost = ", ".join((*loaded.missing, *loaded.ignored))
+        raise UserError(f"{loaded.path} is not of the model in provenance.json ({lost}); train the run again.")
+    return model, loaded.sha256

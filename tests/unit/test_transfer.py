@@ -1,0 +1,79 @@
+"""Scoring a trained run on another data set."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reidablate.artifacts import read_json, read_npz, sha256_file, write_json
+from reidablate.data.index import read_index
+from reidablate.engine.stages import train_spec
+from reidablate.engine.train import RunSpec, train_run
+from reidablate.engine.transfer import transfer_run
+from reidablate.errors import UserError
+from reidablate.study import Study
+from support import run_cli
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_study: Study, tmp_path_factory: pytest.TempPathFactory) -> RunSpec:
+    """One finished run on the first data set. Treat it as read-only."""
+    root = tmp_path_factory.mktemp("transfer")
+    spec = train_spec(tiny_study, dataset="market1501", cell="p1", seed=0)
+    spec = RunSpec(**{**vars(spec), "out": root / "market1501" / "p1" / "seed0"})
+    train_run(spec)
+    return spec
+
+
+@pytest.fixture
+def spec(trained: RunSpec, tmp_path: Path) -> RunSpec:
+    shutil.copytree(trained.out, tmp_path / "run")
+    return RunSpec(**{**vars(trained), "out": tmp_path / "run"})
+
+
+def test_on_its_own_data_set_a_run_gives_the_features_it_left_bit_for_bit(spec: RunSpec) -> None:
+    transfer_run(spec, on="market1501", data=spec.data)
+    own, again = (read_npz(folder / "features.npz") for folder in (spec.out, spec.out / "on_market1501"))
+    assert own.keys() == again.keys()
+    for name, array in own.items():
+        np.testing.assert_array_equal(array, again[name])
+
+
+def test_the_images_are_those_of_the_other_data_set_and_the_run_is_left_alone(spec: RunSpec, tiny_study: Study) -> None:
+    before = {path.name: sha256_file(path) for path in spec.out.iterdir() if path.is_file()}
+    other = tiny_study.data_folder("occluded_duke")
+    said = transfer_run(spec, on="occluded_duke", data=other)
+    assert {path.name: sha256_file(path) for path in spec.out.iterdir() if path.is_file()} == before
+    features = read_npz(spec.out / "on_occluded_duke" / "features.npz")
+    index = read_index(other / "index")
+    for split in ("query", "gallery"):
+        rows = index.frame[index.frame["split"] == split]
+        assert features[f"{split}_names"].tolist() == rows["name"].tolist()
+        assert len(features[f"{split}_before_neck"]) == len(rows)
+    assert said == "market1501/p1/seed0 on occluded_duke: 12 queries, 36 gallery images"
+    made = read_json(spec.out / "on_occluded_duke" / "provenance.json")
+    assert made["data_fingerprint"] == index.summary["fingerprint"]
+    assert made["weights_sha256"] == before["model.safetensors"]
+    assert (made["dataset"], made["on"], made["config_hash"]) == ("market1501", "occluded_duke", spec.config.hash)
+    run_cli("evaluate", str(spec.out / "on_occluded_duke"))
+    assert read_json(spec.out / "on_occluded_duke" / "metrics.json")["before_neck"]["num_queries"] == 12
+
+
+def test_a_diverged_run_has_nothing_to_show_elsewhere(spec: RunSpec) -> None:
+    made = read_json(spec.out / "provenance.json")
+    write_json(spec.out / "provenance.json", {**made, "status": "diverged", "epoch": 1, "reason": "a loss of nan"})
+    assert "diverged" in transfer_run(spec, on="market1501", data=spec.data)
+    assert len(read_npz(spec.out / "on_market1501" / "features.npz")["query_pids"]) == 0
+    run_cli("evaluate", str(spec.out / "on_market1501"))
+    assert read_json(spec.out / "on_market1501" / "metrics.json")["status"] == "diverged"
+
+
+def test_weights_of_another_training_are_refused(spec: RunSpec) -> None:
+    made = read_json(spec.out / "provenance.json")
+    write_json(spec.out / "provenance.json", {**made, "num_classes": made["num_classes"] + 1})
+    with pytest.raises(UserError, match=r"not of the model in provenance\.json \(classifier"):
+        transfer_run(spec, on="market1501", data=spec.data)
+    write_json(spec.out / "provenance.json", {**made, "config_hash": "0"})
+    with pytest.raises(UserError, match="another configuration"):
+        transfer_run(spec, on="market1501", data=spec.data)
