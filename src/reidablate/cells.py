@@ -28,7 +28,7 @@ from reidablate.errors import UserError
 SECTIONS = ("model", "losses", "train")
 # What belongs to the preset, and what a cell may use in its place.
 PRESET_ONLY = {"train.lr": "train.lr_factor", "train.epochs": "train.epochs_factor", "model.image_size": None}
-_SAFE_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+SAFE_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 
 Tier = Literal["core", "extended", "optional"]
 TIERS: tuple[Tier, ...] = ("core", "extended", "optional")
@@ -139,7 +139,7 @@ def _refuse_presets(path: Path, dotted: str, *, verb: str) -> NoReturn:
 
 def _checked(data: Mapping[str, Any], path: Path) -> CellFile:
     file = validate(CellFile, data, where=str(path))
-    if not _SAFE_NAME.fullmatch(file.name):
+    if not SAFE_NAME.fullmatch(file.name):
         raise UserError(
             f"{path}: cell name '{file.name}' is no safe folder name; "
             "use small letters, digits, '_', '-' and '.', at most 64, starting with a letter or digit."

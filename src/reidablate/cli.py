@@ -384,6 +384,21 @@ def score_command(
         print_scores(scores, protocol)
 
 
+@app.command("import")
+def import_command(
+    name: Annotated[str, typer.Argument(help="What tables and report call it.")],
+    path: Annotated[Path, typer.Argument(metavar="FILE.npz", help="Features or distances, as for `score`.")],
+    dataset: Annotated[str, typer.Option("--dataset", help="The data set of the study that was searched.")],
+    results: Annotated[
+        Path | None, typer.Option(help="results/<preset> of the study; not needed where there is only one.")
+    ] = None,
+) -> None:
+    """Puts an outside run into a study's tables and report, as a reference; delete its folder to take it back."""
+    from reidablate.report.imported import find_results, import_run
+
+    typer.echo(import_run(name, path, dataset=dataset, results=results or find_results()))
+
+
 @app.command()
 def compare(
     first: Annotated[Path, typer.Argument(metavar="A.npz", help="The reference.")],

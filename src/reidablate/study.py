@@ -20,7 +20,7 @@ from reidablate.errors import UserError
 S = TypeVar("S", bound=Section)
 PRETRAIN = "pretrain"
 CONFIG_FOLDER = Path("workflow/config")
-RESERVED = {"data", "logs", "plans", "pretrain", "report", "tables"}  # folders beside the data sets'
+RESERVED = {"data", "imported", "logs", "plans", "pretrain", "report", "tables"}  # folders beside the data sets'
 
 
 class DatasetEntry(Section):
@@ -304,6 +304,22 @@ def load_study(path: Path) -> Study:
         UserError: The file is missing or is no plan.
     """
     return validate(Study, read_json(path), where=str(path))
+
+
+def latest_study(results: Path) -> Study:
+    """Returns the plan behind the tables of `results/<preset>`; before there are tables, the newest plan.
+
+    Raises:
+        UserError: There is no plan.
+    """
+    tables = results / "tables" / "study.json"
+    plans = sorted((results / "plans").glob("*.json"), key=lambda path: path.stat().st_mtime)
+    if tables.is_file():
+        behind = results / "plans" / f"{read_json(tables).get('plan_hash')}.json"
+        plans += [behind] if behind.is_file() else []
+    if not plans:
+        raise UserError(f"{results} holds no plan of a study; run snakemake first.")
+    return load_study(plans[-1])
 
 
 def load_presets(folder: Path = CONFIG_FOLDER / "presets") -> dict[str, Preset]:

@@ -1,5 +1,10 @@
-# Runs -> tidy tables -> contrasts.
+# Runs -> tidy tables -> contrasts. What was imported of other code bases enters tables of its own.
 from reidablate.artifacts import content_hash
+
+
+def imports(dataset):
+    """What `reidablate import` left for a data set; one that comes or goes repeats what lies behind."""
+    return (ROOT / "imported" / dataset).glob("[!.]*/provenance.json")
 
 
 rule aggregate:
@@ -8,6 +13,7 @@ rule aggregate:
         run_files("provenance.json"),
         transfer_files("metrics.json"),
         [DATA / dataset.name / "diagnostics" / "floors.json" for dataset in STUDY.datasets],
+        sorted(made for dataset in STUDY.datasets for made in imports(dataset.name)),
     output:
         TABLES / "runs.parquet",
         TABLES / "metrics.parquet",
@@ -16,6 +22,7 @@ rule aggregate:
         TABLES / "floors.parquet",
         TABLES / "camera_pairs.parquet",
         TABLES / "cross_domain.parquet",
+        TABLES / "imported.parquet",
         TABLES / "cells.json",
         TABLES / "study.json",
     params:

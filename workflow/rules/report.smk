@@ -13,6 +13,7 @@ rule report:
                 "floors.parquet",
                 "camera_pairs.parquet",
                 "cross_domain.parquet",
+                "imported.parquet",
                 "contrasts.parquet",
                 "claims.parquet",
                 "slices.parquet",

@@ -128,6 +128,15 @@ def read_file(path: Path) -> dict[str, Retrieval]:
     return {kind: _retrieval(path, kind, given) for kind in kinds}
 
 
+def read_image_names(path: Path) -> dict[str, Array]:
+    """Returns `query_names` and `gallery_names` of a file, those that it holds.
+
+    Raises:
+        UserError: The file or an array cannot be read.
+    """
+    return {name: _read(path, name) for name in ("query_names", "gallery_names") if name in _names(path)}
+
+
 def score_retrieval(problem: Retrieval, options: Options) -> Scores:
     """Returns the scores of one retrieval.
 

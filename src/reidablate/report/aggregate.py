@@ -16,6 +16,7 @@ from reidablate.artifacts import only_writer, read_record, read_table, write_jso
 from reidablate.data.index import read_summary
 from reidablate.errors import UserError, last_words
 from reidablate.report.elsewhere import camera_pair_table, cross_domain_table
+from reidablate.report.imported import imported_table
 from reidablate.runs import QUERY_COLUMNS, Floors, Metrics, Provenance
 from reidablate.study import PRETRAIN, Run, Study
 
@@ -54,6 +55,7 @@ def _write_tables(study: Study) -> str:
     tables = study.root / "tables"
     finished = [run for run, part in parts.items() if part.run["status"] == "finished"]
     fingerprints = {name: summary.get("fingerprint") for name, summary in summaries.items()}
+    imported, left_out = imported_table(study, fingerprints)
     frames = {
         "runs": _runs([{**_key(run), **part.run} for run, part in parts.items()]),
         "metrics": _frame([row for run, part in parts.items() for row in part.metrics], ["side", "metric", "value"]),
@@ -61,13 +63,14 @@ def _write_tables(study: Study) -> str:
         "history": _stacked({run: part.history for run, part in parts.items()}, ["epoch", "name", "value"]),
         "camera_pairs": camera_pair_table(study, finished),
         "cross_domain": cross_domain_table(study, finished, fingerprints),
+        "imported": imported,
     }
     for name, frame in frames.items():
         write_table(frame, tables / f"{name}.parquet")
-        if name in {"runs", "metrics", "cross_domain"}:
+        if name in {"runs", "metrics", "cross_domain", "imported"}:
             write_table(frame, tables / f"{name}.csv")
     write_json(tables / "cells.json", [cell.model_dump(mode="json") for cell in study.cells])
-    write_json(tables / "study.json", _description(study, summaries))
+    write_json(tables / "study.json", _description(study, summaries, left_out))
     _write_floors(study, tables)
     counts = frames["runs"]["status"].value_counts()
     return "aggregate: " + ", ".join(f"{counts.get(s, 0)} {s}" for s in ("finished", "diverged", "missing"))
@@ -169,7 +172,7 @@ def _write_floors(study: Study, tables: Path) -> None:
     write_table(pd.DataFrame(rows, columns=["dataset", "method", "mAP", "rank1", "note"]), tables / "floors.parquet")
 
 
-def _description(study: Study, summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _description(study: Study, summaries: dict[str, dict[str, Any]], left_out: list[str]) -> dict[str, Any]:
     """Returns `study.json`: what ran on which data, by which code, where."""
     kept = ("synthetic", "counts", "official_counts", "fingerprint", "warnings")
     datasets = [
@@ -184,7 +187,7 @@ def _description(study: Study, summaries: dict[str, dict[str, Any]]) -> dict[str
         "missing_datasets": [entry.model_dump(mode="json") for entry in study.missing_datasets],
         "seeds": list(range(study.seeds)),
         "runs": [[run.dataset, run.cell, run.seed] for run in study.runs],
-        "notices": study.notices,
+        "notices": [*study.notices, *left_out],
         "headline": headline_side(study),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "plan_hash": study.hash,

@@ -1,0 +1,218 @@
+"""Runs of other code bases in the tables of a study: what is taken, what is refused, and what becomes of it."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from reidablate.artifacts import read_json, read_table, sha256_file, write_json
+from reidablate.cli import app
+from reidablate.data.index import read_index
+from reidablate.errors import UserError
+from reidablate.metrics import score, score_distances
+from reidablate.report.aggregate import aggregate_study
+from reidablate.report.imported import find_results, import_run, imported_table
+from reidablate.study import Study, latest_study
+from support import run_cli
+
+
+@pytest.fixture
+def study(tiny_study: Study, tmp_path: Path) -> Study:
+    """The tiny study's data and plan without a single run."""
+    results = tmp_path / "results"
+    shutil.copytree(tiny_study.root, results / "tiny", ignore=shutil.ignore_patterns("images", "plans"))
+    settings = tiny_study.settings.model_copy(update={"results": results})
+    study = tiny_study.model_copy(update={"settings": settings})
+    study.write()
+    return study
+
+
+def features(study: Study, *, dataset: str = "market1501", width: int = 5, names: bool = True) -> dict[str, Any]:
+    """What another code base has to show: random features of the very images of the index."""
+    rng = np.random.default_rng(0)
+    frame = read_index(study.data_folder(dataset) / "index").frame
+    found: dict[str, Any] = {}
+    for split in ("query", "gallery"):
+        rows = frame[frame["split"] == split]
+        found[f"{split}_features"] = rng.standard_normal((len(rows), width)).astype(np.float32)
+        found |= {f"{split}_{ids}s": rows[ids].to_numpy(np.int64) for ids in ("pid", "camid")}
+        if names:
+            found[f"{split}_names"] = rows["name"].to_numpy(str)
+    return found
+
+
+def scored(given: dict[str, Any]) -> dict[str, float]:
+    return score(**{key: value for key, value in given.items() if "names" not in key}).summary()
+
+
+def saved(folder: Path, given: dict[str, Any]) -> Path:
+    np.savez(folder / "theirs.npz", **given)
+    return folder / "theirs.npz"
+
+
+def taken(given: dict[str, Any], split: str, rows: Any) -> dict[str, Any]:
+    return {key: value[rows] if key.startswith(split) else value for key, value in given.items()}
+
+
+def test_an_import_scores_as_score_does_and_says_where_it_comes_from(study: Study, tmp_path: Path) -> None:
+    given = features(study)
+    path = saved(tmp_path, given)
+    said = run_cli("import", "theirs", str(path), "--dataset", "market1501", "--results", str(study.root))
+    wanted = scored(given)
+    assert f"theirs on market1501: mAP {100 * wanted['mAP']:.2f}, Rank-1 {100 * wanted['rank1']:.2f}" in said
+    folder = study.root / "imported" / "market1501" / "theirs"
+    assert {entry.name for entry in folder.iterdir()} == {"metrics.json", "provenance.json", "queries.parquet"}
+    assert read_json(folder / "metrics.json") == {"features": wanted}
+    queries = read_table(folder / "queries.parquet")
+    assert queries["query"].tolist() == given["query_names"].tolist()
+    assert queries["average_precision"].mean() == pytest.approx(wanted["mAP"])
+    made = read_json(folder / "provenance.json")
+    assert (made["source"], made["sha256"], made["camid_shift"]) == (str(path), sha256_file(path), 0)
+    assert made["protocol"]["junk"] == "left out"
+
+
+def test_it_becomes_rows_of_its_own_table_until_its_folder_is_deleted(study: Study, tmp_path: Path) -> None:
+    given = features(study)
+    sides = {key.replace("features", "after_neck"): -value for key, value in given.items() if "features" in key}
+    both = {key.replace("features", "before_neck"): value for key, value in given.items()} | sides
+    import_run("theirs", saved(tmp_path, both), dataset="market1501", results=study.root)
+    aggregate_study(study)
+    table = read_table(study.root / "tables" / "imported.parquet")
+    assert set(zip(table["dataset"], table["name"], strict=True)) == {("market1501", "theirs")}
+    values = table.set_index(["side", "metric"])["value"]
+    for side in ("before_neck", "after_neck"):
+        assert values[side]["mAP"] == scored(given)["mAP"]
+    assert "theirs" not in set(read_table(study.root / "tables" / "metrics.parquet")["cell"])
+    assert pd.read_csv(study.root / "tables" / "imported.csv")["sha256"].nunique() == 1
+    shutil.rmtree(study.root / "imported" / "market1501" / "theirs")
+    aggregate_study(study)
+    assert read_table(study.root / "tables" / "imported.parquet").empty
+
+
+def test_order_junk_cameras_from_zero_and_folders_in_names_are_their_affair(study: Study, tmp_path: Path) -> None:
+    given = features(study)
+    wanted = scored(given)
+    kept = np.flatnonzero(given["gallery_pids"] != -1)
+    assert 0 < len(kept) < len(given["gallery_pids"])
+    given = taken(taken(given, "gallery", np.random.default_rng(1).permutation(kept)), "query", slice(None, None, -1))
+    given["query_names"] = np.char.add("query/", given["query_names"])
+    for split in ("query", "gallery"):
+        given[f"{split}_camids"] = given[f"{split}_camids"] - 1
+    import_run("theirs", saved(tmp_path, given), dataset="market1501", results=study.root)
+    folder = study.root / "imported" / "market1501" / "theirs"
+    assert read_json(folder / "provenance.json")["camid_shift"] == 1
+    found = read_json(folder / "metrics.json")["features"]
+    assert {key: found[key] for key in ("mAP", "rank1", "mINP")} == pytest.approx(
+        {key: wanted[key] for key in ("mAP", "rank1", "mINP")}, abs=1e-12
+    )
+
+
+def test_distances_do_as_well(study: Study, tmp_path: Path) -> None:
+    given = features(study, names=False)
+    labels = {key: value for key, value in given.items() if not key.endswith("features")}
+    labels["distances"] = np.random.default_rng(0).random((12, len(given["gallery_pids"])))
+    import_run("theirs", saved(tmp_path, labels), dataset="market1501", results=study.root)
+    made = read_json(study.root / "imported" / "market1501" / "theirs" / "metrics.json")
+    assert made["distances"]["mAP"] == score_distances(**labels).summary()["mAP"]
+
+
+def _other_pid(given: dict[str, Any]) -> dict[str, Any]:
+    return given | {"query_pids": np.where(np.arange(12) == 3, 999, given["query_pids"])}
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (_other_pid, r"1 of market1501 are not in the file, such as pid \d+ of .*1 are not in market1501, .* pid 999"),
+        (lambda given: taken(given, "gallery", slice(10, None)), "other gallery images .* are not in the file"),
+        (lambda given: given | {"query_names": given["query_names"][::-1]}, "other query images"),
+        (lambda given: given | {"query_names": np.arange(12).astype(str)}, "leave names out that are no file names"),
+        (lambda given: taken(given, "gallery", np.r_[0:10, 9:30]), "are not in market1501, such as"),
+        (lambda given: {key: value for key, value in given.items() if key != "query_pids"}, "should hold query_pids"),
+    ],
+)  # fmt: skip
+def test_other_images_than_those_of_the_data_set_are_refused(
+    study: Study, tmp_path: Path, change: Any, sentence: str
+) -> None:
+    path = saved(tmp_path, change(features(study)))
+    with pytest.raises(UserError, match=sentence):
+        import_run("theirs", path, dataset="market1501", results=study.root)
+    assert not (study.root / "imported").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset", "sentence"),
+    [
+        ("p1", "market1501", "'p1' is a cell of the study"),
+        ("../up", "market1501", "no safe folder name"),
+        (".hidden", "market1501", "no safe folder name"),
+        ("theirs", "msmt17", "the plan has no data set 'msmt17'"),
+    ],
+)
+def test_names_that_do_not_fit_the_study_are_refused(
+    study: Study, tmp_path: Path, name: str, dataset: str, sentence: str
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        import_run(name, saved(tmp_path, features(study)), dataset=dataset, results=study.root)
+
+
+def test_a_second_import_of_a_name_replaces_the_first_and_a_failing_one_leaves_it(study: Study, tmp_path: Path) -> None:
+    given = features(study)
+    folder = study.root / "imported" / "market1501"
+    import_run("theirs", saved(tmp_path, given), dataset="market1501", results=study.root)
+    first = sha256_file(folder / "theirs" / "metrics.json")
+    with pytest.raises(UserError):
+        import_run("theirs", saved(tmp_path, _other_pid(given)), dataset="market1501", results=study.root)
+    assert sha256_file(folder / "theirs" / "metrics.json") == first
+    given["query_features"] = given["query_features"][::-1].copy()
+    import_run("theirs", saved(tmp_path, given), dataset="market1501", results=study.root)
+    assert read_json(folder / "theirs" / "metrics.json") == {"features": scored(given)}
+    assert [entry.name for entry in folder.iterdir() if entry.is_dir()] == ["theirs"]
+
+
+def test_what_no_longer_fits_is_left_out_and_said(study: Study, tmp_path: Path) -> None:
+    for name in ("changed", "whole", "broken"):
+        import_run(name, saved(tmp_path, features(study)), dataset="market1501", results=study.root)
+    folder = study.root / "imported" / "market1501"
+    made = read_json(folder / "changed" / "provenance.json")
+    write_json(folder / "changed" / "provenance.json", {**made, "data_fingerprint": "0"})
+    (folder / "broken" / "metrics.json").unlink()
+    shutil.copytree(folder / "whole", folder / "p2")
+    fingerprint = made["data_fingerprint"]
+    table, lines = imported_table(study, {"market1501": fingerprint})
+    assert set(table["name"]) == {"whole"}
+    assert [line.split(" is left out: ")[0].rsplit("/", 1)[1] for line in lines] == ["broken", "changed", "p2"]
+    assert "have changed" in lines[1]
+    assert "is a cell of the study" in lines[2]
+    aggregate_study(study)
+    assert read_json(study.root / "tables" / "study.json")["notices"][-3:] == lines
+
+
+def test_the_study_is_found_where_there_is_one(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_results() == Path("results/tiny")
+    assert latest_study(study.root).hash == study.hash
+    (tmp_path / "results" / "paper" / "plans").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"several studies \(results/paper, results/tiny\)"):
+        find_results()
+    with pytest.raises(UserError, match="holds no plan"):
+        latest_study(tmp_path / "results" / "paper")
+    with pytest.raises(UserError, match="there is no study"):
+        find_results(tmp_path / "elsewhere")
+
+
+def test_the_plan_behind_the_tables_counts_not_the_newest(study: Study) -> None:
+    aggregate_study(study)
+    fewer = study.model_copy(update={"cells": study.cells[:1]})
+    fewer.write()
+    assert latest_study(study.root).hash == study.hash
+
+
+def test_a_refusal_at_the_command_line_is_one_sentence(study: Study, tmp_path: Path) -> None:
+    arguments = ["import", "p1", str(saved(tmp_path, features(study))), "--dataset", "market1501"]
+    done = CliRunner().invoke(app, [*arguments, "--results", str(study.root)])
+    assert isinstance(done.exception, UserError)
