@@ -128,7 +128,9 @@ def check(results: Path, page: Page) -> None:
 
 def test_every_number_is_found_in_the_tables(results: Path, page: Page) -> None:
     assert len(page.numbers) > 500
-    assert {a["data-table"] for a, _ in page.numbers} >= {"runs", "metrics", "contrasts", "floors", "study"}
+    assert {a["data-table"] for a, _ in page.numbers} >= {
+        "runs", "metrics", "contrasts", "floors", "study", "cross_domain", "camera_pairs", "imported",
+    }  # fmt: skip
     check(results, page)
 
 

@@ -7,7 +7,7 @@ Everything is in fractions, seconds and bytes; only the templates make points.
 
 import math
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,8 @@ import pandas as pd
 
 from reidablate.artifacts import read_json, read_table
 from reidablate.errors import UserError
-from reidablate.report.records import Cell, Contrast, Number, plain, text
+from reidablate.report.beside import Beside
+from reidablate.report.records import Cell, Contrast, Number, plain, reduced, text
 
 MAX_RANK = 20
 HEADLINE = "before_neck"  # where study.json does not say
@@ -30,6 +31,11 @@ OPTIONAL = {
     "floors": "floors",
     "calibration": "calibration of the intervals",
 }
+BESIDE = {
+    "cross_domain": "scores on other data sets",
+    "camera_pairs": "scores by pair of cameras",
+    "imported": "imported runs",
+}  # of these it is no news that there are none
 _TURNING = "".join(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))))
 _QUERY_COLUMNS = ["dataset", "cell", "seed", "side", "first_hit_rank"]
 
@@ -50,6 +56,7 @@ class StudyTables:
     floors: pd.DataFrame | None
     calibration: pd.DataFrame | None
     absent: dict[str, str]
+    beside: Beside
     samples: dict[str, Path] = field(default_factory=dict)
 
     @property
@@ -134,7 +141,7 @@ class StudyTables:
         side = side or self.headline
         values = list(self.seed_scores(dataset, cell, side, metric).values())
         row = f"dataset={dataset};cell={cell};side={side};metric={metric}"
-        return Number(_reduce(values, how), "metrics", row, "value", how)
+        return Number(reduced(values, how), "metrics", row, "value", how)
 
     def seed_score(self, dataset: str, cell: str, metric: str, seed: int) -> Number:
         """Returns one run's headline metric."""
@@ -146,12 +153,12 @@ class StudyTables:
         """Returns the mean of a cost column over a cell's finished runs."""
         values = [plain(run[column]) for run in self.runs_of(dataset, cell) if run["status"] == "finished"]
         row = f"dataset={dataset};cell={cell};status=finished"
-        return Number(_reduce([v for v in values if v is not None], "mean"), "runs", row, column, "mean")
+        return Number(reduced([v for v in values if v is not None], "mean"), "runs", row, column, "mean")
 
     def over_runs(self, column: str, how: str) -> Number:
         """Returns the sum, mean or max of a cost column over all runs."""
         values = [v for v in map(plain, self.runs[column]) if v is not None]
-        return Number(_reduce(values, how), "runs", "", column, how)
+        return Number(reduced(values, how), "runs", "", column, how)
 
     def run_number(self, run: dict[str, Any], column: str) -> Number:
         """Returns one value of the table of runs."""
@@ -173,7 +180,7 @@ class StudyTables:
         for name, value in chosen.items():
             mask &= self.calibration[name] == value
         values = [v for v in map(plain, self.calibration.loc[mask, column]) if v is not None]
-        return Number(_reduce(values, how), "calibration", row, column, how)
+        return Number(reduced(values, how), "calibration", row, column, how)
 
     def table_rows(self, name: str) -> list[dict[str, Number | str]]:
         """Returns an optional table row by row: numbers as `Number`, everything else as text."""
@@ -209,8 +216,8 @@ class StudyTables:
 
         plain_contrast = Contrast(
             dataset, cell, reference, side, metric,
-            estimate=paired(_reduce(deltas, "mean"), "paired mean"),
-            paired_sd=paired(_reduce(deltas, "sd") if pairs else None, "paired sd"),
+            estimate=paired(reduced(deltas, "mean"), "paired mean"),
+            paired_sd=paired(reduced(deltas, "sd") if pairs else None, "paired sd"),
             unpaired_sd=paired(spread, "unpaired sd"),
             num_seeds=paired(float(len(common)), "paired count"),
         )  # fmt: skip
@@ -282,15 +289,6 @@ class StudyTables:
         return [str(code) for code in self.runs["code_hash"].dropna().value_counts().index]
 
 
-def _reduce(values: Sequence[float], how: str) -> float | None:
-    if how == "sd":
-        return float(np.std(values, ddof=1)) if len(values) > 1 else None
-    if not values:
-        return None
-    known = {"mean": math.fsum(values) / len(values), "sum": math.fsum(values), "min": min(values), "max": max(values)}
-    return known[how]
-
-
 def cmc_curves(queries: pd.DataFrame, max_rank: int = MAX_RANK) -> pd.DataFrame:
     """Returns the share of queries with a hit within each rank 1..K, a row a run and rank.
 
@@ -325,17 +323,19 @@ def _printable_frame(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _optional(folder: Path, name: str, absent: dict[str, str], **arguments: Any) -> pd.DataFrame | None:
     """Returns a table, or None with a sentence in `absent` when it is missing or broken."""
-    path = folder / f"{name}.parquet"
+    path, title = folder / f"{name}.parquet", (OPTIONAL | BESIDE)[name].capitalize()
     if not path.exists():
-        absent[name] = f"{OPTIONAL[name].capitalize()}: the table {name}.parquet is not there."
+        if name in OPTIONAL:
+            absent[name] = f"{title}: the table {name}.parquet is not there."
         return None
     try:
         frame = pd.read_parquet(path, **arguments)
     except (OSError, ValueError, KeyError) as error:
-        absent[name] = f"{OPTIONAL[name].capitalize()}: {name}.parquet cannot be read ({' '.join(str(error).split())})."
+        absent[name] = f"{title}: {name}.parquet cannot be read ({' '.join(str(error).split())})."
         return None
     if frame.empty:
-        absent[name] = f"{OPTIONAL[name].capitalize()}: the table {name}.parquet is empty."
+        if name in OPTIONAL:
+            absent[name] = f"{title}: the table {name}.parquet is empty."
         return None
     return frame
 
@@ -369,6 +369,7 @@ def collect(tables: Path) -> StudyTables:
     queries = _optional(
         tables, "queries", absent, columns=_QUERY_COLUMNS, filters=[("side", "==", headline)], dtype_backend="pyarrow"
     )
+    beside = {name: _optional(tables, name, absent) for name in BESIDE}
     return StudyTables(
         tables_folder=tables,
         about=about,
@@ -382,6 +383,7 @@ def collect(tables: Path) -> StudyTables:
         floors=_optional(tables, "floors", absent),
         calibration=_optional(tables, "calibration", absent),
         absent=absent,
+        beside=Beside(headline, **{n: None if t is None else _printable_frame(t) for n, t in beside.items()}),
         samples={
             d["name"]: path for d in about.get("datasets", []) if (path := tables / f"samples_{d['name']}.jpg").exists()
         },

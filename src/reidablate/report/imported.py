@@ -88,11 +88,10 @@ def import_run(name: str, path: Path, *, dataset: str, results: Path) -> str:
             (folder / name).rename(old)
         fresh.rename(folder / name)
         shutil.rmtree(old, ignore_errors=True)
-    side, best = next(iter(summary.items()))
-    return (
-        f"{name} on {dataset}: mAP {100 * best['mAP']:.2f}, Rank-1 {100 * best['rank1']:.2f} ({side}); "
-        "the next snakemake call puts it into tables and report"
-    )
+    found = [
+        f"mAP {100 * best['mAP']:.2f}, Rank-1 {100 * best['rank1']:.2f} ({side})" for side, best in summary.items()
+    ]
+    return f"{name} on {dataset}: {', '.join(found)}; the next snakemake call puts it into tables and report"
 
 
 def _check_name(name: str, study: Study) -> None:

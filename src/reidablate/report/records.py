@@ -4,9 +4,11 @@ Everything is in fractions, seconds and bytes; only the templates make points.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 VERDICTS = ("improves", "worsens", "equivalent", "undecided")
@@ -106,6 +108,16 @@ def plain(value: Any) -> float | None:
         return None
     number = float(value)
     return number if math.isfinite(number) else None
+
+
+def reduced(values: Sequence[float], how: str) -> float | None:
+    """Returns the mean, sum, min, max or sd (n - 1) of some values, None where there are too few."""
+    if how == "sd":
+        return float(np.std(values, ddof=1)) if len(values) > 1 else None
+    if not values:
+        return None
+    known = {"mean": math.fsum(values) / len(values), "sum": math.fsum(values), "min": min(values), "max": max(values)}
+    return known[how]
 
 
 def text(value: Any) -> str:

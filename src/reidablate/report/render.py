@@ -86,10 +86,17 @@ def _sections(study: StudyTables) -> list[tuple[str, str]]:
     groups = [
         (f"group-{number}", f"Group: {group.replace('_', ' ')}") for number, group in enumerate(study.groups, start=1)
     ]
+    beside = study.beside
+    extra = [
+        ("cross-domain", "Other data sets", beside.cross_domain),
+        ("cameras", "Camera pairs", beside.camera_pairs),
+        ("imported", "Imported runs", beside.imported),
+    ]
     return [
         ("summary", "Summary"),
         ("claims", "Published claims"),
         *groups,
+        *((anchor, title) for anchor, title, table in extra if table is not None),
         ("cost", "Cost"),
         ("data", "Data sets"),
         ("calibration", "Calibration"),
