@@ -160,3 +160,11 @@ def test_slices_that_cannot_be_are_refused(tmp_path: Path, out: str, options: Op
     with pytest.raises(UserError, match=sentence):
         write_slices(path, options, {}, tmp_path / out)
     assert not (tmp_path / out).exists()
+
+
+def test_queries_of_one_camera_leave_no_row_for_it_in_its_own_gallery(tmp_path: Path) -> None:
+    given = drawn(1) | {"query_camids": np.ones(23, np.int64)}
+    (problem,) = read_file(saved(tmp_path, given)).values()
+    table = by_camera_pair(*ranked(problem, Options()))
+    assert list(zip(*(table[key] for key in KEYS), strict=True)) == [(1, 0), (1, 2), (1, 3)]
+    assert table["num_queries"].dtype == np.int64

@@ -234,3 +234,68 @@ def test_a_copied_data_set_repeats_nothing_and_a_changed_image_everything_behind
     refused = call("-n", root="two")
     assert refused.returncode == 2
     assert f"{last.name} (no JPEG image)" in refused.stderr
+
+
+def also_on(study: Path, cell: str, names: str) -> None:
+    path = study / "ablations" / f"{cell}.yaml"
+    path.write_text(path.read_text() + f"evaluate: {{also_on: {names}}}\n")
+
+
+def test_asking_for_another_data_set_trains_nothing_and_leaves_the_runs_alone(study: Path) -> None:
+    both = ["preset=tiny.yaml", "cells=naive_triplet,p1", "seeds=1"]
+    done = snakemake(config=both)
+    assert done.returncode == 0, done.stderr
+    results = study / "results" / "tiny"
+    runs = {path: sha256_file(path) for path in results.glob("*/p1/seed0/[!.]*.*")}
+    assert len(runs) == 2 * 7
+    also_on(study, "p1", "all")
+    after = {"aggregate": 1, "statistics": 1, "report": 1}
+    assert planned(snakemake("-n", config=both)) == {"transfer": 2, "evaluate_transfer": 2, **after}
+    done = snakemake(config=both)
+    assert done.returncode == 0, done.stderr
+    assert {path: sha256_file(path) for path in runs} == runs
+    table = pd.read_parquet(results / "tables" / "cross_domain.parquet")
+    pairs = {("market1501", "occluded_duke", "p1"), ("occluded_duke", "market1501", "p1")}
+    assert set(zip(table["dataset"], table["on"], table["cell"], strict=True)) == pairs
+    html = (results / "report" / "index.html").read_text()
+    assert "Trained on Occluded-Duke, scored on Market-1501" in html
+    assert nothing_to_do(snakemake("-n", config=both))
+    (results / "market1501" / "p1" / "seed0" / "on_occluded_duke" / "metrics.json").unlink()
+    assert planned(snakemake("-n", config=both)) == {"evaluate_transfer": 1, **after}
+
+
+def test_a_data_set_outside_the_study_is_left_out_with_a_notice(study: Path) -> None:
+    also_on(study, "p1", "[occluded_duke]")
+    assert planned(snakemake("-n")) == {"aggregate": 1, "statistics": 1, "report": 1}  # the cell says something new
+    done = snakemake()
+    assert done.returncode == 0, done.stderr
+    assert "Occluded-Duke is no part of this study" in done.stderr
+    assert pd.read_parquet(study / "results" / "tiny" / "tables" / "cross_domain.parquet").empty
+
+
+def test_an_import_comes_and_goes_with_its_folder_and_repeats_tables_and_report_alone(study: Path) -> None:
+    results = study / "results" / "tiny"
+    theirs = results / "market1501" / "p1" / "seed0" / "features.npz"
+    shutil.copy(theirs, study / "theirs.npz")
+    reidablate = Path(sys.executable).with_name("reidablate")
+    command = [reidablate, "import", "theirs", "theirs.npz", "--dataset", "market1501"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "theirs on market1501: mAP" in done.stdout
+    behind = {"aggregate": 1, "statistics": 1, "report": 1}
+    assert planned(snakemake("-n")) == behind
+    assert snakemake().returncode == 0
+    tables = results / "tables"
+    own, metrics = pd.read_parquet(tables / "imported.parquet"), pd.read_parquet(tables / "metrics.parquet")
+    run = metrics[(metrics["cell"] == "p1") & (metrics["seed"] == 0)]
+    keys = ["side", "metric"]
+    assert own.set_index(keys)["value"].to_dict() == run.set_index(keys)["value"].to_dict()
+    assert "one run, not trained here; no interval" in (results / "report" / "index.html").read_text()
+    assert nothing_to_do(snakemake("-n"))
+    shutil.rmtree(results / "imported" / "market1501" / "theirs")
+    assert planned(snakemake("-n")) == behind
+    assert snakemake().returncode == 0
+    assert pd.read_parquet(tables / "imported.parquet").empty
+    assert "not trained here; no interval" not in (results / "report" / "index.html").read_text()
+    refused = subprocess.run([*command[:2], "p1", *command[3:]], check=False, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("reidablate: 'p1' is a cell of the study")

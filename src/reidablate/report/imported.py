@@ -113,7 +113,7 @@ def _match(labels: Labels, names: Mapping[str, Any], frame: pd.DataFrame, *, pat
         UserError: Query or gallery hold other images than the index.
     """
     frame = frame[(frame["split"] != "train") & (frame["pid"] != JUNK)]
-    camids = np.concatenate([labels.query_camids, labels.gallery_camids])
+    camids = np.concatenate([labels.query_camids, labels.gallery_camids[labels.gallery_pids != JUNK]])
     shifts = dict.fromkeys((0, int(frame["camid"].min()) - int(camids.min())))
     tries = {shift: _differences(labels, names, frame, shift) for shift in shifts}
     shift, differences = min(tries.items(), key=lambda item: sum(map(Counter.total, sum(item[1].values(), ()))))
