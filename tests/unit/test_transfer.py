@@ -51,6 +51,7 @@ def test_the_images_are_those_of_the_other_data_set_and_the_run_is_left_alone(sp
         rows = index.frame[index.frame["split"] == split]
         assert features[f"{split}_names"].tolist() == rows["name"].tolist()
         assert len(features[f"{split}_before_neck"]) == len(rows)
+    assert not (spec.out / "on_occluded_duke" / "state").exists()
     assert said == "market1501/p1/seed0 on occluded_duke: 12 queries, 36 gallery images"
     made = read_json(spec.out / "on_occluded_duke" / "provenance.json")
     assert made["data_fingerprint"] == index.summary["fingerprint"]

@@ -11,11 +11,13 @@ from typing import Any
 import torch
 
 from reidablate import provenance
-from reidablate.artifacts import only_writer, read_json, write_json, write_npz
+from reidablate.artifacts import content_hash, only_writer, read_json, write_json, write_npz
 from reidablate.config import RunConfig, validate
 from reidablate.data.index import read_index
+from reidablate.engine.checkpoint import remove_state, state_folder
 from reidablate.engine.devices import lease
 from reidablate.engine.extract import extract_features, no_features
+from reidablate.engine.progress import CountBar
 from reidablate.engine.train import RunSpec, _deterministic
 from reidablate.errors import UserError
 from reidablate.models.checkpoints import load_weights
@@ -26,7 +28,8 @@ from reidablate.study import transfer_folder
 def transfer_run(spec: RunSpec, *, on: str, data: Path) -> str:
     """Writes `features.npz` and `provenance.json` of a trained run on another data set, and returns a line about it.
 
-    A diverged run has features without a row, as in its own folder.
+    An interrupted extraction goes on behind the parts that it finished. A diverged run has features without a row, as
+    in its own folder.
 
     Args:
         spec: The run, trained.
@@ -49,14 +52,20 @@ def transfer_run(spec: RunSpec, *, on: str, data: Path) -> str:
         model, weights = _trained(spec.out, made)
         model.to(device)
         diverged = made["status"] == "diverged"
-        features = no_features(model) if diverged else extract_features(model, data, device, workers=spec.workers)
+        fingerprint = read_index(data / "index").summary["fingerprint"]
+        if diverged:
+            features = no_features(model)
+        else:
+            parts = state_folder(out) / f"features-{content_hash([weights, fingerprint])}"
+            with CountBar(f"{name} features") as bar:
+                features = extract_features(model, data, device, workers=spec.workers, parts=parts, progress=bar.show)
         write_npz(out / "features.npz", features)
         facts = {key: made[key] for key in ("dataset", "cell", "seed", "status", "epoch", "reason", "config")}
         measured = {
             "on": on,
             "config_hash": made["config_hash"],
             "weights_sha256": weights,
-            "data_fingerprint": read_index(data / "index").summary["fingerprint"],
+            "data_fingerprint": fingerprint,
             "code_hash": provenance.code_hash(),
             **provenance.git_state(),
             "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
@@ -65,6 +74,7 @@ def transfer_run(spec: RunSpec, *, on: str, data: Path) -> str:
             "wall_s": time.perf_counter() - started,
         }
         write_json(out / "provenance.json", made | facts | measured)
+        remove_state(out)
     if diverged:
         return f"{name}: diverged, nothing to extract"
     return f"{name}: {len(features['query_pids'])} queries, {len(features['gallery_pids'])} gallery images"
