@@ -51,6 +51,13 @@ class _Config(BaseModel):
     model: _Model
 
 
+class Transferred(BaseModel):
+    """What was done with a finished run on another data set."""
+
+    on: str
+    data_fingerprint: str
+
+
 class Provenance(BaseModel):
     """`provenance.json`, as far as later stages read it."""
 
@@ -80,6 +87,7 @@ class Provenance(BaseModel):
     device_s: float | None
     peak_memory_bytes: int | None
     sha256: dict[str, str] = {}
+    transfer: Transferred | None = None  # only below the run's folder
 
     @property
     def test_feature(self) -> Side:
@@ -88,8 +96,9 @@ class Provenance(BaseModel):
 
     @property
     def name(self) -> str:
-        """The run's name: data set, cell and seed."""
-        return f"{self.dataset}/{self.cell}/seed{self.seed}"
+        """The run's name: data set, cell and seed, and where it was scored if elsewhere."""
+        elsewhere = f" on {self.transfer.on}" if self.transfer else ""
+        return f"{self.dataset}/{self.cell}/seed{self.seed}{elsewhere}"
 
 
 class Metrics(BaseModel):

@@ -298,7 +298,9 @@ def test_scores_on_another_data_set_have_a_table_of_their_own(elsewhere: Study) 
     assert set(tables(elsewhere)["metrics"]["dataset"]) == {"market1501"}
 
 
-@pytest.mark.parametrize("change", [{"config_hash": "0"}, {"data_fingerprint": "0"}, None])
+@pytest.mark.parametrize(
+    "change", [{"config_hash": "0"}, {"transfer": {"data_fingerprint": "0"}}, {"transfer": None}, None]
+)
 def test_scores_of_another_configuration_or_other_images_have_no_row(elsewhere: Study, change: Any) -> None:
     path = elsewhere.root / "market1501" / "p1" / "seed0" / "on_occluded_duke" / "provenance.json"
     write_json(path, {**read_json(path), **(change or {})})

@@ -175,21 +175,22 @@ def test_a_second_import_of_a_name_replaces_the_first_and_a_failing_one_leaves_i
 
 
 def test_what_no_longer_fits_is_left_out_and_said(study: Study, tmp_path: Path) -> None:
-    for name in ("changed", "whole", "broken"):
+    for name in ("changed", "whole", "broken", "alien"):
         import_run(name, saved(tmp_path, features(study)), dataset="market1501", results=study.root)
     folder = study.root / "imported" / "market1501"
     made = read_json(folder / "changed" / "provenance.json")
     write_json(folder / "changed" / "provenance.json", {**made, "data_fingerprint": "0"})
     (folder / "broken" / "metrics.json").unlink()
+    write_json(folder / "alien" / "provenance.json", [made])
     shutil.copytree(folder / "whole", folder / "p2")
     fingerprint = made["data_fingerprint"]
     table, lines = imported_table(study, {"market1501": fingerprint})
     assert set(table["name"]) == {"whole"}
-    assert [line.split(" is left out: ")[0].rsplit("/", 1)[1] for line in lines] == ["broken", "changed", "p2"]
-    assert "have changed" in lines[1]
-    assert "is a cell of the study" in lines[2]
+    assert [line.split(" is left out: ")[0].rsplit("/", 1)[1] for line in lines] == ["alien", "broken", "changed", "p2"]
+    assert "have changed" in lines[2]
+    assert "is a cell of the study" in lines[3]
     aggregate_study(study)
-    assert read_json(study.root / "tables" / "study.json")["notices"][-3:] == lines
+    assert read_json(study.root / "tables" / "study.json")["notices"][-4:] == lines
 
 
 def test_the_study_is_found_where_there_is_one(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,10 +60,8 @@ def transfer_run(spec: RunSpec, *, on: str, data: Path) -> str:
             with CountBar(f"{name} features") as bar:
                 features = extract_features(model, data, device, workers=spec.workers, parts=parts, progress=bar.show)
         write_npz(out / "features.npz", features)
-        facts = {key: made[key] for key in ("dataset", "cell", "seed", "status", "epoch", "reason", "config")}
-        measured = {
+        facts = {
             "on": on,
-            "config_hash": made["config_hash"],
             "weights_sha256": weights,
             "data_fingerprint": fingerprint,
             "code_hash": provenance.code_hash(),
@@ -73,7 +71,7 @@ def transfer_run(spec: RunSpec, *, on: str, data: Path) -> str:
             "versions": provenance.versions(),
             "wall_s": time.perf_counter() - started,
         }
-        write_json(out / "provenance.json", made | facts | measured)
+        write_json(out / "provenance.json", {**made, "transfer": facts})
         remove_state(out)
     if diverged:
         return f"{name}: diverged, nothing to extract"

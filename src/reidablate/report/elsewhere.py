@@ -5,9 +5,10 @@ from typing import Any
 
 import pandas as pd
 
-from reidablate.artifacts import read_json, read_table
+from reidablate.artifacts import read_record, read_table
 from reidablate.errors import UserError
 from reidablate.metrics.slices import PAIR_COLUMNS
+from reidablate.runs import SIDES, Metrics, Provenance
 from reidablate.study import Run, Study
 
 CROSS_COLUMNS = ("dataset", "on", "cell", "seed", "side", "metric", "value")
@@ -27,16 +28,18 @@ def cross_domain_table(study: Study, finished: Iterable[Run], fingerprints: Mapp
     for transfer in study.transfers:
         run, folder = transfer.run, study.root / transfer.id
         try:
-            made, metrics = read_json(folder / "provenance.json"), read_json(folder / "metrics.json")
+            made = read_record(folder / "provenance.json", Provenance)
+            metrics = read_record(folder / "metrics.json", Metrics)
         except UserError:
             continue
-        current = made["config_hash"] == study.cell(run.cell).config_hash
-        if run in known and current and made["data_fingerprint"] == fingerprints.get(transfer.on):
+        images = made.transfer.data_fingerprint if made.transfer else None
+        current = made.config_hash == study.cell(run.cell).config_hash
+        if run in known and current and images == (fingerprints.get(transfer.on) or ""):
             key: dict[str, Any] = {"dataset": run.dataset, "on": transfer.on, "cell": run.cell, "seed": run.seed}
             rows += [
-                {**key, "side": side, "metric": metric, "value": float(value)}
-                for side in ("before_neck", "after_neck")
-                for metric, value in metrics.get(side, {}).items()
+                {**key, "side": side, "metric": metric, "value": value}
+                for side in SIDES
+                for metric, value in getattr(metrics, side).items()
             ]
     return pd.DataFrame(rows, columns=list(CROSS_COLUMNS))
 
@@ -46,7 +49,7 @@ def camera_pair_table(study: Study, finished: Iterable[Run]) -> pd.DataFrame:
     frames = []
     for run in finished:
         try:
-            frame = read_table(study.root / run.id / "camera_pairs.parquet")
+            frame = read_table(study.root / run.id / "camera_pairs.parquet", PAIR_COLUMNS)
         except UserError:
             continue
         frames.append(frame.assign(dataset=run.dataset, cell=run.cell, seed=run.seed))

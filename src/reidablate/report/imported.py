@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import BaseModel, RootModel
 
 from reidablate import provenance
-from reidablate.artifacts import only_writer, read_json, sha256_file, write_json
+from reidablate.artifacts import only_writer, read_record, sha256_file, write_json
 from reidablate.cells import SAFE_NAME
 from reidablate.data.formats import JUNK
 from reidablate.data.index import read_index
@@ -26,6 +27,17 @@ from reidablate.study import Study, latest_study
 FOLDER = "imported"
 IMPORT_COLUMNS = ("dataset", "name", "side", "metric", "value", "source", "sha256", "imported")
 _Images = Counter[tuple[Any, ...]]  # how often there is a (pid, camid) or (pid, camid, name)
+
+
+class _Made(BaseModel):
+    source: str
+    sha256: str
+    imported: str
+    data_fingerprint: str
+
+
+class _Sides(RootModel[dict[str, dict[str, float]]]):
+    pass
 
 
 def find_results(folder: Path = Path("results")) -> Path:
@@ -165,16 +177,17 @@ def imported_table(study: Study, fingerprints: Mapping[str, str | None]) -> tupl
         for folder in places:
             try:
                 _check_name(folder.name, study)
-                made, metrics = read_json(folder / "provenance.json"), read_json(folder / "metrics.json")
-                if made["data_fingerprint"] != fingerprints.get(dataset.name):
+                made = read_record(folder / "provenance.json", _Made)
+                metrics = read_record(folder / "metrics.json", _Sides)
+                if made.data_fingerprint != fingerprints.get(dataset.name):
                     raise UserError(f"the images of {dataset.name} have changed since; import it again.")
             except UserError as error:
                 lines.append(f"{folder} is left out: {error}")
                 continue
-            facts = {"source": made["source"], "sha256": made["sha256"], "imported": made["imported"]}
+            facts = {"source": made.source, "sha256": made.sha256, "imported": made.imported}
             rows += [
                 {"dataset": dataset.name, "name": folder.name, "side": side, "metric": metric, "value": value, **facts}
-                for side, summary in metrics.items()
+                for side, summary in metrics.root.items()
                 for metric, value in summary.items()
             ]
     return pd.DataFrame(rows, columns=list(IMPORT_COLUMNS)).astype({"value": "float64"}), lines
