@@ -21,6 +21,7 @@ from typing import Any
 from reidablate import artifacts
 from reidablate.data import augment
 from reidablate.engine import extract, train
+from reidablate.engine.spec import RunSpec
 from reidablate.engine.stages import train_spec
 from reidablate.study import load_study
 
@@ -47,7 +48,7 @@ def arm(name: str | None, point: int, log: int) -> None:
     artifacts._flush = counted("flush", artifacts._flush)
 
 
-def live(spec: train.RunSpec, name: str | None, point: int) -> dict[str, Any]:
+def live(spec: RunSpec, name: str | None, point: int) -> dict[str, Any]:
     """Returns how a child that trains the run ended."""
     reading, writing = os.pipe()
     child = os.fork()

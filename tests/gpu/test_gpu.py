@@ -11,8 +11,9 @@ import torch
 from reidablate.artifacts import sha256_file
 from reidablate.data import augment
 from reidablate.engine.product import on_device
+from reidablate.engine.spec import RunSpec
 from reidablate.engine.stages import train_spec
-from reidablate.engine.train import RunSpec, train_run
+from reidablate.engine.train import train_run
 from reidablate.metrics import score
 from reidablate.rng import generator, torch_generator
 from reidablate.study import Study

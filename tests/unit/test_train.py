@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from reidablate.artifacts import read_json, read_npz, sha256_file
 from reidablate.config import RunConfig, merge
 from reidablate.data import augment
+from reidablate.engine.spec import RunSpec
 from reidablate.engine.stages import train_spec
-from reidablate.engine.train import RunSpec, train_run
+from reidablate.engine.train import train_run
 from reidablate.errors import UserError
 from reidablate.metrics.evaluate import evaluate_run
 from reidablate.study import Study

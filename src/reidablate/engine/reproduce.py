@@ -11,7 +11,8 @@ from reidablate import provenance
 from reidablate.artifacts import read_record, sha256_file
 from reidablate.config import RunConfig, validate
 from reidablate.data.index import read_index
-from reidablate.engine.train import RunSpec, train_run
+from reidablate.engine.spec import RunSpec
+from reidablate.engine.train import train_run
 
 COMPARED = ("model.safetensors", "features.npz")
 

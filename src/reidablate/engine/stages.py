@@ -1,7 +1,7 @@
 """From the plan of a study to the specification of one training."""
 
 from reidablate.config import RunConfig
-from reidablate.engine.train import RunSpec
+from reidablate.engine.spec import RunSpec
 from reidablate.errors import UserError
 from reidablate.provenance import usable_cores
 from reidablate.study import PRETRAIN, Study

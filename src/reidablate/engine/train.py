@@ -9,9 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +17,6 @@ import torch
 
 from reidablate import provenance
 from reidablate.artifacts import content_hash, only_writer, read_json, sha256_file, write_json, write_npz, write_table
-from reidablate.config import RunConfig
 from reidablate.data import augment
 from reidablate.data.cache import read_cache
 from reidablate.data.index import read_index
@@ -31,8 +28,9 @@ from reidablate.engine.extract import Features, extract_features, no_features
 from reidablate.engine.fit import Divergence, Fit, epoch_means, find_divergence
 from reidablate.engine.progress import CountBar, ProgressBar
 from reidablate.engine.schedule import build_optimiser, build_schedule, set_epoch
+from reidablate.engine.spec import RunSpec, be_deterministic, place
 from reidablate.engine.stopping import StopSignal
-from reidablate.engine.tracking import Mode, Tracker
+from reidablate.engine.tracking import Tracker
 from reidablate.errors import UserError
 from reidablate.losses.positions import PositionState
 from reidablate.losses.total import BatchOutputs, study_loss
@@ -42,41 +40,6 @@ from reidablate.rng import generator, seed_int, torch_generator
 from reidablate.runs import remove_state, state_folder
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunSpec:
-    """Everything one training needs to know.
-
-    Attributes:
-        config: The science of the run.
-        name: What messages call it, for example `market1501/p1/seed0`.
-        data: Folder with the data set's `index/` and `cache/`.
-        out: Folder of the run.
-        weights: Initial weights, None to draw them from the seed.
-        extract: Whether features of query and gallery are wanted (the pre-training has none).
-        planned_code: The code hash the plan was made with, kept beside the one that ran; empty by hand.
-        command: What to type to train the run by hand.
-        same_code: Whether a checkpoint that other code made is refused; else the run goes on and names both.
-    """
-
-    config: RunConfig
-    name: str
-    dataset: str
-    cell: str
-    seed: int
-    data: Path
-    out: Path
-    weights: Path | None
-    gpus: int = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int = 1
-    workers: int = 0
-    wandb: Mode = "disabled"
-    extract: bool = True
-    planned_code: str = ""
-    same_code: bool = False
-    command: str = ""
 
 
 def train_run(spec: RunSpec) -> str:
@@ -96,30 +59,10 @@ def train_run(spec: RunSpec) -> str:
         training = _Training(spec, device, gpus)
         if training.is_complete():
             return f"{spec.name}: complete already"
-        print(f"{spec.name}: {_place(spec, device, gpus)}", file=sys.stderr, flush=True)
-        _deterministic(spec.threads)
+        print(f"{spec.name}: {place(spec, device, gpus)}", file=sys.stderr, flush=True)
+        be_deterministic(spec.threads)
         with StopSignal() as stop:
             return training.run(stop)
-
-
-def _place(spec: RunSpec, device: torch.device, gpus: tuple[str, ...]) -> str:
-    """Returns in words what a training runs on."""
-    if device.type == "cuda":
-        where = f"GPU {', '.join(gpus)}"
-    elif gpus:
-        where = f"the CPU (the leased GPU {', '.join(gpus)} is not usable by torch)"
-    else:
-        where = "the CPU" if spec.device == "cpu" or not spec.gpus else "the CPU (no usable GPU)"
-    return f"on {where}, threads {spec.threads}, loader processes {spec.workers}"
-
-
-def _deterministic(threads: int) -> None:
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
-    # Filling new memory, which nobody reads, takes 3 % of a step on a CPU.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.backends.cudnn.benchmark = False
 
 
 class _Training:

@@ -11,17 +11,17 @@ from typing import Any
 import torch
 
 from reidablate import provenance
-from reidablate.artifacts import content_hash, only_writer, read_json, write_json, write_npz
+from reidablate.artifacts import content_hash, only_writer, read_json, sha256_file, write_json, write_npz
 from reidablate.config import RunConfig, validate
 from reidablate.data.index import read_index
-from reidablate.engine.checkpoint import remove_state, state_folder
 from reidablate.engine.devices import lease
 from reidablate.engine.extract import extract_features, no_features
 from reidablate.engine.progress import CountBar
-from reidablate.engine.train import RunSpec, _deterministic
+from reidablate.engine.spec import RunSpec, be_deterministic, place
 from reidablate.errors import UserError
 from reidablate.models.checkpoints import load_weights
 from reidablate.models.neck import ReidModel
+from reidablate.runs import state_folder
 from reidablate.study import transfer_folder
 
 
@@ -45,9 +45,8 @@ def transfer_run(spec: RunSpec, *, on: str, data: Path) -> str:
     out, name = transfer_folder(spec.out, on), f"{spec.name} on {on}"
     with only_writer(out, name), lease(spec.gpus, device=spec.device) as gpus:
         device = torch.device("cuda" if gpus and torch.cuda.is_available() else "cpu")
-        if device.type == "cpu" and spec.device != "cpu" and spec.gpus:
-            print(f"{name}: no usable GPU, extracting on the CPU", file=sys.stderr, flush=True)
-        _deterministic(spec.threads)
+        print(f"{name}: {place(spec, device, gpus)}", file=sys.stderr, flush=True)
+        be_deterministic(spec.threads)
         started = time.perf_counter()
         model, weights = _trained(spec.out, made)
         model.to(device)
@@ -71,8 +70,8 @@ def transfer_run(spec: RunSpec, *, on: str, data: Path) -> str:
             "versions": provenance.versions(),
             "wall_s": time.perf_counter() - started,
         }
-        write_json(out / "provenance.json", {**made, "transfer": facts})
-        remove_state(out)
+        sha256 = {"features.npz": sha256_file(out / "features.npz")}
+        write_json(out / "provenance.json", {**made, "transfer": facts, "sha256": sha256})
     if diverged:
         return f"{name}: diverged, nothing to extract"
     return f"{name}: {len(features['query_pids'])} queries, {len(features['gallery_pids'])} gallery images"
