@@ -48,9 +48,9 @@ if TYPE_CHECKING:
 
 JUNK_PID = -1
 BLOCK_SIZE = 8192
-# Rows of a tile, and columns where its distances are exact: 16 MB of those, as of estimates.
-ROWS_AT_ONCE, EXACT_COLUMNS = 512, 4096
-PAIRS_AT_ONCE = 256
+# Rows of a tile, and columns where its distances are exact: 32 MB of estimates, 16 MB of distances.
+ROWS_AT_ONCE, EXACT_COLUMNS = 1024, 2048
+PAIRS_AT_ONCE = 1024
 # Where more than this share of a tile stays open, its exact distances are computed as a whole.
 OPEN_SHARE = 1024
 PAIRS_A_QUERY = 64
