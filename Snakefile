@@ -6,10 +6,10 @@
 import sys
 from pathlib import Path
 
-from reidablate.config import load_yaml, merge
 from reidablate.engine.devices import usable_gpus
 from reidablate.errors import UserError, sentence
-from reidablate.study import plan
+from reidablate.planning import plan
+from reidablate.trees import load_yaml, merge
 from reidablate.turn import Turn
 
 try:

@@ -12,7 +12,8 @@ import yaml
 from reidablate.artifacts import canonical_json
 from reidablate.engine.stages import pretrain_spec
 from reidablate.engine.train import train_run
-from reidablate.study import PRETRAIN, Study, plan
+from reidablate.planning import plan
+from reidablate.study import PRETRAIN, Study
 from support import ROOT, run_cli
 
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)

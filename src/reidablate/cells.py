@@ -10,20 +10,9 @@ from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import Field, field_validator
 
-from reidablate.config import (
-    EvaluateConfig,
-    Preset,
-    RunConfig,
-    Section,
-    difference,
-    flatten,
-    load_yaml,
-    merge,
-    nearest,
-    validate,
-    yaml_files,
-)
+from reidablate.config import EvaluateConfig, Preset, RunConfig, Section, nearest, validate
 from reidablate.errors import UserError
+from reidablate.trees import difference, flatten, load_yaml, merge, yaml_files
 
 SECTIONS = ("model", "losses", "train")
 # What belongs to the preset, and what a cell may use in its place.

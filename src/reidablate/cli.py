@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from reidablate import cells_cli
 from reidablate.errors import UserError, sentence
 
 app = typer.Typer(
@@ -16,11 +17,10 @@ app = typer.Typer(
     add_completion=False,
     help="Is this gain real? Benchmark and ablation harness for person re-identification.",
 )
-cells_app = typer.Typer(no_args_is_help=True, help="List, show, compare and make ablation cells.")
 data_app = typer.Typer(no_args_is_help=True, help="Index, cache, check and synthesize data sets.")
 weights_app = typer.Typer(no_args_is_help=True, help="Convert weight files.")
 stats_app = typer.Typer(no_args_is_help=True, help="Check the statistics against simulated experiments.")
-app.add_typer(cells_app, name="cells")
+app.add_typer(cells_cli.app, name="cells")
 app.add_typer(data_app, name="data")
 app.add_typer(weights_app, name="weights")
 app.add_typer(stats_app, name="stats")
@@ -28,8 +28,6 @@ app.add_typer(stats_app, name="stats")
 PlanOption = Annotated[Path, typer.Option("--plan", help="The plan of the study, results/<preset>/plans/<hash>.json.")]
 DatasetOption = Annotated[str, typer.Option("--dataset", help="A data set of the plan.")]
 WorkersOption = Annotated[int, typer.Option(min=1, help="Threads that read images.")]
-AblationsOption = Annotated[Path, typer.Option(help="Folder of the ablation cells.")]
-PresetOption = Annotated[str, typer.Option(help="Preset that gives the cells their scale.")]
 
 
 def main() -> None:
@@ -74,93 +72,6 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None: ...
-
-
-@cells_app.command("list")
-def cells_list(
-    tier: Annotated[str, typer.Option(help="core, extended, optional or all.")] = "all",
-    ablations: AblationsOption = Path("ablations"),
-    preset: PresetOption = "quickstart",
-) -> None:
-    """Lists the cells by group."""
-    from rich.console import Console
-    from rich.table import Column, Table
-
-    from reidablate.cells import TIERS, select
-
-    if tier not in {*TIERS, "all"}:
-        raise UserError(f"--tier is '{tier}' but should be {', '.join(TIERS)} or all.")
-    cells, _ = _cells(ablations, preset)
-    chosen = select(cells, names=None, tier="optional" if tier == "all" else tier)  # type: ignore[arg-type]
-    for group in sorted({cell.group for cell in chosen}, key=lambda group: (group != "main", group)):
-        table = Table(Column("cell", no_wrap=True), "tier", "title", title=group, title_justify="left")
-        for cell in chosen:
-            if cell.group == group:
-                table.add_row(cell.name, cell.tier, cell.title)
-        Console().print(table)
-
-
-@cells_app.command("show")
-def cells_show(name: str, ablations: AblationsOption = Path("ablations"), preset: PresetOption = "quickstart") -> None:
-    """Prints a cell with everything inherited filled in."""
-    import yaml
-
-    from reidablate.cells import describe, select
-
-    cells, scale = _cells(ablations, preset)
-    (cell,) = select(cells, names=[name], tier="optional")
-    shown = json.loads(json.dumps(describe(cell, cells, scale)))  # copies, so that YAML needs no anchors
-    typer.echo(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True), nl=False)
-
-
-@cells_app.command("diff")
-def cells_diff(
-    first: str, second: str, ablations: AblationsOption = Path("ablations"), preset: PresetOption = "quickstart"
-) -> None:
-    """Prints every option in which two cells differ."""
-    from reidablate.cells import select
-    from reidablate.config import difference
-
-    cells, scale = _cells(ablations, preset)
-    left, right = (select(cells, names=[name], tier="optional")[0].resolve(scale).dump() for name in (first, second))
-    found = difference(left, right)
-    for key, (before, after) in found.items():
-        typer.echo(f"{key}: {json.dumps(before)} -> {json.dumps(after)}")
-    if not found:
-        typer.echo(f"{first} and {second} are the same.")
-
-
-@cells_app.command("new")
-def cells_new(
-    name: str,
-    parent: Annotated[str, typer.Option("--from", help="The cell that it extends.")] = "naive_triplet",
-    ablations: AblationsOption = Path("ablations"),
-) -> None:
-    """Writes ablations/NAME.yaml, a cell that extends another."""
-    from reidablate.cells import new_cell, select
-
-    cells, _ = _cells(ablations, "quickstart")
-    path = new_cell(ablations, name, select(cells, names=[parent], tier="optional")[0])
-    typer.echo(f"{path} written; add what differs from {parent}, then run snakemake.")
-
-
-@cells_app.command("schema")
-def cells_schema() -> None:
-    """Prints the JSON Schema of a cell file, for editors."""
-    from reidablate.cells import cell_schema
-
-    typer.echo(json.dumps(cell_schema(), indent=2))
-
-
-def _cells(ablations: Path, preset: str) -> tuple[Any, Any]:
-    from reidablate.cells import load_cells
-    from reidablate.config import nearest
-    from reidablate.study import load_presets
-
-    presets = load_presets()
-    if preset not in presets:
-        raise UserError(f"there is no preset '{preset}'; {nearest(preset, list(presets))}")
-    return load_cells(ablations, presets.values()), presets[preset]
 
 
 @data_app.command("synthesize")

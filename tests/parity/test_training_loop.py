@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from reidablate.config import RunConfig, merge
+from reidablate.config import RunConfig
 from reidablate.data import augment
 from reidablate.data.cache import read_cache
 from reidablate.data.index import read_index
@@ -25,6 +25,7 @@ from reidablate.models.checkpoints import load_weights
 from reidablate.models.neck import ReidModel, initialise
 from reidablate.rng import seed_int, torch_generator
 from reidablate.study import Study
+from reidablate.trees import merge
 
 Weights = dict[str, torch.Tensor]
 HEADS, PATCH, DEPTH = 4, 8, 2

@@ -10,7 +10,7 @@ import yaml
 from reidablate.cells import Cell, cell_schema, describe, load_cells, new_cell, select
 from reidablate.config import EvaluateConfig
 from reidablate.errors import UserError
-from reidablate.study import load_presets
+from reidablate.planning import load_presets
 
 CORE = {
     "naive_triplet": (None, {}),

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from reidablate.config import RunConfig, TrainConfig, difference, load_yaml, merge, validate
+from reidablate.config import RunConfig, TrainConfig, validate
 from reidablate.errors import UserError
+from reidablate.trees import difference, load_yaml, merge
 
 BASE = {"model": {"backbone": "vit_quickstart", "image_size": [64, 32]}, "train": {"lr": 0.1, "epochs": 30}}
 

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from reidablate.artifacts import read_json, sha256_file
-from reidablate.config import RunConfig, merge
+from reidablate.config import RunConfig
 from reidablate.data import augment
 from reidablate.engine.checkpoint import Checkpoint, checkpoints, load_checkpoint, save_checkpoint
 from reidablate.engine.stages import train_spec
@@ -25,6 +25,7 @@ from reidablate.engine.train import train_run
 from reidablate.metrics.evaluate import evaluate_run
 from reidablate.provenance import code_hash
 from reidablate.study import Study
+from reidablate.trees import merge
 from support import ROOT
 
 CPU = torch.device("cpu")

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from reidablate.cells import SECTIONS, Cell, describe, load_cells
-from reidablate.config import Preset, flatten, load_yaml
-from reidablate.study import load_preset, load_presets
+from reidablate.config import Preset
+from reidablate.planning import load_preset, load_presets
+from reidablate.trees import flatten, load_yaml
 
 ROOT = Path(__file__).parents[2]
 PRESETS = {**load_presets(ROOT / "workflow/config/presets"), "tiny": load_preset(ROOT / "tests/tiny.yaml")}

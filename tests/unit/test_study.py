@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from reidablate.errors import UserError
-from reidablate.study import Study, load_study, plan
+from reidablate.planning import plan
+from reidablate.study import Study, load_study
 
 Settings = dict[str, object]
 

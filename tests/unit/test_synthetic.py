@@ -17,7 +17,7 @@ from reidablate.data.scene import draw_person
 from reidablate.data.stripes import standardise_by_camera, stripe_means
 from reidablate.data.synthetic import OFFICIAL, Shot, plan, spread, synthesize
 from reidablate.errors import UserError
-from reidablate.study import load_preset
+from reidablate.planning import load_preset
 
 GRAMMAR = {
     "market1501": re.compile(r"(?P<pid>-1|\d{4})_c(?P<cam>[1-6])s\d_\d{6}_\d{2}\.jpg"),

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from reidablate.artifacts import read_json, read_npz, sha256_file
-from reidablate.config import RunConfig, merge
+from reidablate.config import RunConfig
 from reidablate.data import augment
 from reidablate.engine.spec import RunSpec
 from reidablate.engine.stages import train_spec
@@ -20,6 +20,7 @@ from reidablate.engine.train import train_run
 from reidablate.errors import UserError
 from reidablate.metrics.evaluate import evaluate_run
 from reidablate.study import Study
+from reidablate.trees import merge
 
 Weights = dict[str, torch.Tensor]
 

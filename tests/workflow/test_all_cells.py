@@ -12,10 +12,11 @@ from reidablate.cli import app
 from reidablate.engine.stages import pretrain_spec, train_spec
 from reidablate.engine.train import train_run
 from reidablate.metrics.evaluate import evaluate_run
+from reidablate.planning import plan
 from reidablate.report.aggregate import aggregate_study
 from reidablate.report.render import render_report
 from reidablate.stats.pipeline import write_statistics
-from reidablate.study import PRETRAIN, Study, plan
+from reidablate.study import PRETRAIN, Study
 
 pytestmark = pytest.mark.slow
 

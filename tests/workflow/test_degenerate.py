@@ -14,11 +14,12 @@ import yaml
 
 from reidablate.artifacts import write_json, write_npz, write_table
 from reidablate.metrics.evaluate import evaluate_run
+from reidablate.planning import plan
 from reidablate.report.aggregate import RUN_COLUMNS, aggregate_study
 from reidablate.report.render import render_report
 from reidablate.rng import generator
 from reidablate.stats.pipeline import write_statistics
-from reidablate.study import Run, Study, plan
+from reidablate.study import Run, Study
 from support import ROOT
 
 pytestmark = pytest.mark.slow

@@ -10,10 +10,11 @@ from reidablate.artifacts import canonical_json
 from reidablate.engine.stages import pretrain_spec, train_spec
 from reidablate.engine.train import train_run
 from reidablate.metrics.evaluate import evaluate_run
+from reidablate.planning import plan
 from reidablate.report.aggregate import aggregate_study
 from reidablate.report.render import render_report
 from reidablate.stats.pipeline import write_statistics
-from reidablate.study import PRETRAIN, Study, plan
+from reidablate.study import PRETRAIN, Study
 from support import ROOT, run_cli
 
 CELLS = {

@@ -111,6 +111,7 @@ class _Training:
         return isinstance(made, dict) and all(made.get(key) == value for key, value in wanted.items())
 
     def run(self, stop: StopSignal) -> str:
+        """Trains, extracts, writes, and returns the line that sums it up."""
         fit = self._restore()
         tracker = Tracker(
             self.spec.wandb,

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 import pandas as pd
 from pydantic import Field
 
-from reidablate.config import Section, load_yaml, validate
+from reidablate.config import Section, validate
 from reidablate.errors import UserError
+from reidablate.trees import load_yaml
 
 CLAIM_VERDICTS: dict[str, str] = {
     "confirmed": "The contrast improves and its interval holds the published gain.",

@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from reidablate.config import difference
 from reidablate.stats.scores import numbers
+from reidablate.trees import difference
 
 FACTS: dict[str, str] = {
     "code_hash": "were made by different source code",
