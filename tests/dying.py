@@ -1,11 +1,12 @@
 """Trains one run in as many folders and as often as it is told, each time in a child that dies at a given point.
 
-    python dying.py PLAN '[["out/a", "SIGKILL", 7], ["out/a", "SIGTERM", 3], ["out/a", null, 0]]'
+    python dying.py PLAN '[["out/a", "SIGKILL", 7], ["out/a", "SIGTERM", 3], ["out/a", null, 0]]' [LOADER PROCESSES]
 
 A point is the n-th time that the child begins a training step, passes a batch through the extraction, or flushes a
-file to the disk (before it is renamed, and after), counted together. Without a signal the child lives. Batches of the
-extraction are made small, so that there are many. Prints one JSON line a child: its exit status and the names of all
-points it passed. The parent imports everything once and computes nothing, so a child is ready at once.
+file to the disk (before it is renamed, and after), counted together. Without a signal the child lives; "SIGTERM group"
+reaches its loader processes too. Batches of the extraction are made small, so that there are many. Prints one JSON line
+a child: its exit status and the names of all points it passed. The parent imports everything once and computes nothing,
+so a child is ready at once.
 """
 
 import dataclasses
@@ -38,14 +39,15 @@ def arm(name: str | None, point: int, log: int) -> None:
             passed += 1
             os.write(log, f"{kind}\n".encode())
             if name and passed == point:
-                os.kill(os.getpid(), signal.Signals[name])
+                number = signal.Signals[name.removesuffix(" group")]
+                os.killpg(0, number) if name.endswith(" group") else os.kill(os.getpid(), number)
             return function(*args, **kwargs)
 
         return wrapper
 
     augment.draw = counted("step", augment.draw)
     extract.to_float = counted("batch", extract.to_float)
-    artifacts._flush = counted("flush", artifacts._flush)
+    artifacts.flush = counted("flush", artifacts.flush)
 
 
 def live(spec: RunSpec, name: str | None, point: int) -> dict[str, Any]:
@@ -55,6 +57,7 @@ def live(spec: RunSpec, name: str | None, point: int) -> dict[str, Any]:
     if child == 0:
         status = 1
         try:
+            os.setpgid(0, 0)
             arm(name, point, writing)
             train.train_run(spec)
             status = 0
@@ -71,5 +74,7 @@ def live(spec: RunSpec, name: str | None, point: int) -> dict[str, Any]:
 
 if __name__ == "__main__":
     spec = train_spec(load_study(Path(sys.argv[1])), dataset="market1501", cell="p1_rpe_jsd", seed=0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also in the background of a shell, where it is ignored
+    spec = dataclasses.replace(spec, workers=int((*sys.argv, 0)[3]))
     for out, name, point in json.loads(sys.argv[2]):
         print(json.dumps(live(dataclasses.replace(spec, out=Path(out)), name, point)), flush=True)

@@ -182,13 +182,13 @@ def weights_convert(
 
 
 @app.command()
-def pretrain(plan: PlanOption) -> None:
+def pretrain(plan: PlanOption, planned_code: Annotated[str, typer.Option(hidden=True)] = "") -> None:
     """Trains the one backbone that every run of the quickstart starts from."""
     from reidablate.engine.stages import pretrain_spec
     from reidablate.engine.train import train_run
     from reidablate.study import load_study
 
-    typer.echo(train_run(pretrain_spec(load_study(plan))))
+    typer.echo(train_run(pretrain_spec(load_study(plan), planned_code=planned_code)))
 
 
 @app.command()

@@ -106,6 +106,7 @@ class Metrics(BaseModel):
 
     status: Status
     headline: Side
+    features_sha256: str | None = None
     before_neck: dict[str, float] = {}
     after_neck: dict[str, float] = {}
 

@@ -312,7 +312,7 @@ def latest_study(results: Path) -> Study:
         UserError: There is no plan.
     """
     tables = results / "tables" / "study.json"
-    plans = sorted((results / "plans").glob("*.json"), key=lambda path: path.stat().st_mtime)
+    plans = sorted((results / "plans").glob("[!.]*.json"), key=lambda path: path.stat().st_mtime)
     if tables.is_file():
         behind = results / "plans" / f"{read_json(tables).get('plan_hash')}.json"
         plans += [behind] if behind.is_file() else []

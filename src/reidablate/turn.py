@@ -37,7 +37,7 @@ class Turn:
         if self.undisturbed and self._try(fcntl.LOCK_EX):
             return
         print(
-            f"reidablate: another call is running the study in {self._root}; waiting for it",
+            f"reidablate: another call is using the study in {self._root}; waiting for it",
             file=sys.stderr,
             flush=True,
         )

@@ -1,7 +1,11 @@
 """What only a CUDA device can show: the same decisions, close numbers, and no waiting on the device in a step."""
 
 import dataclasses
+import os
+import signal
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -39,6 +43,28 @@ def test_a_run_on_the_gpu_repeats_itself_and_stays_near_the_cpu(tiny_study: Stud
     assert one == two
     losses = {name: pd.read_parquet(tmp_path / name / "history.parquet")["total"] for name in ("one", "cpu")}
     np.testing.assert_allclose(losses["one"], losses["cpu"], rtol=1e-2)
+
+
+def test_a_run_on_the_gpu_stopped_within_each_epoch_ends_with_the_same_bits(
+    tiny_study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = spec_on(tiny_study, tmp_path / "whole", "cuda")
+    train_run(whole)
+    draw, steps = augment.draw, count(1)
+
+    def stop_now_and_then(*args: Any, **kwargs: Any) -> augment.Decisions:
+        if next(steps) % 5 == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return draw(*args, **kwargs)
+
+    monkeypatch.setattr(augment, "draw", stop_now_and_then)
+    stopped = spec_on(tiny_study, tmp_path / "stopped", "cuda")
+    for _ in range(2):
+        with pytest.raises(SystemExit, match="143"):
+            train_run(stopped)
+    train_run(stopped)
+    for name in ("model.safetensors", "features.npz"):
+        assert sha256_file(stopped.out / name) == sha256_file(whole.out / name)
 
 
 @pytest.mark.parametrize("tf32", [False, True])

@@ -112,7 +112,8 @@ def test_a_reader_that_stops_early_sees_no_traceback() -> None:
 
 def test_an_interrupt_ends_with_status_130_and_no_traceback(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
-    process = subprocess.Popen(command("aggregate", "--plan", tmp_path / "fifo"), stderr=subprocess.PIPE)
+    heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}  # also in the background
+    process = subprocess.Popen(command("aggregate", "--plan", tmp_path / "fifo"), stderr=subprocess.PIPE, **heard)
     assert process.stderr is not None
     with process.stderr, (tmp_path / "fifo").open("wb"):  # opens when the program reads
         process.send_signal(signal.SIGINT)

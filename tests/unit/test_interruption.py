@@ -28,13 +28,11 @@ from reidablate.study import Study
 from reidablate.trees import merge
 from support import ROOT
 
-CPU = torch.device("cpu")
 
-
-def live(study: Study, *lives: tuple[Path, str | None, int]) -> list[dict[str, Any]]:
+def live(study: Study, *lives: tuple[Path, str | None, int], workers: int = 0) -> list[dict[str, Any]]:
     """Trains the run once for each (folder, signal, point) and returns how each of them ended; see `dying.py`."""
     told = json.dumps([(str(out), *death) for out, *death in lives])
-    command = [sys.executable, str(ROOT / "tests" / "dying.py"), str(study.path), told]
+    command = [sys.executable, str(ROOT / "tests" / "dying.py"), str(study.path), told, str(workers)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
     assert "Traceback" not in done.stderr, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -54,7 +52,8 @@ def assert_same(out: Path, peaceful: Path) -> None:
         assert sha256_file(out / name) == sha256_file(peaceful / name), name
     steps = pd.read_parquet(out / "history.parquet").drop(columns="images_per_s")
     pd.testing.assert_frame_equal(steps, pd.read_parquet(peaceful / "history.parquet")[list(steps)])
-    assert {path.name for path in out.iterdir()} == {path.name for path in peaceful.iterdir()}
+    left, expected = ({path.relative_to(run) for path in run.rglob("*")} for run in (out, peaceful))
+    assert {path for path in left ^ expected if path.suffix != ".pt"} == set()  # whose names hold times
 
 
 @pytest.mark.slow
@@ -96,6 +95,20 @@ def test_sigterm_repeats_no_step(tiny_study: Study, peaceful: tuple[Path, list[s
     assert sum(life["points"].count("step") for life in stopped) == points.count("step")
     assert_same(out, undisturbed)
     assert read_json(out / "provenance.json")["code_hash"] == code_hash()
+
+
+def test_sigterm_to_the_whole_group_leaves_the_loader_processes_to_us(
+    tiny_study: Study, peaceful: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    undisturbed, points = peaceful
+    out, told = tmp_path / "run", "SIGTERM group"
+    deaths = [(out, told, 3), (out, told, 4), (out, told, points.index("batch") - 5), (out, None, 0)]
+    *stopped, last = live(tiny_study, *deaths, workers=2)
+    assert [life["exit"] for life in stopped] == [143, 143, 143]
+    assert last["exit"] == 0
+    assert sum(life["points"].count("step") for life in [*stopped, last]) == points.count("step")
+    assert any("batch" in life["points"] for life in stopped)
+    assert_same(out, undisturbed)
 
 
 def test_sigterm_during_the_extraction_repeats_no_part(
@@ -150,7 +163,7 @@ def test_the_last_two_epochs_and_what_a_signal_left_behind_them_are_kept(tmp_pat
     assert positions(tmp_path) == ["epoch00003-step00009", "epoch00003-step00000", "epoch00002-step00000"]
     save_checkpoint(tmp_path, a_checkpoint(4))
     assert positions(tmp_path) == ["epoch00004-step00000", "epoch00003-step00000"]
-    found, _ = load_checkpoint(tmp_path, {"seed": "0"}, CPU, whole_epoch=True)
+    found, _ = load_checkpoint(tmp_path, {"seed": "0"}, whole_epoch=True)
     assert found is not None
     assert found.epochs_done == 4
 
@@ -162,7 +175,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> Non
     content = bytearray(newest.read_bytes())
     content[content.index(torch.full((64,), 2.0).numpy().tobytes()) + 5] ^= 1  # one bit of one weight
     newest.write_bytes(content)
-    found, refused = load_checkpoint(tmp_path, {"seed": "0"}, CPU)
+    found, refused = load_checkpoint(tmp_path, {"seed": "0"})
     assert found is not None
     assert found.epochs_done == 1
     assert refused == {newest: f"{newest} is damaged and is not used."}
@@ -170,7 +183,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> Non
 
 def test_a_checkpoint_of_another_training_is_refused_by_name(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, a_checkpoint(1))
-    found, refused = load_checkpoint(tmp_path, {"seed": "1", "data": "f00d"}, CPU)
+    found, refused = load_checkpoint(tmp_path, {"seed": "1", "data": "f00d"})
     assert found is None
     (path,) = checkpoints(tmp_path)
     assert refused == {path: f"{path} is of another seed and data and is not used."}

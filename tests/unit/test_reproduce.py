@@ -48,6 +48,13 @@ def test_a_changed_weight_and_a_changed_machine_are_said(run: Path) -> None:
     assert any(line.startswith("changed since: versions") for line in outcome.lines)
 
 
+def test_without_its_own_files_nothing_is_trained(run: Path) -> None:
+    (run / "features.npz").unlink()
+    with pytest.raises(UserError, match=r"lacks features.npz, so there is nothing to compare with"):
+        reproduce_run(run)
+    assert [path.name for path in run.parent.iterdir()] == ["seed0"]
+
+
 def test_without_provenance_or_data_it_is_a_sentence(run: Path) -> None:
     shutil.rmtree(run.parents[2] / "data")
     with pytest.raises(UserError, match="is missing"):

@@ -57,7 +57,7 @@ def tell(process: "subprocess.Popen[str]") -> None:
 
 def waits(process: "subprocess.Popen[str]") -> bool:
     assert process.stderr is not None
-    return "another call is running" in process.stderr.readline()
+    return "another call is using" in process.stderr.readline()
 
 
 def test_a_second_call_waits_for_the_first_and_plans_again(call: Call) -> None:

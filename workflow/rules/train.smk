@@ -16,13 +16,14 @@ rule pretrain:
         ROOT / "pretrain" / "provenance.json",
     params:
         config=STUDY.pretrain_config().hash,
+        code=planned_code(ROOT / "pretrain"),
     log:
         LOGS / "pretrain.log",
     threads: STUDY.preset.execution.threads
     resources:
         gpu=STUDY.gpus_per_run,
     shell:
-        "reidablate pretrain --plan {PLAN} 2> {log}"
+        "reidablate pretrain --plan {PLAN} --planned-code {params.code} 2> {log}"
 
 
 rule train:

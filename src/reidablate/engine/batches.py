@@ -3,12 +3,15 @@
 B batch, H x W pixels.
 """
 
+import signal
 from collections.abc import Generator, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
+
+from reidablate.engine.stopping import SIGNALS
 
 
 class _Rows(Dataset[torch.Tensor]):
@@ -19,6 +22,12 @@ class _Rows(Dataset[torch.Tensor]):
 
     def __getitem__(self, rows: Sequence[int]) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(self.images[np.asarray(rows)]))
+
+
+def _ignore_signals(_: int) -> None:
+    """Leaves SIGTERM and Ctrl-C, which reach the whole process group, to the process that the loader works for."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def image_batches(
@@ -41,5 +50,6 @@ def image_batches(
         batch_size=None,
         sampler=(list(map(int, rows)) for rows in batches),
         num_workers=workers,
+        worker_init_fn=_ignore_signals,
         pin_memory=pin,
     )

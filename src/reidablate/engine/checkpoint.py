@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from reidablate.artifacts import atomic_path, sha256_file
+from reidablate.artifacts import atomic_path, flush, sha256_file
 from reidablate.runs import state_folder
 
 NUM_KEPT = 2
@@ -68,6 +68,7 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
         torch.save({field.name: getattr(checkpoint, field.name) for field in fields(Checkpoint)}, temporary)
     digest = sha256_file(new)[:_DIGITS]
     new.replace(new.with_name(f"epoch{checkpoint.epochs_done:05d}-step{checkpoint.steps_done:05d}-{digest}.pt"))
+    flush(new.parent)  # before those that it replaces are deleted
     found = checkpoints(run)
     kept = [path for path in found if _is_whole_epoch(path)][:NUM_KEPT] + found[:1]
     for path in found:
@@ -76,21 +77,22 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(
-    run: Path, identity: dict[str, str], device: torch.device, *, whole_epoch: bool = False
+    run: Path, identity: dict[str, str], *, whole_epoch: bool = False
 ) -> tuple[Checkpoint | None, dict[Path, str]]:
     """Returns the last usable checkpoint of a run, None without one, and of each better one why it cannot be used.
+
+    Its tensors are on the CPU, where the history stays; a model or optimiser takes its own to where it is.
 
     Args:
         run: The run's folder.
         identity: What the training is now.
-        device: Where the tensors go.
         whole_epoch: Leave out those of within an epoch.
     """
     refused: dict[Path, str] = {}
     for path in checkpoints(run):
         if whole_epoch and not _is_whole_epoch(path):
             continue
-        found = _read(path, device)
+        found = _read(path)
         if found is None:
             refused[path] = f"{path} is damaged and is not used."
             continue
@@ -106,11 +108,11 @@ def _is_whole_epoch(path: Path) -> bool:
     return match is not None and int(match["steps"]) == 0
 
 
-def _read(path: Path, device: torch.device) -> Checkpoint | None:
+def _read(path: Path) -> Checkpoint | None:
     """Returns what a file holds, None where its bytes are not those that were written or another version wrote it."""
     try:
         if not path.stem.endswith(sha256_file(path)[:_DIGITS]):
             return None
-        return Checkpoint(**torch.load(path, map_location=device, weights_only=True))
+        return Checkpoint(**torch.load(path, map_location="cpu", weights_only=True))
     except (OSError, RuntimeError, EOFError, ValueError, TypeError, pickle.UnpicklingError):
         return None

@@ -53,7 +53,8 @@ def _resolve(name: str, gpus: list[list[str]]) -> str | None:
         return name
     if name.isdecimal():
         return gpus[int(name)][0] if int(name) < len(gpus) else None
-    return next((uuid for instances in gpus for uuid in instances if uuid.startswith(name)), name)
+    unlisted = None if name.startswith("GPU-") else name
+    return next((uuid for instances in gpus for uuid in instances if uuid.startswith(name)), unlisted)
 
 
 def _listed_gpus() -> list[list[str]]:

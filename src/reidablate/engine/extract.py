@@ -67,14 +67,15 @@ def extract_features(
         found = _parts(split, len(images), parts)
         batches = [batch for numbers, part in found.items() if part is None for batch in _batches(numbers)]
         loader = image_batches(read_cache(data / "cache", split), batches, workers=workers, pin=device.type == "cuda")
-        for numbers, part in found.items():
-            if part is None:
-                found[numbers] = part = _forward(model, islice(loader, len(_batches(numbers))), device)
-                if parts is not None:
-                    write_npz(_part_path(parts, split, numbers), part)
-            done += len(numbers)
-            if progress is not None:
-                progress(done, total)
+        with contextlib.closing(loader):
+            for numbers, part in found.items():
+                if part is None:
+                    found[numbers] = part = _forward(model, islice(loader, len(_batches(numbers))), device)
+                    if parts is not None:
+                        write_npz(_part_path(parts, split, numbers), part)
+                done += len(numbers)
+                if progress is not None:
+                    progress(done, total)
         arrays |= {f"{split}_{side}": np.concatenate([part[side] for part in found.values() if part]) for side in SIDES}
         arrays |= {f"{split}_{key}s": images[key].to_numpy(np.int64) for key in ("pid", "camid")}
         arrays[f"{split}_names"] = images["name"].to_numpy(str)

@@ -1,7 +1,7 @@
 """Repeating one finished run from its own provenance and comparing the outcome bit by bit."""
 
 import dataclasses
-import tempfile
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from reidablate.config import RunConfig, validate
 from reidablate.data.index import read_index
 from reidablate.engine.spec import RunSpec
 from reidablate.engine.train import train_run
+from reidablate.errors import UserError
 
 COMPARED = ("model.safetensors", "features.npz")
 
@@ -51,21 +52,26 @@ class Outcome:
 
 
 def reproduce_run(run: Path) -> Outcome:
-    """Trains a run again in a temporary folder beside it and returns how the outcome compares.
+    """Trains a run again in a hidden folder beside it, deleted at the end, and returns how the outcome compares.
+
+    An interrupted repetition goes on where it stopped, like any training.
 
     Args:
         run: The folder `results/<preset>/<dataset>/<cell>/seed<k>`.
 
     Raises:
-        UserError: The run has no provenance, or its data or weights are gone.
+        UserError: The run has no provenance, or its files, data or weights are gone.
     """
     made = read_record(run / "provenance.json", _Made)
     spec = _spec(run, made)
-    with tempfile.TemporaryDirectory(dir=run.parent, prefix=f".{run.name}.reproduce.") as folder:
-        again = Path(folder)
-        train_run(dataclasses.replace(spec, out=again))
-        same = {name: sha256_file(run / name) == sha256_file(again / name) for name in COMPARED}
-        changes = _changes(made, read_record(again / "provenance.json", _Made))
+    if gone := [name for name in COMPARED if not (run / name).is_file()]:
+        raise UserError(f"{run} lacks {' and '.join(gone)}, so there is nothing to compare with; run snakemake again.")
+    before = {name: sha256_file(run / name) for name in COMPARED}
+    again = run.with_name(f".{run.name}.reproduce")
+    train_run(dataclasses.replace(spec, out=again))
+    same = {name: digest == sha256_file(again / name) for name, digest in before.items()}
+    changes = _changes(made, read_record(again / "provenance.json", _Made))
+    shutil.rmtree(again)
     verdicts = [f"{name}: {'identical' if equal else 'DIFFERS'}" for name, equal in same.items()]
     return Outcome(all(same.values()), (f"made by: {made.command}", *verdicts, *changes))
 
@@ -89,6 +95,7 @@ def _spec(run: Path, made: _Made) -> RunSpec:
         threads=made.threads,
         workers=min(made.workers, provenance.usable_cores()),
         command=made.command,
+        same_code=True,
     )
 
 

@@ -31,10 +31,10 @@ def train_spec(
     return _spec(study, config, name, dataset=dataset, cell=cell, seed=seed, planned_code=planned_code)
 
 
-def pretrain_spec(study: Study) -> RunSpec:
+def pretrain_spec(study: Study, *, planned_code: str = "") -> RunSpec:
     """Returns the specification of the training of the quickstart's backbone; it has no features."""
     config = study.pretrain_config()
-    return _spec(study, config, PRETRAIN, dataset=PRETRAIN, cell=PRETRAIN, seed=0, planned_code="")
+    return _spec(study, config, PRETRAIN, dataset=PRETRAIN, cell=PRETRAIN, seed=0, planned_code=planned_code)
 
 
 def _spec(

@@ -11,7 +11,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class StopSignal:
     """While the block runs, the first SIGTERM or SIGINT is only noted; a second one acts at once, as usual.
 
-    Outside the main thread, which alone may handle signals, nothing is noted.
+    What is ignored stays so, as Ctrl-C is in the background of a shell. Outside the main thread, which alone may handle
+    signals, nothing is noted.
     """
 
     def __init__(self) -> None:
@@ -20,7 +21,8 @@ class StopSignal:
 
     def __enter__(self) -> "StopSignal":
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}  # type: ignore[misc]
+            heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._note) for number in heard}  # type: ignore[misc]
         return self
 
     def __exit__(

@@ -16,7 +16,16 @@ import pandas as pd
 import torch
 
 from reidablate import provenance
-from reidablate.artifacts import content_hash, only_writer, read_json, sha256_file, write_json, write_npz, write_table
+from reidablate.artifacts import (
+    content_hash,
+    only_writer,
+    read_json,
+    remove_half_written,
+    sha256_file,
+    write_json,
+    write_npz,
+    write_table,
+)
 from reidablate.data import augment
 from reidablate.data.cache import read_cache
 from reidablate.data.index import read_index
@@ -61,6 +70,8 @@ def train_run(spec: RunSpec) -> str:
             return f"{spec.name}: complete already"
         print(f"{spec.name}: {place(spec, device, gpus)}", file=sys.stderr, flush=True)
         be_deterministic(spec.threads)
+        for folder in (state_folder(spec.out), *state_folder(spec.out).glob("features-*")):
+            remove_half_written(folder)
         with StopSignal() as stop:
             return training.run(stop)
 
@@ -147,7 +158,7 @@ class _Training:
         optimiser = build_optimiser(model, self.config)
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.config.train.precision == "fp16")
         fit = Fit(model=model, optimiser=optimiser, scaler=scaler)
-        found, refused = load_checkpoint(self.spec.out, self.identity, self.device, whole_epoch=whole_epoch)
+        found, refused = load_checkpoint(self.spec.out, self.identity, whole_epoch=whole_epoch)
         for path, sentence in refused.items():
             self._say(sentence)
             path.unlink()
@@ -355,10 +366,10 @@ class _Training:
 
 
 def _next(loader: Iterator[torch.Tensor], stop: StopSignal) -> torch.Tensor | None:
-    """Returns the next batch; None when the signal that stops us has ended a loader process before."""
+    """Returns the next batch; None when the signal that stops us ended a loader process before it could ignore it."""
     try:
         return next(loader)
-    except RuntimeError:
+    except (RuntimeError, OSError, EOFError):
         if stop.came:
             return None
         raise

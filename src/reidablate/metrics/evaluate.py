@@ -53,6 +53,7 @@ def _evaluate(run: Path) -> str:
     write_table(pd.concat(frames, ignore_index=True), run / "queries.parquet")
     write_table(camera_pairs(features, headline), run / "camera_pairs.parquet")
     summary |= {side: result.summary() for side, result in scores.items()}
+    summary["features_sha256"] = made.sha256.get(path.name)
     write_json(run / "metrics.json", summary)
     best = summary[headline]
     return f"{made.name}: mAP {100 * best['mAP']:.1f}, Rank-1 {100 * best['rank1']:.1f} ({headline})"

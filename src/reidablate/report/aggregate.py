@@ -104,11 +104,16 @@ def _collect(study: Study, run: Run, summary: dict[str, Any]) -> _Parts:
         for what, found, wanted in (
             ("configuration", made.config_hash, study.cell(run.cell).config_hash),
             ("data", made.data_fingerprint, summary.get("fingerprint")),
+            (
+                "features",
+                metrics.features_sha256,
+                made.sha256.get("features.npz") if made.status == "finished" else None,
+            ),
         )
         if found != wanted
     ]
     if stale:
-        reason = f"{folder} was made with another {' and '.join(stale)}; run snakemake again."
+        reason = f"{folder} was made or scored with another {' and '.join(stale)}; run snakemake again."
         return _Parts({"status": "missing", "reason": reason}, [], None, None)
     rows = [
         {**_key(run), "side": side, "metric": metric, "value": value}
