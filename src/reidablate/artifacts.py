@@ -1,8 +1,10 @@
 """Reading and writing what the stages hand to each other: atomic, free of code, one format each."""
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound="BaseModel")
 
 _TEMPORARY = ".tmp-"  # begins the names of files that are not whole yet
+_FULL_BYTES = 2**20  # a disk with less is full
 
 
 @contextmanager
@@ -45,10 +48,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
         flush(path.parent)
-    except OSError as error:
-        if error.errno is None:
+    except Exception as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        if reason is None and shutil.disk_usage(path.parent).free < _FULL_BYTES:
+            reason = os.strerror(
+                errno.ENOSPC
+            )  # torch, safetensors and matplotlib put a full disk in words of their own
+        if reason is None:
             raise
-        raise UserError(f"cannot write {path}: {error.strerror}; free the disk or fix the folder's rights.") from error
+        raise UserError(f"cannot write {path}: {reason}; free the disk or fix the folder's rights.") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -19,7 +19,14 @@ from safetensors.torch import load_file
 from reidablate.artifacts import read_json, sha256_file
 from reidablate.config import RunConfig
 from reidablate.data import augment
-from reidablate.engine.checkpoint import Checkpoint, checkpoints, load_checkpoint, save_checkpoint
+from reidablate.engine.checkpoint import (
+    Checkpoint,
+    checkpoints,
+    load_checkpoint,
+    refusals,
+    save_checkpoint,
+    training_folder,
+)
 from reidablate.engine.stages import train_spec
 from reidablate.engine.train import train_run
 from reidablate.metrics.evaluate import evaluate_run
@@ -139,7 +146,7 @@ def test_a_diverging_run_stopped_within_its_epoch_keeps_its_last_finite_weights(
     monkeypatch.setattr(augment, "draw", stop_at_the_fifth)
     with pytest.raises(SystemExit, match="143"):
         train_run(spec)
-    (left,) = checkpoints(spec.out)
+    (left,) = (spec.out / "state").glob("*/*.pt")
     assert not all(bool(value.isfinite().all()) for value in torch.load(left, weights_only=True)["model"].values())
     assert "DIVERGED" in train_run(spec)
     assert all(bool(value.isfinite().all()) for value in load_file(spec.out / "model.safetensors").values())
@@ -153,8 +160,8 @@ def a_checkpoint(epochs: int, steps: int = 0, **over: Any) -> Checkpoint:
     return Checkpoint(**{**fields, **over})
 
 
-def positions(run: Path) -> list[str]:
-    return [path.name[:20] for path in checkpoints(run)]
+def positions(folder: Path) -> list[str]:
+    return [path.name[:20] for path in checkpoints(folder)]
 
 
 def test_the_last_two_epochs_and_what_a_signal_left_behind_them_are_kept(tmp_path: Path) -> None:
@@ -163,7 +170,7 @@ def test_the_last_two_epochs_and_what_a_signal_left_behind_them_are_kept(tmp_pat
     assert positions(tmp_path) == ["epoch00003-step00009", "epoch00003-step00000", "epoch00002-step00000"]
     save_checkpoint(tmp_path, a_checkpoint(4))
     assert positions(tmp_path) == ["epoch00004-step00000", "epoch00003-step00000"]
-    found, _ = load_checkpoint(tmp_path, {"seed": "0"}, whole_epoch=True)
+    found, _ = load_checkpoint(tmp_path, whole_epoch=True)
     assert found is not None
     assert found.epochs_done == 4
 
@@ -175,18 +182,33 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> Non
     content = bytearray(newest.read_bytes())
     content[content.index(torch.full((64,), 2.0).numpy().tobytes()) + 5] ^= 1  # one bit of one weight
     newest.write_bytes(content)
-    found, refused = load_checkpoint(tmp_path, {"seed": "0"})
+    found, damaged = load_checkpoint(tmp_path)
     assert found is not None
     assert found.epochs_done == 1
-    assert refused == {newest: f"{newest} is damaged and is not used."}
+    assert damaged == [newest]
 
 
 def test_a_checkpoint_of_another_training_is_refused_by_name(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path, a_checkpoint(1))
-    found, refused = load_checkpoint(tmp_path, {"seed": "1", "data": "f00d"})
-    assert found is None
-    (path,) = checkpoints(tmp_path)
-    assert refused == {path: f"{path} is of another seed and data and is not used."}
+    theirs, ours = {"seed": "0", "data": "f00d"}, {"seed": "1", "data": "beef"}
+    save_checkpoint(training_folder(tmp_path, theirs), a_checkpoint(1, identity=theirs))
+    assert refusals(tmp_path, theirs) == []
+    assert load_checkpoint(training_folder(tmp_path, ours)) == (None, [])
+    (sentence,) = refusals(tmp_path, ours)
+    assert sentence.startswith(f"{training_folder(tmp_path, theirs)} is of another seed and data and is not used")
+
+
+def test_an_edit_that_is_taken_back_loses_no_step(
+    tiny_study: Study, peaceful: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    undisturbed, points = peaceful
+    out = tmp_path / "run"
+    (stopped,) = live(tiny_study, (out, "SIGTERM", 10))
+    spec = train_spec(tiny_study, dataset="market1501", cell="p1_rpe_jsd", seed=1)
+    train_run(dataclasses.replace(spec, out=out))
+    (again,) = live(tiny_study, (out, None, 0))
+    assert sum(life["points"].count("step") for life in (stopped, again)) == points.count("step")
+    for name in ("model.safetensors", "features.npz"):
+        assert sha256_file(out / name) == sha256_file(undisturbed / name)
 
 
 @pytest.mark.parametrize(
@@ -202,9 +224,8 @@ def test_a_run_that_may_not_go_on_starts_again_and_says_why(
     train_run(dataclasses.replace(spec, out=tmp_path / "run", **over))
     told = capsys.readouterr().err
     assert sentence in told
-    assert "training starts again from the first epoch" in told
+    assert "training starts from the first epoch" in told
     assert read_json(tmp_path / "run" / "provenance.json")["code_hash"] == code_hash()
-    assert positions(tmp_path / "run") == ["epoch00002-step00000", "epoch00001-step00000"]  # its own, not the refused
 
 
 def test_a_trained_run_whose_files_were_deleted_before_it_was_scored_repeats_no_epoch(
@@ -234,7 +255,7 @@ def test_a_run_that_goes_on_with_edited_code_names_both_versions(
 
 def edit_code(run: Path) -> None:
     """Makes the run's checkpoint one of older code."""
-    old = Checkpoint(**torch.load(checkpoints(run)[0], weights_only=True))
-    for path in checkpoints(run):
-        path.unlink()
-    save_checkpoint(run, dataclasses.replace(old, codes=["01dc0de"]))
+    (path,) = (run / "state").glob("*/*.pt")
+    old = Checkpoint(**torch.load(path, weights_only=True))
+    path.unlink()
+    save_checkpoint(path.parent, dataclasses.replace(old, codes=["01dc0de"]))

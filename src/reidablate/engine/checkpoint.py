@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from reidablate.artifacts import atomic_path, flush, sha256_file
+from reidablate.artifacts import atomic_path, content_hash, flush, sha256_file
 from reidablate.runs import state_folder
 
 NUM_KEPT = 2
@@ -51,56 +51,70 @@ class Checkpoint:
     wall_s: float
 
 
-def checkpoints(run: Path) -> list[Path]:
-    """Returns the checkpoints of a run, the one that got farthest first."""
-    found = [(path, _NAME.fullmatch(path.name)) for path in state_folder(run).glob("*.pt")]
+def training_folder(run: Path, identity: dict[str, str]) -> Path:
+    """Returns where a training keeps its state; another configuration or data of the same run has a place of its own.
+
+    So an edit that is taken back loses no epoch.
+    """
+    return state_folder(run) / content_hash(identity)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Returns the checkpoints in the folder of a training, the one that got farthest first."""
+    found = [(path, _NAME.fullmatch(path.name)) for path in folder.glob("*.pt")]
     named = [(int(match["epochs"]), int(match["steps"]), path) for path, match in found if match]
     return [path for *_, path in sorted(named, reverse=True)]
 
 
-def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Writes a checkpoint under the name of its position and of its SHA-256, and drops those it makes superfluous.
 
     Kept are the last two of whole epochs and, if it got farther than they, the last one of within an epoch.
     """
-    new = state_folder(run) / "new.pt"
+    new = folder / "new.pt"
     with atomic_path(new) as temporary:
         torch.save({field.name: getattr(checkpoint, field.name) for field in fields(Checkpoint)}, temporary)
     digest = sha256_file(new)[:_DIGITS]
     new.replace(new.with_name(f"epoch{checkpoint.epochs_done:05d}-step{checkpoint.steps_done:05d}-{digest}.pt"))
     flush(new.parent)  # before those that it replaces are deleted
-    found = checkpoints(run)
+    found = checkpoints(folder)
     kept = [path for path in found if _is_whole_epoch(path)][:NUM_KEPT] + found[:1]
     for path in found:
         if path not in kept:
             path.unlink()
 
 
-def load_checkpoint(
-    run: Path, identity: dict[str, str], *, whole_epoch: bool = False
-) -> tuple[Checkpoint | None, dict[Path, str]]:
-    """Returns the last usable checkpoint of a run, None without one, and of each better one why it cannot be used.
+def load_checkpoint(folder: Path, *, whole_epoch: bool = False) -> tuple[Checkpoint | None, list[Path]]:
+    """Returns the last whole checkpoint of a training, None without one, and the damaged ones that got farther.
 
     Its tensors are on the CPU, where the history stays; a model or optimiser takes its own to where it is.
 
     Args:
-        run: The run's folder.
-        identity: What the training is now.
+        folder: That of the training.
         whole_epoch: Leave out those of within an epoch.
     """
-    refused: dict[Path, str] = {}
-    for path in checkpoints(run):
+    damaged: list[Path] = []
+    for path in checkpoints(folder):
         if whole_epoch and not _is_whole_epoch(path):
             continue
-        found = _read(path)
-        if found is None:
-            refused[path] = f"{path} is damaged and is not used."
-            continue
-        changed = [key for key, value in identity.items() if found.identity.get(key) != value]
-        if not changed:
-            return found, refused
-        refused[path] = f"{path} is of another {' and '.join(changed)} and is not used."
-    return None, refused
+        if found := _read(path):
+            return found, damaged
+        damaged.append(path)
+    return None, damaged
+
+
+def refusals(run: Path, identity: dict[str, str]) -> list[str]:
+    """Returns a sentence for every interrupted training of the run that was another one and cannot be gone on with."""
+    own = training_folder(run, identity)
+    sentences = []
+    for folder in sorted(state_folder(run).glob("*/")):
+        found = None if folder == own else load_checkpoint(folder)[0]
+        if found:
+            keys = [key for key in identity | found.identity if found.identity.get(key) != identity.get(key)]
+            sentences.append(
+                f"{folder} is of another {' and '.join(keys)} and is not used; it is kept until the run is scored"
+            )
+    return sentences
 
 
 def _is_whole_epoch(path: Path) -> bool:

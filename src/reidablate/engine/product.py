@@ -1,5 +1,6 @@
 """Products of matrices by torch, on any device, for scoring: see `metrics.protocol.score`."""
 
+import re
 from typing import Any
 
 import numpy.typing as npt
@@ -18,6 +19,8 @@ def on_device(device: str) -> Product:
     Raises:
         UserError: There is no such device.
     """
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise UserError(f"--device is '{device}' but should be cpu, cuda or cuda:N.")
     try:
         torch.empty(1, dtype=torch.float64, device=device)
     except (RuntimeError, TypeError, AssertionError) as error:

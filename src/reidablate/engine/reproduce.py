@@ -62,6 +62,8 @@ def reproduce_run(run: Path) -> Outcome:
     Raises:
         UserError: The run has no provenance, or its files, data or weights are gone.
     """
+    if not run.name.removeprefix("seed").isdecimal():
+        raise UserError(f"{run} is no run's folder; give results/<preset>/<dataset>/<cell>/seed<k>.")
     made = read_record(run / "provenance.json", _Made)
     spec = _spec(run, made)
     if gone := [name for name in COMPARED if not (run / name).is_file()]:
@@ -80,7 +82,8 @@ def _spec(run: Path, made: _Made) -> RunSpec:
     """Returns the specification that a run's provenance records."""
     root, on_cpu = run.parents[2], made.device == "cpu"
     data = root / "data" / made.dataset
-    read_index(data / "index")  # says in a sentence that the data is gone, before anything starts
+    if read_index(data / "index").summary["fingerprint"] != made.data_fingerprint:
+        raise UserError(f"{data} holds other images than {run} was trained on, so no repetition can equal it.")
     return RunSpec(
         config=validate(RunConfig, made.config, where=str(run / "provenance.json")),
         name=f"{made.dataset}/{made.cell}/seed{made.seed}",

@@ -25,7 +25,7 @@ def train_spec(
     """
     asked = study.gpus_per_run
     if gpus is not None and gpus != asked:
-        raise UserError(f"the plan asks for gpu={asked} a run but {gpus} were granted; raise --resources gpu=.")
+        raise UserError(f"the plan asks for gpu={asked} a run but {gpus} were granted; grant as many as it asks.")
     config = study.cell(cell).config
     name = f"{study.dataset(dataset).name}/{cell}/seed{seed}"
     return _spec(study, config, name, dataset=dataset, cell=cell, seed=seed, planned_code=planned_code)

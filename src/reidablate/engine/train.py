@@ -31,7 +31,7 @@ from reidablate.data.cache import read_cache
 from reidablate.data.index import read_index
 from reidablate.data.sampler import PKSampler
 from reidablate.engine.batches import image_batches
-from reidablate.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from reidablate.engine.checkpoint import Checkpoint, load_checkpoint, refusals, save_checkpoint, training_folder
 from reidablate.engine.devices import lease
 from reidablate.engine.extract import Features, extract_features, no_features
 from reidablate.engine.fit import Divergence, Fit, epoch_means, find_divergence
@@ -46,7 +46,7 @@ from reidablate.losses.total import BatchOutputs, study_loss
 from reidablate.models.checkpoints import load_weights, save_weights
 from reidablate.models.neck import ReidModel, ReidOutput, initialise
 from reidablate.rng import generator, seed_int, torch_generator
-from reidablate.runs import remove_state, state_folder
+from reidablate.runs import remove_state
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -70,7 +70,7 @@ def train_run(spec: RunSpec) -> str:
             return f"{spec.name}: complete already"
         print(f"{spec.name}: {place(spec, device, gpus)}", file=sys.stderr, flush=True)
         be_deterministic(spec.threads)
-        for folder in (state_folder(spec.out), *state_folder(spec.out).glob("features-*")):
+        for folder in (training.state, *training.state.glob("features-*")):
             remove_half_written(folder)
         with StopSignal() as stop:
             return training.run(stop)
@@ -104,6 +104,7 @@ class _Training:
         }
         if spec.same_code:
             self.identity["code"] = provenance.code_hash()
+        self.state = training_folder(spec.out, self.identity)
 
     def is_complete(self) -> bool:
         """Returns whether the run's folder holds this very training, finished."""
@@ -113,6 +114,7 @@ class _Training:
             return False
         made: dict[str, Any] = read_json(out / "provenance.json")
         wanted = {
+            "seed": self.spec.seed,
             "config_hash": self.config.hash,
             "data_fingerprint": self.fingerprint,
             "weights_sha256": self.weights_hash,
@@ -158,9 +160,9 @@ class _Training:
         optimiser = build_optimiser(model, self.config)
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.config.train.precision == "fp16")
         fit = Fit(model=model, optimiser=optimiser, scaler=scaler)
-        found, refused = load_checkpoint(self.spec.out, self.identity, whole_epoch=whole_epoch)
-        for path, sentence in refused.items():
-            self._say(sentence)
+        found, damaged = load_checkpoint(self.state, whole_epoch=whole_epoch)
+        for path in damaged:
+            self._say(f"{path} is damaged and is not used")
             path.unlink()
         if found:
             model.load_state_dict(found.model)
@@ -170,8 +172,10 @@ class _Training:
                 setattr(fit, name, getattr(found, name))
         if found and not whole_epoch:
             self._say(f"goes on after epoch {fit.epochs_done}, step {fit.steps_done} of the next")
-        elif refused:
-            self._say("training starts again from the first epoch")
+        elif refused := refusals(self.spec.out, self.identity):
+            for sentence in refused:
+                self._say(sentence)
+            self._say("training starts from the first epoch")
         if provenance.code_hash() not in fit.codes:
             if fit.codes:
                 self._say("the source code was edited since the run began; its provenance names both versions")
@@ -201,7 +205,7 @@ class _Training:
                 bar.step(epoch, step, len(batches))
             if stop.came:
                 fit.add_steps(values, time.perf_counter() - started)
-                save_checkpoint(self.spec.out, self._checkpoint(fit))
+                save_checkpoint(self.state, self._checkpoint(fit))
                 stop.leave(self.spec.name, f"epoch {epoch}, step {fit.steps_done} of {len(batches)} of the next")
         fit.add_steps(values, time.perf_counter() - started)
         rate = batches.size / fit.epoch_s
@@ -215,7 +219,7 @@ class _Training:
         if divergence := find_divergence(epoch, columns, fit.model):
             return divergence
         fit.epochs_done, fit.steps, fit.epoch_s = epoch + 1, {}, 0.0
-        save_checkpoint(self.spec.out, self._checkpoint(fit))
+        save_checkpoint(self.state, self._checkpoint(fit))
         return None
 
     def _checkpoint(self, fit: Fit) -> Checkpoint:
@@ -317,7 +321,7 @@ class _Training:
                 self.spec.data,
                 self.device,
                 workers=self.spec.workers,
-                parts=state_folder(self.spec.out) / f"features-{made_of}",
+                parts=self.state / f"features-{made_of}",
                 progress=progress,
             )
 

@@ -107,8 +107,8 @@ def _check_side(name: str, features: npt.NDArray[Any]) -> None:
         unusable = np.flatnonzero(~((length > SHORTEST) & (length < np.inf)))
         if unusable.size:
             raise UserError(
-                f"row {start + unusable[0]} of {name} has the length {length[unusable[0]]}, from NaN, infinity or "
-                "nothing but zeros; the network diverged or the file is damaged, extract the features again."
+                f"row {start + unusable[0]} of {name} has the length {length[unusable[0]]}, from NaN, infinity, "
+                "nothing but zeros or numbers beyond 1e150; the network diverged or the file is damaged, extract again."
             )
         if constant:
             shift = fixed_point(block) - fixed_point(features[:1])

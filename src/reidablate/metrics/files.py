@@ -125,7 +125,10 @@ def read_file(path: Path) -> dict[str, Retrieval]:
             "query_features and gallery_features or distances."
         )
     given = {name: _read(path, name) for name in (*labels, "query_names") if name in names}
-    return {kind: _retrieval(path, kind, given) for kind in kinds}
+    try:
+        return {kind: _retrieval(path, kind, given) for kind in kinds}
+    except UserError as error:
+        raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
 
 
 def read_image_names(path: Path) -> dict[str, Array]:
