@@ -55,6 +55,7 @@ class Transferred(BaseModel):
     """What was done with a finished run on another data set."""
 
     on: str
+    weights_sha256: str  # of the run's `model.safetensors`
     data_fingerprint: str
 
 

@@ -299,13 +299,47 @@ def test_scores_on_another_data_set_have_a_table_of_their_own(elsewhere: Study) 
 
 
 @pytest.mark.parametrize(
-    "change", [{"config_hash": "0"}, {"transfer": {"data_fingerprint": "0"}}, {"transfer": None}, None]
+    ("file", "change", "reason"),
+    [
+        ("provenance.json", {"config_hash": "0"}, "another configuration;"),
+        ("provenance.json", {"transfer": {"data_fingerprint": "0"}}, "another data;"),
+        ("provenance.json", {"transfer": {"weights_sha256": "0"}}, "another weights;"),
+        ("provenance.json", {"sha256": {"features.npz": "0"}}, "another features;"),
+        ("provenance.json", {"transfer": None}, "another weights and data;"),
+        ("metrics.json", {"features_sha256": "0"}, "another features;"),
+        ("metrics.json", {"headline": "beside_neck"}, "metrics.json is of another form"),
+    ],
 )
-def test_scores_of_another_configuration_or_other_images_have_no_row(elsewhere: Study, change: Any) -> None:
-    path = elsewhere.root / "market1501" / "p1" / "seed0" / "on_occluded_duke" / "provenance.json"
-    write_json(path, {**read_json(path), **(change or {})})
-    if change is None:  # the run itself diverged
-        run = path.parent.parent / "provenance.json"
-        write_json(run, {**read_json(run), "status": "diverged"})
+def test_scores_elsewhere_that_are_not_of_this_run_and_data_set_have_no_row_and_are_named(
+    elsewhere: Study, file: str, change: dict[str, Any], reason: str
+) -> None:
+    folder = elsewhere.root / "market1501" / "p1" / "seed0" / "on_occluded_duke"
+    made = read_json(folder / file)
+    write_json(folder / file, {**made, **{key: _merged(made[key], value) for key, value in change.items()}})
     aggregate_study(elsewhere)
     assert read_table(elsewhere.root / "tables" / "cross_domain.parquet").empty
+    (line,) = read_json(elsewhere.root / "tables" / "study.json")["notices"][len(elsewhere.notices) :]
+    assert line.startswith(f"{folder} is left out: ")
+    assert reason in line
+
+
+def _merged(old: Any, new: Any) -> Any:
+    return {**old, **new} if isinstance(new, dict) else new
+
+
+def test_a_run_that_is_not_finished_has_no_scores_elsewhere_and_its_own_row_says_why(elsewhere: Study) -> None:
+    run = elsewhere.root / "market1501" / "p1" / "seed0" / "provenance.json"
+    write_json(run, {**read_json(run), "status": "diverged"})
+    aggregate_study(elsewhere)
+    assert read_table(elsewhere.root / "tables" / "cross_domain.parquet").empty
+    assert read_json(elsewhere.root / "tables" / "study.json")["notices"] == elsewhere.notices
+
+
+def test_broken_scores_by_pair_of_cameras_are_left_out_and_named(study: Study) -> None:
+    path = study.root / "market1501" / "p1" / "seed0" / "camera_pairs.parquet"
+    write_table(read_table(path).drop(columns="side"), path)
+    aggregate_study(study)
+    assert set(read_table(study.root / "tables" / "camera_pairs.parquet")["cell"]) == {"naive_triplet"}
+    (line,) = read_json(study.root / "tables" / "study.json")["notices"][len(study.notices) :]
+    assert line.startswith(f"{path} is left out: ")
+    assert "lacks the column side" in line

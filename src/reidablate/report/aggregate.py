@@ -55,14 +55,16 @@ def _write_tables(study: Study) -> str:
     tables = study.root / "tables"
     finished = [run for run, part in parts.items() if part.run["status"] == "finished"]
     fingerprints = {name: summary.get("fingerprint") for name, summary in summaries.items()}
-    imported, left_out = imported_table(study, fingerprints)
+    pairs, no_pairs = camera_pair_table(study, finished)
+    elsewhere, not_elsewhere = cross_domain_table(study, finished, fingerprints)
+    imported, not_imported = imported_table(study, fingerprints)
     frames = {
         "runs": _runs([{**_key(run), **part.run} for run, part in parts.items()]),
         "metrics": _frame([row for run, part in parts.items() for row in part.metrics], ["side", "metric", "value"]),
         "queries": _stacked({run: part.queries for run, part in parts.items()}, ["side", "query"]),
         "history": _stacked({run: part.history for run, part in parts.items()}, ["epoch", "name", "value"]),
-        "camera_pairs": camera_pair_table(study, finished),
-        "cross_domain": cross_domain_table(study, finished, fingerprints),
+        "camera_pairs": pairs,
+        "cross_domain": elsewhere,
         "imported": imported,
     }
     for name, frame in frames.items():
@@ -70,7 +72,7 @@ def _write_tables(study: Study) -> str:
         if name in {"runs", "metrics", "cross_domain", "imported"}:
             write_table(frame, tables / f"{name}.csv")
     write_json(tables / "cells.json", [cell.model_dump(mode="json") for cell in study.cells])
-    write_json(tables / "study.json", _description(study, summaries, left_out))
+    write_json(tables / "study.json", _description(study, summaries, [*no_pairs, *not_elsewhere, *not_imported]))
     _write_floors(study, tables)
     counts = frames["runs"]["status"].value_counts()
     return "aggregate: " + ", ".join(f"{counts.get(s, 0)} {s}" for s in ("finished", "diverged", "missing"))
