@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,4 +82,19 @@ def test_weights_of_another_training_are_refused(spec: RunSpec) -> None:
         transfer_run(spec, on="market1501", data=spec.data)
     write_json(spec.out / "provenance.json", {**made, "config_hash": "0"})
     with pytest.raises(UserError, match="another configuration"):
+        transfer_run(spec, on="market1501", data=spec.data)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda made: [made], r"provenance\.json is of another form"),
+        (lambda made: {key: made[key] for key in made if key != "num_classes"}, "'num_classes': Field required"),
+        (lambda made: made | {"config": "p1"}, "'config': Input should be a valid dictionary"),
+    ],
+)
+def test_a_provenance_of_another_form_is_one_sentence(spec: RunSpec, change: Any, problem: str) -> None:
+    path = spec.out / "provenance.json"
+    write_json(path, change(read_json(path)))
+    with pytest.raises(UserError, match=problem):
         transfer_run(spec, on="market1501", data=spec.data)

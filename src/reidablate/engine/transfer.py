@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict
 
 from reidablate import provenance
-from reidablate.artifacts import content_hash, only_writer, read_json, sha256_file, write_json, write_npz
+from reidablate.artifacts import content_hash, only_writer, read_record, sha256_file, write_json, write_npz
 from reidablate.config import RunConfig, validate
 from reidablate.data.index import read_index
 from reidablate.engine.devices import lease
@@ -21,8 +22,19 @@ from reidablate.engine.spec import RunSpec, be_deterministic, place
 from reidablate.errors import UserError
 from reidablate.models.checkpoints import load_weights
 from reidablate.models.neck import ReidModel
-from reidablate.runs import state_folder
+from reidablate.runs import Status, state_folder
 from reidablate.study import transfer_folder
+
+
+class _Made(BaseModel):
+    """`provenance.json` of the run, as far as a transfer needs it; the rest is handed on as it is."""
+
+    model_config = ConfigDict(extra="allow")
+
+    status: Status
+    config: dict[str, Any]
+    config_hash: str
+    num_classes: int
 
 
 def transfer_run(spec: RunSpec, *, on: str, data: Path) -> str:
@@ -37,10 +49,11 @@ def transfer_run(spec: RunSpec, *, on: str, data: Path) -> str:
         data: Folder with that data set's `index/` and `cache/`.
 
     Raises:
-        UserError: The run is not there, is of another configuration, or its weights are not whole.
+        UserError: The run is not there or is of another configuration, its provenance is of another form, or its
+            weights are not whole.
     """
-    made = read_json(spec.out / "provenance.json")
-    if made["config_hash"] != spec.config.hash:
+    made = read_record(spec.out / "provenance.json", _Made)
+    if made.config_hash != spec.config.hash:
         raise UserError(f"{spec.out} was trained with another configuration than the plan's; run snakemake again.")
     out, name = transfer_folder(spec.out, on), f"{spec.name} on {on}"
     with only_writer(out, name), lease(spec.gpus, device=spec.device) as gpus:
@@ -50,7 +63,7 @@ def transfer_run(spec: RunSpec, *, on: str, data: Path) -> str:
         started = time.perf_counter()
         model, weights = _trained(spec.out, made)
         model.to(device)
-        diverged = made["status"] == "diverged"
+        diverged = made.status == "diverged"
         fingerprint = read_index(data / "index").summary["fingerprint"]
         if diverged:
             features = no_features(model)
@@ -71,16 +84,16 @@ def transfer_run(spec: RunSpec, *, on: str, data: Path) -> str:
             "wall_s": time.perf_counter() - started,
         }
         sha256 = {"features.npz": sha256_file(out / "features.npz")}
-        write_json(out / "provenance.json", {**made, "transfer": facts, "sha256": sha256})
+        write_json(out / "provenance.json", {**made.model_dump(), "transfer": facts, "sha256": sha256})
     if diverged:
         return f"{name}: diverged, nothing to extract"
     return f"{name}: {len(features['query_pids'])} queries, {len(features['gallery_pids'])} gallery images"
 
 
-def _trained(run: Path, made: dict[str, Any]) -> tuple[ReidModel, str]:
+def _trained(run: Path, made: _Made) -> tuple[ReidModel, str]:
     """Returns the model of a finished run with its weights, and the SHA-256 of their file."""
     where = str(run / "provenance.json")
-    model = ReidModel(validate(RunConfig, made["config"], where=where).model, num_classes=made["num_classes"])
+    model = ReidModel(validate(RunConfig, made.config, where=where).model, num_classes=made.num_classes)
     loaded = load_weights(model, run / "model.safetensors")
     if loaded.missing or loaded.ignored:
         lost = ", ".join((*loaded.missing, *loaded.ignored))
