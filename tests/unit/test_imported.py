@@ -131,6 +131,7 @@ def _other_pid(given: dict[str, Any]) -> dict[str, Any]:
         (lambda given: taken(given, "gallery", slice(10, None)), "other gallery images .* are not in the file"),
         (lambda given: given | {"query_names": given["query_names"][::-1]}, "other query images"),
         (lambda given: given | {"query_names": np.arange(12).astype(str)}, "leave names out that are no file names"),
+        (lambda given: given | {"gallery_names": given["gallery_names"][1:]}, r"gallery_names .* \(37,\), not \(38,\)"),
         (lambda given: taken(given, "gallery", np.r_[0:10, 9:30]), "are not in market1501, such as"),
         (lambda given: {key: value for key, value in given.items() if key != "query_pids"}, "should hold query_pids"),
     ],
@@ -172,6 +173,17 @@ def test_a_second_import_of_a_name_replaces_the_first_and_a_failing_one_leaves_i
     import_run("theirs", saved(tmp_path, given), dataset="market1501", results=study.root)
     assert read_json(folder / "theirs" / "metrics.json") == {"features": scored(given)}
     assert [entry.name for entry in folder.iterdir() if entry.is_dir()] == ["theirs"]
+
+
+def test_what_an_import_killed_while_it_replaced_another_had_set_aside_comes_back(study: Study, tmp_path: Path) -> None:
+    path, folder = saved(tmp_path, features(study)), study.root / "imported" / "market1501"
+    import_run("theirs", path, dataset="market1501", results=study.root)
+    first = sha256_file(folder / "theirs" / "provenance.json")
+    (folder / "theirs").rename(folder / ".theirs.old")
+    (folder / ".theirs.new").touch()  # a file where a folder should be: the next import fails
+    with pytest.raises(UserError, match="cannot write"):
+        import_run("theirs", path, dataset="market1501", results=study.root)
+    assert sha256_file(folder / "theirs" / "provenance.json") == first
 
 
 def test_what_no_longer_fits_is_left_out_and_said(study: Study, tmp_path: Path) -> None:

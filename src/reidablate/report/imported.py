@@ -91,6 +91,8 @@ def import_run(name: str, path: Path, *, dataset: str, results: Path) -> str:
     folder = results / FOLDER / dataset
     with only_writer(folder, f"import of {name}"):
         fresh, old = folder / f".{name}.new", folder / f".{name}.old"
+        if old.exists() and not (folder / name).exists():  # the last import died between its two renames
+            old.rename(folder / name)
         for left in (fresh, old):
             shutil.rmtree(left, ignore_errors=True)
         write_queries(scores, fresh / "queries.parquet")
@@ -122,8 +124,13 @@ def _match(labels: Labels, names: Mapping[str, Any], frame: pd.DataFrame, *, pat
     Junk is not compared. It never counts, and many code bases leave it out.
 
     Raises:
-        UserError: Query or gallery hold other images than the index.
+        UserError: Query or gallery hold other images than the index, or the gallery has not one name an image.
     """
+    shape, wanted = np.shape(names.get("gallery_names", labels.gallery_pids)), labels.gallery_pids.shape
+    if shape != wanted:
+        raise UserError(
+            f"{path}: gallery_names has shape {shape}, not {wanted}; give one name an image, or none at all."
+        )
     frame = frame[(frame["split"] != "train") & (frame["pid"] != JUNK)]
     camids = np.concatenate([labels.query_camids, labels.gallery_camids[labels.gallery_pids != JUNK]])
     shifts = dict.fromkeys((0, int(frame["camid"].min()) - int(camids.min())))
