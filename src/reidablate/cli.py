@@ -271,22 +271,26 @@ def score_command(
     ] = "cpu",
 ) -> None:
     """Scores the features or distances of any code base under one exact protocol."""
-    from reidablate.metrics.files import Options, score_file, write_queries
+    from reidablate.metrics.distances import Product, numpy_product
+    from reidablate.metrics.files import Options, check_table_path, score_file, write_queries
     from reidablate.metrics.tables import print_scores
 
-    options = Options(keep_junk, rerank, single_gallery_shot, multi_query)
+    product: Product = numpy_product
     if device != "cpu":
-        from dataclasses import replace
-
         from reidablate.engine.product import on_device
 
-        options = replace(options, product=on_device(device))
+        product = on_device(device)
+    options = Options(keep_junk, rerank, single_gallery_shot, multi_query, product)
+    if per_query is not None:
+        check_table_path(per_query)
+    if slices is not None:
+        from reidablate.metrics.slices import check_slices, write_slices
+
+        check_slices(slices, options)
     scores, protocol = score_file(path, options)
     if per_query is not None:
         write_queries(scores, per_query)
     if slices is not None:
-        from reidablate.metrics.slices import write_slices
-
         write_slices(path, options, scores, slices)
     if as_json:
         found = {side: result.summary() for side, result in scores.items()}

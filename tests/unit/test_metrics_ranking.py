@@ -7,12 +7,12 @@ import pytest
 
 from reidablate.metrics import ranking
 from reidablate.metrics.ranking import (
+    Tally,
     average_precision,
     average_precision_trapezoid,
     cmc,
     first_hit,
     inverse_negative_penalty,
-    rank_positives,
 )
 
 # Relevance down the list, AP by steps, AP by trapezoids, as fractions.
@@ -72,9 +72,10 @@ def test_ranks_by_hand_with_ties_over_two_tiles():
     # Order: 6, 0, 1(p), 3, 4(p), 5. Ties at 1: two positives, two negatives.
     inf = np.inf
     tiles = [(0, 4, np.array([[inf, 1.0, 0.2]])), (0, 0, np.array([[0.5, inf, inf, 1.0]]))]
-    found = rank_positives(
-        tiles, distances=np.array([1.0, 1.0]), columns=np.array([1, 4]), starts=np.array([0], dtype=np.int64)
-    )
+    tally = Tally(np.array([1.0, 1.0]), np.array([1, 4]), np.array([0], dtype=np.int64))
+    for tile in tiles:
+        tally.add(*tile)
+    found = tally.ranks()
     assert found.written.tolist() == [3, 5]
     assert found.optimistic.tolist() == [3, 4]
     assert found.pessimistic.tolist() == [5, 6]

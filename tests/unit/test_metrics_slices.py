@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from typer.testing import CliRunner
 
 from reidablate.cli import app
 from reidablate.errors import UserError
+from reidablate.metrics.checks import check_labels
+from reidablate.metrics.distances import FeatureDistances
 from reidablate.metrics.files import Options, ranked, read_file, score_file
-from reidablate.metrics.slices import by_camera_pair, by_num_positives, write_slices
+from reidablate.metrics.slices import by_camera_pair, by_num_positives
 
 KEYS = ["query_camid", "gallery_camid"]
 
@@ -152,14 +155,38 @@ def test_score_writes_both_kinds_of_slices_for_every_side(tmp_path: Path, suffix
 
 
 @pytest.mark.parametrize(
-    ("out", "options", "sentence"),
-    [("a.txt", Options(), ".parquet or .csv"), ("a.csv", Options(single_gallery_shot=1), "no one gallery to slice")],
+    ("options", "sentence"),
+    [
+        (["--slices", "a.txt"], "a.txt should end in .parquet or .csv"),
+        (["--per-query", "a.txt"], "a.txt should end in .parquet or .csv"),
+        (["--slices", "a.csv", "--single-gallery-shot", "1"], "no one gallery to slice"),
+    ],
 )
-def test_slices_that_cannot_be_are_refused(tmp_path: Path, out: str, options: Options, sentence: str) -> None:
-    path = saved(tmp_path, drawn())
-    with pytest.raises(UserError, match=sentence):
-        write_slices(path, options, {}, tmp_path / out)
-    assert not (tmp_path / out).exists()
+def test_a_table_that_cannot_be_is_refused_before_anything_is_read(
+    tmp_path: Path, options: list[str], sentence: str
+) -> None:
+    done = CliRunner().invoke(app, ["score", str(tmp_path / "missing.npz"), *options])
+    assert isinstance(done.exception, UserError)
+    assert sentence in str(done.exception)
+
+
+def test_the_gallery_of_a_camera_is_never_held_as_a_copy() -> None:
+    rng = np.random.default_rng(0)
+    gallery = rng.standard_normal((40_000, 256), dtype=np.float32)
+    distances = FeatureDistances(gallery[:4].copy(), gallery)
+    labels = check_labels(
+        (4, len(gallery)),
+        pids=(np.arange(4), np.arange(len(gallery)) // 2),
+        camids=(np.zeros(4, int), np.ones(len(gallery), int)),
+        names=None,
+    )
+    tracemalloc.start()
+    try:
+        table = by_camera_pair(distances, labels)
+        assert tracemalloc.get_traced_memory()[1] < gallery.nbytes / 2
+    finally:
+        tracemalloc.stop()
+    assert table["num_queries"].tolist() == [4]
 
 
 def test_queries_of_one_camera_leave_no_row_for_it_in_its_own_gallery(tmp_path: Path) -> None:

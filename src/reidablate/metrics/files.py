@@ -95,14 +95,22 @@ def score_file(path: Path, options: Options) -> tuple[dict[str, Scores], dict[st
     return scores, {**_protocol(options, "distances" in problems), "num_junk": junk}
 
 
+def check_table_path(path: Path) -> None:
+    """Checks, before anything is scored, that the suffix of a table names its format.
+
+    Raises:
+        UserError: It is neither `.parquet` nor `.csv`.
+    """
+    if path.suffix not in {".parquet", ".csv"}:
+        raise UserError(f"{path} should end in .parquet or .csv; the suffix names the format.")
+
+
 def write_queries(scores: Mapping[str, Scores], path: Path) -> None:
-    """Writes a row a query and side, with the columns of `queries.parquet`; `.csv` by the suffix."""
+    """Writes a row a query and side, with the columns of `queries.parquet`; see `check_table_path`."""
     import pandas as pd
 
     from reidablate.artifacts import write_table
 
-    if path.suffix not in {".parquet", ".csv"}:
-        raise UserError(f"{path} should end in .parquet or .csv; the suffix names the format.")
     frames = [result.queries.assign(side=side) for side, result in scores.items()]
     write_table(pd.concat(frames, ignore_index=True), path)
 

@@ -12,7 +12,6 @@ The positives of many queries lie in one array, query after query, and `starts` 
 first one. For a single query leave `starts` out.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -122,23 +121,6 @@ class Tally:
         """Returns the ranks that follow from what was counted."""
         optimistic = _place(len(self.distances), self.starts) + self._closer
         return PositiveRanks(optimistic + self._tied_before, optimistic, optimistic + self._tied, self.starts)
-
-
-def rank_positives(
-    tiles: Iterable[tuple[int, int, FloatArray]], *, distances: FloatArray, columns: IntArray, starts: IntArray
-) -> PositiveRanks:
-    """Returns the ranks of the positives among the gallery images that are not ignored.
-
-    Args:
-        tiles: What `Tally.add` takes, covering the V queries and all columns once, in any order.
-        distances: As of `Tally`.
-        columns: As of `Tally`.
-        starts: As of `Tally`.
-    """
-    tally = Tally(distances, columns, starts)
-    for tile in tiles:
-        tally.add(*tile)
-    return tally.ranks()
 
 
 def _count_equal_before(row: FloatArray, *, values: FloatArray, columns: IntArray) -> IntArray:

@@ -6,23 +6,34 @@ Legend: Q queries, G gallery images, C gallery cameras.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from reidablate.artifacts import write_table
 from reidablate.errors import UserError
 from reidablate.metrics.checks import Labels
 from reidablate.metrics.distances import Distances, FeatureEstimates
-from reidablate.metrics.files import Options, ranked, read_file
+from reidablate.metrics.files import Options, check_table_path, ranked, read_file
 from reidablate.metrics.protocol import JUNK_PID, Scores, score_by
 from reidablate.metrics.ranking import FloatArray, IntArray
 
 PAIR_COLUMNS = ("query_camid", "gallery_camid", "num_queries", "num_invalid", "mAP", "rank1")
+
+
+@dataclass(frozen=True)
+class _PartEstimates(FeatureEstimates):
+    """Estimates of which only some gallery images are searched; features are read as they are asked for."""
+
+    gallery_images: IntArray = field(kw_only=True)
+
+    def gallery(self, indices: IntArray) -> npt.NDArray[np.float32]:
+        return super().gallery(self.gallery_images[indices])
 
 
 @dataclass(frozen=True)
@@ -35,7 +46,7 @@ class _Part:
     @cached_property
     def estimates(self) -> FeatureEstimates | None:
         whole = self.whole.estimates
-        return whole and replace(whole, gallery_features=whole.gallery_features[self.gallery_images])
+        return whole and _PartEstimates(**vars(whole), gallery_images=self.gallery_images)
 
     def queries(self, indices: IntArray) -> Any:
         return self.whole.queries(indices)
@@ -108,6 +119,18 @@ def by_num_positives(scores: Scores) -> pd.DataFrame:
     return pd.DataFrame({"num_positives": numbers, "num_queries": sizes, **means})
 
 
+def check_slices(out: Path, options: Options) -> None:
+    """Checks, before anything is scored, that `write_slices` can write.
+
+    Raises:
+        UserError: The suffix is neither `.parquet` nor `.csv`, or a single gallery shot is drawn: its gallery differs
+            from query camera to query camera, so there is none to cut.
+    """
+    check_table_path(out)
+    if options.single_gallery_shot is not None:
+        raise UserError("a single gallery shot has no one gallery to slice; ask for --slices without it.")
+
+
 def write_slices(path: Path, options: Options, scores: Mapping[str, Scores], out: Path) -> None:
     """Writes both kinds of slices of a file's retrievals as one table, `.parquet` or `.csv` by the suffix of `out`.
 
@@ -118,16 +141,8 @@ def write_slices(path: Path, options: Options, scores: Mapping[str, Scores], out
         path: The file that was scored.
         options: How it was scored.
         scores: Its scores, from `score_file`.
-        out: The table.
-
-    Raises:
-        UserError: The suffix is another, or a single gallery shot was drawn: its gallery differs from query camera to
-            query camera, so there is none to cut.
+        out: The table; see `check_slices`.
     """
-    if out.suffix not in {".parquet", ".csv"}:
-        raise UserError(f"{out} should end in .parquet or .csv; the suffix names the format.")
-    if options.single_gallery_shot is not None:
-        raise UserError("a single gallery shot has no one gallery to slice; ask for --slices without it.")
     frames = []
     for side, problem in read_file(path).items():
         pairs = by_camera_pair(*ranked(problem, options)).assign(slice_by="camera_pair")
