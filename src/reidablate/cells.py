@@ -17,10 +17,23 @@ from reidablate.trees import difference, flatten, load_yaml, merge, yaml_files
 SECTIONS = ("model", "losses", "train")
 # What belongs to the preset, and what a cell may use in its place.
 PRESET_ONLY = {"train.lr": "train.lr_factor", "train.epochs": "train.epochs_factor", "model.image_size": None}
-SAFE_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+_SAFE_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 
 Tier = Literal["core", "extended", "optional"]
 TIERS: tuple[Tier, ...] = ("core", "extended", "optional")
+
+
+def check_name(name: str, what: str) -> None:
+    """Checks that a name may be that of a folder; `what` begins the sentence.
+
+    Raises:
+        UserError: It may not.
+    """
+    if not _SAFE_NAME.fullmatch(name):
+        raise UserError(
+            f"{what} '{name}' is no safe folder name; "
+            "use small letters, digits, '_', '-' and '.', at most 64, starting with a letter or digit."
+        )
 
 
 class CellFile(Section):
@@ -128,11 +141,7 @@ def _refuse_presets(path: Path, dotted: str, *, verb: str) -> NoReturn:
 
 def _checked(data: Mapping[str, Any], path: Path) -> CellFile:
     file = validate(CellFile, data, where=str(path))
-    if not SAFE_NAME.fullmatch(file.name):
-        raise UserError(
-            f"{path}: cell name '{file.name}' is no safe folder name; "
-            "use small letters, digits, '_', '-' and '.', at most 64, starting with a letter or digit."
-        )
+    check_name(file.name, f"{path}: cell name")
     return file
 
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, RootModel
 
 from reidablate import provenance
 from reidablate.artifacts import only_writer, read_record, sha256_file, write_json
-from reidablate.cells import SAFE_NAME
+from reidablate.cells import check_name
 from reidablate.data.formats import JUNK
 from reidablate.data.index import read_index
 from reidablate.errors import UserError
@@ -109,11 +109,7 @@ def import_run(name: str, path: Path, *, dataset: str, results: Path) -> str:
 
 
 def _check_name(name: str, study: Study) -> None:
-    if not SAFE_NAME.fullmatch(name):
-        raise UserError(
-            f"'{name}' is no safe folder name; use small letters, digits, '_', '-' and '.', at most 64, "
-            "starting with a letter or digit."
-        )
+    check_name(name, "the name")
     if name in {cell.name for cell in study.cells}:
         raise UserError(f"'{name}' is a cell of the study; give the import a name of its own, such as their_{name}.")
 
