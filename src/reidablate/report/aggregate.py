@@ -4,6 +4,7 @@ Every column is described in `results/README.md`.
 """
 
 import datetime
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,12 @@ import numpy as np
 import pandas as pd
 
 from reidablate import provenance
-from reidablate.artifacts import only_writer, read_record, read_table, write_json, write_table
+from reidablate.artifacts import atomic_path, only_writer, read_record, read_table, write_json, write_table
 from reidablate.data.index import read_summary
 from reidablate.errors import UserError, last_words
 from reidablate.report.elsewhere import camera_pair_table, cross_domain_table
 from reidablate.report.imported import imported_table
-from reidablate.runs import QUERY_COLUMNS, Floors, Metrics, Provenance
+from reidablate.runs import QUERY_COLUMNS, SIDES, Floors, Metrics, Provenance
 from reidablate.study import PRETRAIN, Run, Study
 
 RUN_COLUMNS = {
@@ -119,8 +120,8 @@ def _collect(study: Study, run: Run, summary: dict[str, Any]) -> _Parts:
         return _Parts({"status": "missing", "reason": reason}, [], None, None)
     rows = [
         {**_key(run), "side": side, "metric": metric, "value": value}
-        for side, scores in (("before_neck", metrics.before_neck), ("after_neck", metrics.after_neck))
-        for metric, value in scores.items()
+        for side in SIDES
+        for metric, value in getattr(metrics, side).items()
     ]
     facts = {name: getattr(made, name) for name in RUN_COLUMNS}
     facts["versions"] = ", ".join(f"{name} {version}" for name, version in made.versions.items())
@@ -167,15 +168,19 @@ def _stacked(frames: dict[Run, pd.DataFrame | None], columns: list[str]) -> pd.D
 
 
 def _write_floors(study: Study, tables: Path) -> None:
-    """Gathers what any model has to beat, where the rule `diagnose` has measured it."""
-    rows = []
+    """Gathers what any model has to beat, and sample sheets, where the rule `diagnose` has made them."""
+    rows, sheets = [], set()
     for dataset in study.datasets:
         folder = study.data_folder(dataset.name) / "diagnostics"
         if (folder / "floors.json").is_file():
             floors = read_record(folder / "floors.json", Floors).root
             rows += [{"dataset": dataset.name, **floor.model_dump()} for floor in floors]
         if (folder / "samples.jpg").is_file():
-            (tables / f"samples_{dataset.name}.jpg").write_bytes((folder / "samples.jpg").read_bytes())
+            sheets.add(sheet := tables / f"samples_{dataset.name}.jpg")
+            with atomic_path(sheet) as temporary:
+                shutil.copyfile(folder / "samples.jpg", temporary)
+    for left in set(tables.glob("samples_*.jpg")) - sheets:
+        left.unlink()
     write_table(pd.DataFrame(rows, columns=["dataset", "method", "mAP", "rank1", "note"]), tables / "floors.parquet")
 
 
