@@ -120,6 +120,7 @@ def test_a_cell_outside_the_plan_leaves_no_row(study: Study) -> None:
     [
         ("provenance.json", {"config_hash": "0"}, "another configuration"),
         ("provenance.json", {"data_fingerprint": "0"}, "another data"),
+        ("metrics.json", {"features_sha256": "0"}, "another features"),
         ("metrics.json", None, "metrics.json is missing"),
         ("queries.parquet", None, "queries.parquet is missing"),
     ],
@@ -137,7 +138,9 @@ def test_a_run_that_is_not_whole_or_not_this_one_is_missing_and_says_why(
     row = found["runs"].set_index("cell").loc["p1"]
     assert row["status"] == "missing"
     assert reason in row["reason"]
-    assert set(found["queries"]["cell"]) == {"naive_triplet"}
+    pairs = read_table(study.root / "tables" / "camera_pairs.parquet")
+    for frame in (found["queries"], pairs):
+        assert set(frame["cell"]) == {"naive_triplet"}
 
 
 @pytest.mark.parametrize(
