@@ -8,7 +8,7 @@ f8cd150) and TransReID-SSL (damo-cv/TransReID-SSL at fc39e88); the first two wit
 functions are called as they stand, with the distance that each uses by default. All contestants start from the same
 float32 features in memory and must find the same mAP to 1e-5.
 
-What bounds us: at the size of Market-1501 the float32 product takes 0.46 of our 0.72 s of CPU time on one thread, the
+What bounds us: at the size of Market-1501 the float32 product takes 0.46 of our 0.7 s of CPU time on one thread, the
 exact distances of the positives 0.11 s, counting 0.09 s, checking and normalising 0.06 s. Exact float64 distances of
 everything, which the estimates spare us, took 0.93 s. They are still computed where the features are so poor that most
 of the gallery lies as near as a positive, as in `million`. With two threads only the product gets faster; to count one

@@ -287,16 +287,18 @@ def score_command(
         from reidablate.metrics.slices import check_slices, write_slices
 
         check_slices(slices, options)
+        if per_query is not None and per_query.resolve() == slices.resolve():
+            raise UserError(f"--per-query and --slices both name {slices}; give each a file of its own.")
     scores, protocol = score_file(path, options)
-    if per_query is not None:
-        write_queries(scores, per_query)
-    if slices is not None:
-        write_slices(path, options, scores, slices)
     if as_json:
         found = {side: result.summary() for side, result in scores.items()}
         typer.echo(json.dumps({"protocol": protocol, **found}, indent=2))
     else:
         print_scores(scores, protocol)
+    if per_query is not None:
+        write_queries(scores, per_query)
+    if slices is not None:
+        write_slices(path, options, scores, slices)
 
 
 @app.command("import")

@@ -5,6 +5,7 @@ import json
 import os
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -64,6 +65,17 @@ def test_a_full_disk_is_a_sentence() -> None:
     with pytest.raises(UserError, match="No space left on device; free the disk"):
         fill()
     assert not Path("/tmp/never").exists()
+
+
+@pytest.mark.parametrize(("free", "error"), [(4096, UserError), (2**30, RuntimeError)])
+def test_a_full_disk_is_a_sentence_also_where_a_library_has_words_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, error: type[Exception]
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free))
+    words = "No space left on device" if error is UserError else "unexpected pos"
+    with pytest.raises(error, match=words), atomic_path(tmp_path / "a.pt"):
+        raise RuntimeError("unexpected pos 64 vs 0")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_canonical_json_ignores_order() -> None:

@@ -82,6 +82,7 @@ def _killed_once(out: Path, point: int) -> list[tuple[Path, str | None, int]]:
     return [(out, "SIGKILL", point), (out, None, 0)]
 
 
+@pytest.mark.slow
 def test_repeated_kills_lose_no_whole_epoch_and_no_whole_part(
     tiny_study: Study, peaceful: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
@@ -104,6 +105,7 @@ def test_sigterm_repeats_no_step(tiny_study: Study, peaceful: tuple[Path, list[s
     assert read_json(out / "provenance.json")["code_hash"] == code_hash()
 
 
+@pytest.mark.slow
 def test_sigterm_to_the_whole_group_leaves_the_loader_processes_to_us(
     tiny_study: Study, peaceful: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
@@ -118,6 +120,7 @@ def test_sigterm_to_the_whole_group_leaves_the_loader_processes_to_us(
     assert_same(out, undisturbed)
 
 
+@pytest.mark.slow
 def test_sigterm_during_the_extraction_repeats_no_part(
     tiny_study: Study, peaceful: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
@@ -197,6 +200,7 @@ def test_a_checkpoint_of_another_training_is_refused_by_name(tmp_path: Path) -> 
     assert sentence.startswith(f"{training_folder(tmp_path, theirs)} is of another seed and data and is not used")
 
 
+@pytest.mark.slow
 def test_an_edit_that_is_taken_back_loses_no_step(
     tiny_study: Study, peaceful: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
@@ -211,6 +215,7 @@ def test_an_edit_that_is_taken_back_loses_no_step(
         assert sha256_file(out / name) == sha256_file(undisturbed / name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("over", "sentence"),
     [({"seed": 1}, "is of another seed and is not used"), ({"same_code": True}, "is of another code and is not used")],
@@ -228,6 +233,7 @@ def test_a_run_that_may_not_go_on_starts_again_and_says_why(
     assert read_json(tmp_path / "run" / "provenance.json")["code_hash"] == code_hash()
 
 
+@pytest.mark.slow
 def test_a_trained_run_whose_files_were_deleted_before_it_was_scored_repeats_no_epoch(
     tiny_study: Study, peaceful: tuple[Path, list[str]], tmp_path: Path
 ) -> None:

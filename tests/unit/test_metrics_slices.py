@@ -159,6 +159,7 @@ def test_score_writes_both_kinds_of_slices_for_every_side(tmp_path: Path, suffix
     [
         (["--slices", "a.txt"], "a.txt should end in .parquet or .csv"),
         (["--per-query", "a.txt"], "a.txt should end in .parquet or .csv"),
+        (["--per-query", "a.csv", "--slices", "./a.csv"], "--per-query and --slices both name a.csv"),
         (["--slices", "a.csv", "--single-gallery-shot", "1"], "no one gallery to slice"),
     ],
 )

@@ -186,6 +186,11 @@ def test_too_few_identities_are_a_sentence(tiny_study: Study, tmp_path: Path) ->
         train(tiny_study, tmp_path / "x", train={"num_ids": 9})
 
 
+def test_a_run_that_no_table_would_show_is_refused(tiny_study: Study) -> None:
+    with pytest.raises(UserError, match=r"the plan has no run market1501/p1/seed99"):
+        train_spec(tiny_study, dataset="market1501", cell="p1", seed=99)
+
+
 def test_fewer_gpus_than_planned_are_refused(tiny_study: Study) -> None:
     with pytest.raises(UserError, match="asks for gpu=1 a run but 0 were granted"):
         train_spec(tiny_study, dataset="market1501", cell="p1", seed=0, gpus=0)

@@ -80,7 +80,7 @@ def import_run(name: str, path: Path, *, dataset: str, results: Path) -> str:
     facts = {
         "name": name,
         "dataset": dataset,
-        "source": str(path),
+        "source": str(path.resolve()),
         "sha256": sha256_file(path),
         "imported": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "protocol": protocol,
