@@ -35,6 +35,15 @@ def test_a_run_repeats_itself_bit_for_bit_and_leaves_nothing_behind(run: Path) -
     assert [path.name for path in run.parent.iterdir()] == ["seed0"]
 
 
+def test_what_a_killed_repetition_by_other_code_left_is_made_again(run: Path, tiny_study: Study) -> None:
+    left = run.with_name(".seed0.reproduce")
+    spec = train_spec(tiny_study, dataset="market1501", cell="p1", seed=0, planned_code="01dc0de")
+    train_run(dataclasses.replace(spec, out=left))
+    (left / "model.safetensors").write_bytes(b"of other code")
+    assert reproduce_run(run).identical
+    assert not left.exists()
+
+
 def test_a_changed_weight_and_a_changed_machine_are_said(run: Path) -> None:
     weights = load_file(run / "model.safetensors")
     weights["classifier.weight"][0, 0] += 1e-6

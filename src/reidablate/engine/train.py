@@ -172,7 +172,7 @@ class _Training:
                 setattr(fit, name, getattr(found, name))
         if found and not whole_epoch:
             self._say(f"goes on after epoch {fit.epochs_done}, step {fit.steps_done} of the next")
-        elif refused := refusals(self.spec.out, self.identity):
+        elif not whole_epoch and (refused := refusals(self.spec.out, self.identity)):
             for sentence in refused:
                 self._say(sentence)
             self._say("training starts from the first epoch")
