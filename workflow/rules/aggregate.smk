@@ -25,12 +25,12 @@ rule aggregate:
         TABLES / "imported.parquet",
         TABLES / "cells.json",
         TABLES / "study.json",
-    params:
-        runs=content_hash([run.id for run in STUDY.runs]),
-        cells=content_hash([cell.model_dump(mode="json") for cell in STUDY.cells]),
     log:
         LOGS / "aggregate.log",
     localrule: True
+    params:
+        runs=content_hash([run.id for run in STUDY.runs]),
+        cells=content_hash([cell.model_dump(mode="json") for cell in STUDY.cells]),
     shell:
         "reidablate aggregate --plan {PLAN} 2> {log}"
 

@@ -14,10 +14,10 @@ if STUDY.preset.synthetic:
     rule synthesize:
         output:
             DATA / "{dataset}" / "images" / "SYNTHETIC",
-        params:
-            recipe=lambda wildcards: canonical_json(STUDY.synthetic_recipe(wildcards.dataset)),
         log:
             LOGS / "synthesize" / "{dataset}.log",
+        params:
+            recipe=lambda wildcards: canonical_json(STUDY.synthetic_recipe(wildcards.dataset)),
         shell:
             "reidablate data synthesize $(dirname {output}) --recipe {params.recipe:q} 2> {log}"
 
@@ -40,10 +40,10 @@ rule cache:
         DATA / "{dataset}" / "index" / "index.json",
     output:
         DATA / "{dataset}" / "cache" / "cache.json",
-    params:
-        size=STUDY.preset.model["image_size"],
     log:
         LOGS / "cache" / "{dataset}.log",
     threads: 2
+    params:
+        size=STUDY.preset.model["image_size"],
     shell:
         "reidablate data cache --plan {PLAN} --dataset {wildcards.dataset} --workers {threads} 2> {log}"

@@ -14,14 +14,14 @@ rule pretrain:
         ROOT / "pretrain" / "model.safetensors",
         ROOT / "pretrain" / "history.parquet",
         ROOT / "pretrain" / "provenance.json",
-    params:
-        config=STUDY.pretrain_config().hash,
-        code=planned_code(ROOT / "pretrain"),
     log:
         LOGS / "pretrain.log",
     threads: STUDY.preset.execution.threads
     resources:
         gpu=STUDY.gpus_per_run,
+    params:
+        config=STUDY.pretrain_config().hash,
+        code=planned_code(ROOT / "pretrain"),
     shell:
         "reidablate pretrain --plan {PLAN} --planned-code {params.code} 2> {log}"
 
@@ -35,14 +35,14 @@ rule train:
         RUN + "/features.npz",
         RUN + "/history.parquet",
         RUN + "/provenance.json",
-    params:
-        config=lambda wildcards: STUDY.cell(wildcards.cell).config_hash,
-        code=lambda wildcards: planned_code(RUN.format(**wildcards)),
     log:
         LOGS / "train" / "{dataset}" / "{cell}" / "seed{seed}.log",
     threads: STUDY.preset.execution.threads
     resources:
         gpu=STUDY.gpus_per_run,
+    params:
+        config=lambda wildcards: STUDY.cell(wildcards.cell).config_hash,
+        code=lambda wildcards: planned_code(RUN.format(**wildcards)),
     shell:
         "reidablate train --plan {PLAN} --dataset {wildcards.dataset} --cell {wildcards.cell} --seed {wildcards.seed}"
         " --gpus {resources.gpu} --planned-code {params.code} 2> {log}"
