@@ -2,11 +2,6 @@
 from reidablate.artifacts import content_hash
 
 
-def imports(dataset):
-    """What `reidablate import` left for a data set; one that comes or goes repeats what lies behind."""
-    return (ROOT / "imported" / dataset).glob("[!.]*/provenance.json")
-
-
 rule aggregate:
     input:
         run_files("metrics.json"),

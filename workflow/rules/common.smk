@@ -34,8 +34,25 @@ RUN_FILES = (
     "metrics.json",
 )
 TRANSFER_FILES = ("features.npz", "provenance.json", "queries.parquet", "camera_pairs.parquet", "metrics.json")
-RUN = str(ROOT / "{dataset}" / "{cell}" / "seed{seed}")
-TRANSFER = str(transfer_folder(Path(RUN), "{other}"))
+RUN = ROOT / "{dataset}" / "{cell}" / "seed{seed}"
+TRANSFER = transfer_folder(RUN, "{other}")
+
+
+def generated_images(wildcards):
+    """The mark of a generated set, written last; a real set is made by no rule."""
+    dataset = STUDY.dataset(wildcards.dataset)
+    return [dataset.root / "SYNTHETIC"] if dataset.generated else []
+
+
+def initial_weights(wildcards):
+    """The file that the run starts from; a change of it repeats the run. A missing one is refused at the start."""
+    made_here = STUDY.settings.weights == "preset"
+    return [STUDY.weights] if STUDY.weights and (made_here or STUDY.weights.is_file()) else []
+
+
+def imports(dataset):
+    """What `reidablate import` left for a data set; one that comes or goes repeats what lies behind."""
+    return (ROOT / "imported" / dataset).glob("[!.]*/provenance.json")
 
 
 def run_files(name):

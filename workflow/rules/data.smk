@@ -2,13 +2,6 @@
 # when its files changed (Study.reindex_changed).
 from reidablate.artifacts import canonical_json
 
-
-def generated_images(wildcards):
-    """The mark of a generated set, written last; a real set is made by no rule."""
-    dataset = STUDY.dataset(wildcards.dataset)
-    return [dataset.root / "SYNTHETIC"] if dataset.generated else []
-
-
 if STUDY.preset.synthetic:
 
     rule synthesize:

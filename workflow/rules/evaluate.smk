@@ -4,26 +4,26 @@
 
 rule evaluate:
     input:
-        RUN + "/features.npz",
-        RUN + "/provenance.json",
+        RUN / "features.npz",
+        RUN / "provenance.json",
     output:
-        RUN + "/queries.parquet",
-        RUN + "/camera_pairs.parquet",
-        RUN + "/metrics.json",
+        queries=RUN / "queries.parquet",
+        camera_pairs=RUN / "camera_pairs.parquet",
+        metrics=RUN / "metrics.json",
     log:
         LOGS / "evaluate" / "{dataset}" / "{cell}" / "seed{seed}.log",
     shell:
-        "reidablate evaluate $(dirname {output[0]}) 2> {log}"
+        "reidablate evaluate $(dirname {output.queries}) 2> {log}"
 
 
 rule transfer:
     input:
-        RUN + "/model.safetensors",
-        RUN + "/provenance.json",
+        RUN / "model.safetensors",
+        RUN / "provenance.json",
         DATA / "{other}" / "cache" / "cache.json",
     output:
-        TRANSFER + "/features.npz",
-        TRANSFER + "/provenance.json",
+        TRANSFER / "features.npz",
+        TRANSFER / "provenance.json",
     log:
         LOGS / "transfer" / "{dataset}" / "{cell}" / "seed{seed}_on_{other}.log",
     threads: STUDY.preset.execution.threads
@@ -36,13 +36,13 @@ rule transfer:
 
 rule evaluate_transfer:
     input:
-        TRANSFER + "/features.npz",
-        TRANSFER + "/provenance.json",
+        TRANSFER / "features.npz",
+        TRANSFER / "provenance.json",
     output:
-        TRANSFER + "/queries.parquet",
-        TRANSFER + "/camera_pairs.parquet",
-        TRANSFER + "/metrics.json",
+        queries=TRANSFER / "queries.parquet",
+        camera_pairs=TRANSFER / "camera_pairs.parquet",
+        metrics=TRANSFER / "metrics.json",
     log:
         LOGS / "evaluate" / "{dataset}" / "{cell}" / "seed{seed}_on_{other}.log",
     shell:
-        "reidablate evaluate $(dirname {output[0]}) 2> {log}"
+        "reidablate evaluate $(dirname {output.queries}) 2> {log}"

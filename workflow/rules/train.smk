@@ -1,12 +1,6 @@
 # One training a run: fit and extract. The resume state is no output, so Snakemake never deletes it.
 
 
-def initial_weights(wildcards):
-    """The file that the run starts from; a change of it repeats the run. A missing one is refused at the start."""
-    made_here = STUDY.settings.weights == "preset"
-    return [STUDY.weights] if STUDY.weights and (made_here or STUDY.weights.is_file()) else []
-
-
 rule pretrain:
     input:
         DATA / "pretrain" / "cache" / "cache.json",
@@ -31,10 +25,10 @@ rule train:
         initial_weights,
         DATA / "{dataset}" / "cache" / "cache.json",
     output:
-        RUN + "/model.safetensors",
-        RUN + "/features.npz",
-        RUN + "/history.parquet",
-        RUN + "/provenance.json",
+        RUN / "model.safetensors",
+        RUN / "features.npz",
+        RUN / "history.parquet",
+        RUN / "provenance.json",
     log:
         LOGS / "train" / "{dataset}" / "{cell}" / "seed{seed}.log",
     threads: STUDY.preset.execution.threads
@@ -42,7 +36,7 @@ rule train:
         gpu=STUDY.gpus_per_run,
     params:
         config=lambda wildcards: STUDY.cell(wildcards.cell).config_hash,
-        code=lambda wildcards: planned_code(RUN.format(**wildcards)),
+        code=lambda wildcards: planned_code(str(RUN).format(**wildcards)),
     shell:
         "reidablate train --plan {PLAN} --dataset {wildcards.dataset} --cell {wildcards.cell} --seed {wildcards.seed}"
         " --gpus {resources.gpu} --planned-code {params.code} 2> {log}"
