@@ -9,19 +9,27 @@ from pathlib import Path
 from reidablate.engine.devices import usable_gpus
 from reidablate.errors import UserError, sentence
 from reidablate.planning import plan
+from reidablate.scope import write_scope
+from reidablate.standing import Standing
 from reidablate.trees import load_yaml, merge
-from reidablate.turn import Turn
+from reidablate.turn import Turn, only_looks
 
 try:
-    STUDY = plan(merge(load_yaml(Path("workflow/config/default.yaml")), config))
-    PLAN = STUDY.write()
-    TURN = Turn(STUDY.root) if workflow.is_main_process else None  # not in a job on another machine
-    if TURN and TURN.undisturbed:
-        STUDY.reindex_changed()
+    CONFIG = merge(load_yaml(Path("workflow/config/default.yaml")), config)
+    STUDY = plan(CONFIG)
+    if workflow.is_main_process:  # not in a job on another machine
+        TURN = Turn(STUDY.root, wait=not only_looks(sys.argv))
+        STUDY = plan(CONFIG) if TURN.waited else STUDY
+        if TURN.undisturbed:
+            STUDY.reindex_changed()
+    NEEDS = Standing(STUDY).needs
+    if workflow.is_main_process and only_looks(sys.argv):
+        print(NEEDS.in_words(), file=sys.stderr)
 except (UserError, OSError) as error:
     print(f"reidablate: {sentence(error)}", file=sys.stderr)
     sys.exit(2)
 
+PLAN = STUDY.path
 ROOT = STUDY.root
 
 
@@ -33,13 +41,10 @@ include: "workflow/rules/diagnose.smk"
 include: "workflow/rules/aggregate.smk"
 include: "workflow/rules/report.smk"
 
-
 rule all:
     default_target: True
     input:
-        ROOT / "report" / "index.html",
-        [run_files(name) for name in RUN_FILES],
-        [transfer_files(name) for name in TRANSFER_FILES],
+        everything,
 
 
 onstart:
@@ -50,6 +55,12 @@ onstart:
         print(f"reidablate: {reason}", file=sys.stderr)
         sys.exit(2)
     TURN.take()
+    STUDY.write()
+    write_scope(STUDY)
+
+
+onsuccess:
+    name_missing()
 
 
 onerror:

@@ -48,7 +48,7 @@ CORE: list[tuple[str, str, str | None, dict[str, list[Any]], float, float, str]]
     ("p2", "Proposed 2 alone", "naive_triplet", {**RPE, **JSD}, 0.07, 1.44, "Is the position-relation loss enough?"),
 ]  # fmt: skip
 RUN_COLUMNS = {
-    **dict.fromkeys(("status", "reason", "config_hash", "code_hash", "git_commit", "data_fingerprint"), "string"),
+    **dict.fromkeys(("status", "reason", "config_hash", "code_hash", "code", "git_commit", "data_fingerprint"), "string"),
     **dict.fromkeys(("epoch", "threads", "num_parameters", "peak_memory_bytes"), "Int64"),
     **dict.fromkeys(("device", "precision", "weights"), "string"), "synthetic": "boolean", "git_dirty": "boolean",
     **dict.fromkeys(("wall_s", "device_s", "images_per_s"), "Float64"),
@@ -146,6 +146,7 @@ def _run(dataset: str, entry: dict[str, Any], seed: int, status: str) -> dict[st
     diverged = {"epoch": 3, "reason": "the loss became nan at step 37"} if status == "diverged" else {}
     return {
         **identity, **diverged, "config_hash": entry["config_hash"], "code_hash": "5eed5eed5eed5eed",
+        "code": "5eed5eed5eed5eed",
         "git_commit": "3f2a9c41d0e5b7f6a8c9d0e1f2a3b4c5d6e7f809", "git_dirty": False,
         "data_fingerprint": f"f1{len(dataset):02d}aa55aa55aa55", "synthetic": True, "device": "cpu", "threads": 1,
         "precision": "fp32", "weights": "pretrain", "num_parameters": 41_216 + 512 * int(entry["config_hash"][:4], 16),

@@ -182,13 +182,13 @@ def weights_convert(
 
 
 @app.command()
-def pretrain(plan: PlanOption, planned_code: Annotated[str, typer.Option(hidden=True)] = "") -> None:
+def pretrain(plan: PlanOption) -> None:
     """Trains the one backbone that every run of the quickstart starts from."""
     from reidablate.engine.stages import pretrain_spec
     from reidablate.engine.train import train_run
     from reidablate.study import load_study
 
-    typer.echo(train_run(pretrain_spec(load_study(plan), planned_code=planned_code)))
+    typer.echo(train_run(pretrain_spec(load_study(plan))))
 
 
 @app.command()
@@ -198,14 +198,13 @@ def train(
     cell: Annotated[str, typer.Option()],
     seed: Annotated[int, typer.Option(min=0)],
     gpus: Annotated[int | None, typer.Option(help="GPUs granted by the scheduler; must be what the plan asks.")] = None,
-    planned_code: Annotated[str, typer.Option(hidden=True)] = "",
 ) -> None:
     """Trains one run and extracts its features; goes on where an interrupted one stopped."""
     from reidablate.engine.stages import train_spec
     from reidablate.engine.train import train_run
     from reidablate.study import load_study
 
-    spec = train_spec(load_study(plan), dataset=dataset, cell=cell, seed=seed, gpus=gpus, planned_code=planned_code)
+    spec = train_spec(load_study(plan), dataset=dataset, cell=cell, seed=seed, gpus=gpus)
     typer.echo(train_run(spec))
 
 

@@ -255,9 +255,18 @@ class RunConfig(Section):
         return self.model_dump(mode="json")
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """The options that differ from their defaults, as plain JSON values.
+
+        A release may add an option whose default means "as before": no identity changes by it, so no finished run is
+        repeated. A section that a cell switches on or off stays, also with every option at its default.
+        """
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+    @property
     def hash(self) -> str:
-        """Sixteen hexadecimal digits that change with any option."""
-        return content_hash(self.dump())
+        """Sixteen hexadecimal digits of the identity."""
+        return content_hash(self.identity)
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reidablate.cells import describe, load_cells, select
+from reidablate.cells import Cell, describe, load_cells, select
 from reidablate.config import Preset, RunConfig, nearest, validate
 from reidablate.data.formats import SYNTHETIC_FILE, locate
 from reidablate.errors import UserError
-from reidablate.study import PRETRAIN, MissingDataset, PlannedCell, PlannedDataset, Settings, Study
+from reidablate.scope import cells_of, read_scope, restrict, union
+from reidablate.study import PRETRAIN, MissingDataset, PlannedCell, PlannedDataset, Selection, Settings, Study
 from reidablate.trees import load_yaml, merge, yaml_files
 
 CONFIG_FOLDER = Path("workflow/config")
@@ -68,19 +69,62 @@ def plan(config: Mapping[str, Any]) -> Study:
     chosen = select(cells, names=names, tier=tier)
     if not chosen:
         raise UserError(f"no cell of {settings.ablations} is of tier '{tier}'; name some with --config cells=NAME.")
-    for cell in chosen:
+    chosen, line = _with_references(chosen, cells)
+    seeds = preset.seeds if settings.seeds == "preset" else settings.seeds
+    asked = {d.name: {c.name: [c.seed_offset + k for k in range(seeds)] for c in chosen} for d in datasets}
+    scope = read_scope(settings.results / preset.name, settings.ablations) if settings.scope == "grow" else None
+    before = restrict(scope.runs if scope else {}, datasets=settings.dataset_table, cells=cells)
+    planned = union(before, asked)
+    kept = select(cells, names=cells_of(planned), tier=tier)
+    for cell in kept:
         cell.resolve(preset).require_patches(f"{cell.where} at preset '{preset.name}'")
-    planned = [PlannedCell.model_validate(describe(cell, cells, preset)) for cell in chosen]
-    notices += _left_out(planned, settings, [dataset.name for dataset in datasets])
+    described = [PlannedCell.model_validate(describe(cell, cells, preset)) for cell in kept]
+    datasets += _earlier_datasets(settings, preset, [d.name for d in datasets], planned)
+    datasets.sort(key=lambda dataset: list(settings.dataset_table).index(dataset.name))
+    palette = [name for name in (scope.palette if scope else []) if name in cells]
     return Study(
         settings=settings,
         preset=preset,
         datasets=datasets,
         missing_datasets=[] if preset.synthetic else missing,
-        cells=planned,
-        seeds=preset.seeds if settings.seeds == "preset" else settings.seeds,
-        notices=notices,
+        cells=described,
+        seeds=seeds,
+        notices=[*notices, *line, *_left_out(described, settings, [dataset.name for dataset in datasets])],
+        planned=planned,
+        asked=asked,
+        palette=palette + [cell.name for cell in described if cell.name not in palette],
     )
+
+
+def _with_references(chosen: list[Cell], cells: Mapping[str, Cell]) -> tuple[list[Cell], list[str]]:
+    """Returns the chosen cells with those that they are compared with, and a line that names the latter."""
+    names = {cell.name: None for cell in chosen}
+    added = [r for cell in chosen for r in cell.references if r not in names]
+    if not added:
+        return chosen, []
+    added = list(dict.fromkeys(added))
+    line = f"{', '.join(added)} run too: selected cells are compared with {'it' if len(added) == 1 else 'them'}."
+    return select(cells, names=[*names, *added], tier="optional"), [line]
+
+
+def _earlier_datasets(
+    settings: Settings, preset: Preset, present: list[str], planned: Selection
+) -> list[PlannedDataset]:
+    """Returns the data sets of planned runs that this call does not ask for, wherever their images are now."""
+    names = [name for name in settings.dataset_table if name in planned and name not in present]
+    root = settings.results / preset.name / "data"
+    found, _ = _find(settings, names)
+    return [
+        PlannedDataset(
+            name=name,
+            title=settings.dataset_table[name].title,
+            format=settings.dataset_table[name].format,
+            root=root / name / "images" if preset.synthetic else found.get(name, settings.data_root / name),
+            generated=bool(preset.synthetic),
+        )
+        for name in names
+        if not preset.synthetic or name in preset.synthetic
+    ]
 
 
 def _left_out(cells: list[PlannedCell], settings: Settings, present: list[str]) -> list[str]:

@@ -1,29 +1,121 @@
-"""Which code, packages and machine made a result."""
+"""Which code, packages and machine made a result.
 
+A training is named by its configuration, its data, its initial weights and its seed. Which code computed it is
+recorded beside that: as the hash of the modules that can change a weight or a feature, and as `SCIENCE_VERSION`.
+"""
+
+import ast
 import hashlib
 import importlib.metadata
 import os
 import platform
 import subprocess
+import zipfile
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 PACKAGE = Path(__file__).parent
-SCIENCE = ("config.py", "rng.py", "data", "models", "losses", "engine")  # what can change a trained weight
+
+SCIENCE_VERSION = 1
+"""Raised by a release that computes other weights or features for a configuration that existed before: a loss is
+corrected, a default changes its meaning, another stream of random numbers is used. Every finished run of an earlier
+version is then trained again. A release that leaves all of them alone, to the bit, keeps the number."""
+
+SCIENCE = (
+    "rng.py",
+    "data/augment.py",
+    "data/cache.py",
+    "data/sampler.py",
+    "models",
+    "losses",
+    "engine/batches.py",
+    "engine/extract.py",
+    "engine/fit.py",
+    "engine/schedule.py",
+    "engine/spec.py",
+    "engine/train.py",
+)
+"""What can change a weight or a feature. Not here: what draws or indexes images (the data fingerprint names them),
+options and their defaults (the configuration names them), and what only shows or stores."""
+
+RELEASED: dict[str, str] = {
+    "0819df6720ca98cb": "0.1.0",
+}
+"""Code hashes of the released versions. Runs of releases with one `SCIENCE_VERSION` count as made by the same code."""
+
 PACKAGES = ("numpy", "pandas", "pillow", "safetensors", "scipy", "timm", "torch", "torchvision")
+
+
+def _sources() -> Iterator[Path]:
+    """Yields the files of `SCIENCE` in its order, those of a folder by name."""
+    for entry in SCIENCE:
+        path = PACKAGE / entry
+        yield from sorted(path.rglob("*.py")) if path.is_dir() else [path]
 
 
 @cache
 def code_hash() -> str:
-    """Returns sixteen hexadecimal digits over the source files that can change a trained weight."""
+    """Returns sixteen hexadecimal digits over the syntax of the modules that can change a weight or a feature.
+
+    Comments, docstrings and layout do not count, nor does where a module lies.
+    """
     digest = hashlib.sha256()
-    for entry in SCIENCE:
-        path = PACKAGE / entry
-        for source in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            digest.update(f"{source.relative_to(PACKAGE).as_posix()}\0".encode())
-            digest.update(source.read_bytes())
+    for source in _sources():
+        digest.update(syntax(source.read_text(encoding="utf-8")).encode())
+        digest.update(b"\0")
     return digest.hexdigest()[:16]
+
+
+def syntax(source: str) -> str:
+    """Returns the syntax tree of a module as text, without docstrings, comments, layout and empty fields.
+
+    `ast.dump` would do, but what it prints of empty fields differs between versions of Python.
+    """
+    return _text(ast.parse(source))
+
+
+def _text(node: object) -> str:
+    if isinstance(node, list):
+        return f"[{','.join(map(_text, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = dict(ast.iter_fields(node))
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node):
+        fields["body"] = fields["body"][1:]
+    shown = (f"{name}={_text(value)}" for name, value in fields.items() if value not in (None, []))
+    return f"{type(node).__name__}({','.join(shown)})"
+
+
+def keep_sources(folder: Path) -> Path | None:
+    """Writes the sources behind `code_hash` to `sources-<hash>.zip` in a folder, once; released ones need no copy.
+
+    Returns:
+        The archive, None for a released version.
+    """
+    from reidablate.artifacts import atomic_path
+
+    if code_hash() in RELEASED:
+        return None
+    path = folder / f"sources-{code_hash()}.zip"
+    if not path.is_file():
+        with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+            for source in [*_sources(), PACKAGE / "config.py"]:
+                archive.write(source, Path(PACKAGE.name, source.relative_to(PACKAGE)))
+    return path
+
+
+def code_name(made_by: str | None, science_version: int) -> str | None:
+    """Returns what two runs of the same code share: `science N` for a released version, else the code's hash.
+
+    Args:
+        made_by: The code hash of a run; several joined by "+" where it was edited while the run was interrupted.
+        science_version: The `SCIENCE_VERSION` that the run records.
+    """
+    if made_by and all(code in RELEASED for code in made_by.split("+")):
+        return f"science {science_version}"
+    return made_by
 
 
 @cache

@@ -1,14 +1,24 @@
 """What runs and diagnoses leave on disk, checked where it is read: the form of a broken file is one sentence."""
 
 import shutil
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, RootModel, model_validator
+
+from reidablate.artifacts import read_record
+from reidablate.config import RunConfig, validate
+from reidablate.errors import UserError
+from reidablate.provenance import SCIENCE_VERSION, code_hash, code_name
 
 Side = Literal["before_neck", "after_neck"]
 SIDES: tuple[Side, ...] = get_args(Side)
 Status = Literal["finished", "diverged"]
+NO_WEIGHTS = "none"  # in place of a hash
+SCORES_VERSION = 1
+"""Version of the protocol that `metrics.json`, `queries.parquet` and `camera_pairs.parquet` follow. A release that adds
+or changes a score raises it; finished runs are then scored again from their features, and nothing is trained."""
 
 # Of `queries.parquet`, a row a valid query and side. That of a diverged run is empty and needs none but the first.
 QUERY_COLUMNS = (
@@ -43,12 +53,28 @@ def remove_state(run: Path) -> None:
     shutil.rmtree(state_folder(run), ignore_errors=True)
 
 
-class _Model(BaseModel):
-    test_feature: Side
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What a training is: two of one identity compute the same, bit for bit, on one machine.
 
+    Attributes:
+        configuration: `RunConfig.hash`.
+        data: Fingerprint of the images and their labels.
+        weights: SHA-256 of the file of initial weights, `NO_WEIGHTS` where they are drawn from the seed.
+        seed: Seed of every random stream.
+        science_version: `provenance.SCIENCE_VERSION` of the code.
+    """
 
-class _Config(BaseModel):
-    model: _Model
+    configuration: str
+    data: str
+    weights: str
+    seed: int
+    science_version: int = SCIENCE_VERSION
+
+    def differences(self, other: "Identity") -> list[str]:
+        """Returns the names of what differs, in words."""
+        words = {"weights": "initial weights", "science_version": "version of the code"}
+        return [words.get(f.name, f.name) for f in fields(self) if getattr(self, f.name) != getattr(other, f.name)]
 
 
 class Transferred(BaseModel):
@@ -68,9 +94,10 @@ class Provenance(BaseModel):
     status: Status
     epoch: int | None
     reason: str | None
-    config: _Config
+    config: dict[str, Any]
     config_hash: str
     data_fingerprint: str
+    science_version: int = 1  # absent in runs of 0.1.0
     # Facts for the table of runs; null where they are not known.
     synthetic: bool | None
     code_hash: str | None
@@ -90,10 +117,34 @@ class Provenance(BaseModel):
     sha256: dict[str, str] = {}
     transfer: Transferred | None = None  # only below the run's folder
 
+    @model_validator(mode="after")
+    def _sided(self) -> "Provenance":
+        if self.config.get("model", {}).get("test_feature") not in SIDES:
+            raise ValueError(f"config.model.test_feature should be {' or '.join(SIDES)}")
+        return self
+
     @property
     def test_feature(self) -> Side:
         """The side of the neck that the run declared as its test feature."""
-        return self.config.model.test_feature
+        side: Side = self.config["model"]["test_feature"]
+        return side
+
+    def identity(self, where: Path) -> Identity:
+        """Returns what the run is.
+
+        The configuration is read again, not its recorded hash: another release may have hashed it in another way.
+
+        Raises:
+            UserError: The configuration holds an option that this release does not know; the sentence begins with
+                `where`.
+        """
+        return Identity(
+            configuration=validate(RunConfig, self.config, where=str(where)).hash,
+            data=self.data_fingerprint,
+            weights=self.weights_sha256 or NO_WEIGHTS,
+            seed=self.seed,
+            science_version=self.science_version,
+        )
 
     @property
     def name(self) -> str:
@@ -102,11 +153,34 @@ class Provenance(BaseModel):
         return f"{self.dataset}/{self.cell}/seed{self.seed}{elsewhere}"
 
 
+def differs(run: Path, planned: Identity, *, features: bool = True, same_code: bool = False) -> str:
+    """Returns why the folder of a run does not hold a planned training, finished, as a phrase; empty when it does.
+
+    Args:
+        run: Folder of the run.
+        planned: What the training should be.
+        features: Whether features belong to it; the pre-training has none.
+        same_code: Whether it must also be by the code that is installed.
+    """
+    needed = ["provenance.json", "history.parquet", "model.safetensors"] + ["features.npz"] * features
+    if gone := [name for name in needed if not (run / name).is_file()]:
+        return "not trained yet" if len(gone) == len(needed) else f"{' and '.join(gone)} missing"
+    try:
+        made = read_record(run / "provenance.json", Provenance)
+        other = made.identity(run / "provenance.json").differences(planned)
+    except UserError as error:
+        return str(error)
+    if same_code and code_name(made.code_hash, made.science_version) != code_name(code_hash(), SCIENCE_VERSION):
+        other.append("source code")
+    return f"trained with another {' and '.join(other)}" if other else ""
+
+
 class Metrics(BaseModel):
     """`metrics.json`; only a run that diverged has no scores."""
 
     status: Status
     headline: Side
+    scores_version: int = 1  # absent in runs of 0.1.0
     features_sha256: str | None = None
     before_neck: dict[str, float] = {}
     after_neck: dict[str, float] = {}

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from reidablate.artifacts import content_hash, read_json, write_json
 from reidablate.cells import Tier
@@ -20,6 +20,7 @@ from reidablate.trees import merge
 
 S = TypeVar("S", bound=Section)
 PRETRAIN = "pretrain"
+Selection = dict[str, dict[str, list[int]]]  # data set -> cell -> seeds
 
 
 class DatasetEntry(Section):
@@ -45,6 +46,7 @@ class Settings(Section):
     weights: str
     wandb: Literal["disabled", "offline", "online"]
     retrain: Literal["config", "code"]
+    scope: Literal["grow", "call"] = "grow"
     dataset_table: dict[str, DatasetEntry]
 
     @field_validator("wandb", mode="before")
@@ -108,6 +110,12 @@ class Run(Section):
         """The run's folder below the results of its preset."""
         return f"{self.dataset}/{self.cell}/seed{self.seed}"
 
+    @classmethod
+    def of(cls, id: str) -> "Run":
+        """Returns the run of a folder's name."""
+        dataset, cell, seed = id.split("/")
+        return cls(dataset=dataset, cell=cell, seed=int(seed.removeprefix("seed")))
+
 
 class Transfer(Section):
     """One finished run, scored on another data set as well."""
@@ -127,7 +135,16 @@ def transfer_folder(run: Path, on: str) -> Path:
 
 
 class Study(Section):
-    """Everything that is decided before the first job starts."""
+    """Everything that is decided before the first job starts.
+
+    Attributes:
+        datasets: Those of every planned run, whether or not this call asks for them.
+        cells: Likewise.
+        seeds: Seeds of a run that this call asks for.
+        planned: Every run of the study; calls add to it, and a cell leaves it with its file.
+        asked: The runs that this call is to see finished, a part of the planned ones.
+        palette: The cells in the order in which they came to the study: their colours in every report.
+    """
 
     settings: Settings
     preset: Preset
@@ -136,6 +153,19 @@ class Study(Section):
     cells: list[PlannedCell]
     seeds: int
     notices: list[str]
+    planned: Selection = {}
+    asked: Selection = {}
+    palette: list[str] = []
+
+    @model_validator(mode="before")
+    @classmethod
+    def _everything(cls, data: Any) -> Any:
+        """A plan of version 0.1.0 names no runs: it is every cell on every data set with every seed."""
+        if isinstance(data, Mapping) and "planned" not in data:
+            cells = {c["name"]: [c["seed_offset"] + k for k in range(data["seeds"])] for c in data["cells"]}
+            everything = {dataset["name"]: cells for dataset in data["datasets"]}
+            return {**data, "planned": everything, "asked": everything, "palette": list(cells)}
+        return data
 
     @property
     def root(self) -> Path:
@@ -144,12 +174,20 @@ class Study(Section):
 
     @property
     def runs(self) -> list[Run]:
-        """Every run, data set by data set and seed by seed."""
+        """Every planned run, data set by data set, cell by cell and seed by seed."""
+        return self._in_order(self.planned)
+
+    @property
+    def asked_runs(self) -> list[Run]:
+        """The runs that this call is to see finished, in the same order."""
+        return self._in_order(self.asked)
+
+    def _in_order(self, selection: Selection) -> list[Run]:
         return [
-            Run(dataset=dataset.name, cell=cell.name, seed=cell.seed_offset + k)
+            Run(dataset=dataset.name, cell=cell.name, seed=seed)
             for dataset in self.datasets
             for cell in self.cells
-            for k in range(self.seeds)
+            for seed in sorted(selection.get(dataset.name, {}).get(cell.name, ()))
         ]
 
     @property
@@ -178,11 +216,16 @@ class Study(Section):
         return 0 if self.settings.device == "cpu" else self.preset.execution.gpu
 
     @property
+    def pretrains(self) -> bool:
+        """Whether runs start from a backbone that the study trains itself."""
+        return self.settings.weights == "preset" and self.preset.weights == "pretrain"
+
+    @property
     def weights(self) -> Path | None:
         """The file that initial weights are read from, None when they are drawn from the seed."""
         if self.settings.weights not in {"preset", "none"}:
             return Path(self.settings.weights)
-        if self.settings.weights == "preset" and self.preset.weights == "pretrain":
+        if self.pretrains:
             return self.root / "pretrain" / "model.safetensors"
         return None
 
@@ -306,16 +349,16 @@ def load_study(path: Path) -> Study:
 
 
 def latest_study(results: Path) -> Study:
-    """Returns the plan behind the tables of `results/<preset>`; before there are tables, the newest plan.
+    """Returns the plan behind the tables of `results/<preset>`; before there are tables, the last plan.
 
     Raises:
         UserError: There is no plan.
     """
-    tables = results / "tables" / "study.json"
-    plans = sorted((results / "plans").glob("[!.]*.json"), key=lambda path: path.stat().st_mtime)
-    if tables.is_file():
-        behind = results / "plans" / f"{read_json(tables).get('plan_hash')}.json"
-        plans += [behind] if behind.is_file() else []
-    if not plans:
+    plans = results / "plans"
+    for record, key in ((results / "tables" / "study.json", "plan_hash"), (results / "study.json", "last_plan")):
+        if record.is_file() and (path := plans / f"{read_json(record).get(key)}.json").is_file():
+            return load_study(path)
+    found = sorted(plans.glob("[!.]*.json"), key=lambda path: path.stat().st_mtime)
+    if not found:
         raise UserError(f"{results} holds no plan of a study; run snakemake first.")
-    return load_study(plans[-1])
+    return load_study(found[-1])

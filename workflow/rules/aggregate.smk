@@ -1,31 +1,17 @@
 # Runs -> tidy tables -> contrasts. What was imported of other code bases enters tables of its own.
-from reidablate.artifacts import content_hash
 
 
 rule aggregate:
     input:
-        run_files("metrics.json"),
-        run_files("provenance.json"),
-        transfer_files("metrics.json"),
+        there("metrics.json"),
+        there("provenance.json"),
         [DATA / dataset.name / "diagnostics" / "floors.json" for dataset in STUDY.datasets],
         sorted(made for dataset in STUDY.datasets for made in imports(dataset.name)),
     output:
-        TABLES / "runs.parquet",
-        TABLES / "metrics.parquet",
-        TABLES / "queries.parquet",
-        TABLES / "history.parquet",
-        TABLES / "floors.parquet",
-        TABLES / "camera_pairs.parquet",
-        TABLES / "cross_domain.parquet",
-        TABLES / "imported.parquet",
-        TABLES / "cells.json",
-        TABLES / "study.json",
+        [TABLES / name for name in GATHERED],
     log:
         LOGS / "aggregate.log",
     localrule: True
-    params:
-        runs=content_hash([run.id for run in STUDY.runs]),
-        cells=content_hash([cell.model_dump(mode="json") for cell in STUDY.cells]),
     shell:
         "reidablate aggregate --plan {PLAN} 2> {log}"
 

@@ -1,20 +1,25 @@
-# What several rules need. `PLAN` is named in shell commands, not in params: its hash changes with any cell, and a
-# run must be repeated only when its own configuration changes.
-import os
+# What several rules need. Which runs have to be made is decided while planning, by content (`reidablate.standing`): a
+# rule makes those files alone, whatever their times are, and what stands is an input like any other. `PLAN` is named in
+# shell commands, not in params: its hash changes with any cell.
+import re
 import subprocess
-from pathlib import Path
 
-from reidablate.artifacts import read_json
 from reidablate.errors import how_it_ended
-from reidablate.provenance import code_hash
-from reidablate.study import transfer_folder
+from reidablate.standing import SCORE_FILES, TABLES as GATHERED, TRAINED_FILES
+from reidablate.study import Run, transfer_folder
 
 
-wildcard_constraints:
-    dataset="|".join(["pretrain", *(dataset.name for dataset in STUDY.datasets)]),
-    other="|".join(dataset.name for dataset in STUDY.datasets),
-    cell="[a-z0-9][a-z0-9_.-]*",
-    seed=r"\d+",
+def one_of(names):
+    """A pattern of these names and no other; folders that they share are written once."""
+    heads = {}
+    for head, _, tail in (name.partition("/") for name in names):
+        heads.setdefault(head, []).append(tail)
+    parts = []
+    for head, tails in heads.items():
+        below = [tail for tail in tails if tail]
+        rest = f"(?:/{one_of(below)})" if below else ""
+        parts.append(re.escape(head) + rest + ("?" if below and "" in tails else ""))
+    return f"(?:{'|'.join(parts)})" if parts else "(?!)"
 
 
 localrules:
@@ -24,18 +29,7 @@ localrules:
 DATA = ROOT / "data"
 LOGS = ROOT / "logs"
 TABLES = ROOT / "tables"
-RUN_FILES = (
-    "model.safetensors",
-    "features.npz",
-    "history.parquet",
-    "provenance.json",
-    "queries.parquet",
-    "camera_pairs.parquet",
-    "metrics.json",
-)
-TRANSFER_FILES = ("features.npz", "provenance.json", "queries.parquet", "camera_pairs.parquet", "metrics.json")
-RUN = ROOT / "{dataset}" / "{cell}" / "seed{seed}"
-TRANSFER = transfer_folder(RUN, "{other}")
+ALL_TABLES = (*GATHERED, "contrasts.parquet", "claims.parquet", "slices.parquet")
 
 
 def generated_images(wildcards):
@@ -45,24 +39,43 @@ def generated_images(wildcards):
 
 
 def initial_weights(wildcards):
-    """The file that the run starts from; a change of it repeats the run. A missing one is refused at the start."""
-    made_here = STUDY.settings.weights == "preset"
-    return [STUDY.weights] if STUDY.weights and (made_here or STUDY.weights.is_file()) else []
+    """The file that a run starts from; a missing one is refused at the start."""
+    return [STUDY.weights] if STUDY.weights and (STUDY.pretrains or STUDY.weights.is_file()) else []
+
+
+def there(name):
+    """The file `name` of every run that stands, or that this call makes."""
+    made = {*NEEDS.train, *NEEDS.evaluate}
+    return [ROOT / run.id / name for run in [*STUDY.runs, *STUDY.transfers] if run in made or run in NEEDS.stands]
+
+
+def stale(needs):
+    """What is there and has to be made again all the same. By its own rules Snakemake might leave it."""
+    files = [ROOT / run.id / "provenance.json" for run in [*needs.train, *needs.transfer]]
+    files += [ROOT / run.id / "metrics.json" for run in needs.evaluate]
+    files += [ROOT / "pretrain" / "provenance.json"] * (needs.pretrain and bool(needs.train))
+    for dataset in needs.used_datasets:
+        files += [STUDY.dataset(dataset).root / "SYNTHETIC"] * (dataset in needs.datasets)
+        files += [DATA / dataset / "index" / "index.json"] * (dataset in needs.indexes)
+        files += [DATA / dataset / "cache" / "cache.json"] * (dataset in needs.caches)
+    files += [TABLES / "study.json"] * needs.tables
+    return [str(path) for path in files if path.is_file()]
+
+
+def everything(wildcards):
+    """The files of a whole study; what is stale among them is made again, as by --forcerun."""
+    workflow.dag.forcefiles.update(stale(NEEDS))
+    return [
+        ROOT / "report" / "index.html",
+        *(TABLES / name for name in ALL_TABLES),
+        *(ROOT / run.id / name for run in NEEDS.train for name in TRAINED_FILES),
+        *(ROOT / run.id / name for run in NEEDS.evaluate for name in SCORE_FILES),
+    ]
 
 
 def imports(dataset):
     """What `reidablate import` left for a data set; one that comes or goes repeats what lies behind."""
     return (ROOT / "imported" / dataset).glob("[!.]*/provenance.json")
-
-
-def run_files(name):
-    """The file `name` of every run of the study."""
-    return [ROOT / run.id / name for run in STUDY.runs]
-
-
-def transfer_files(name):
-    """The file `name` of every run on every other data set that it is also scored on."""
-    return [ROOT / transfer.id / name for transfer in STUDY.transfers]
 
 
 def gpu_limit():
@@ -71,15 +84,13 @@ def gpu_limit():
     return None if limit is None or limit.value is None else int(limit.value)
 
 
-def planned_code(folder):
-    """The code that a run is planned with: the current one, unless the run exists and may keep its own."""
-    made = Path(folder) / "provenance.json"
-    if STUDY.settings.retrain == "code" or not made.is_file():
-        return code_hash()
-    try:
-        return read_json(made).get("planned_code_hash") or code_hash()
-    except (UserError, AttributeError):  # a file that is not whole: the run is made again
-        return code_hash()
+def name_missing():
+    """Ends with status 1 where a run that this call asked for is not in the tables, though no job failed."""
+    standing = Standing(STUDY)
+    missing = [f"{run.id} ({reason})" for run in STUDY.asked_runs if (reason := standing.unscored(run))]
+    if missing:
+        print(f"reidablate: not in the tables: {', '.join(missing)}", file=sys.stderr)
+        sys.exit(1)
 
 
 def print_failures():
@@ -89,11 +100,9 @@ def print_failures():
 
 
 def report_what_is_there():
-    """Renders the runs that succeeded, so that one failing run hides nothing.
+    """Gathers and renders every run that stands, so that one failing run hides nothing.
 
-    Snakemake did not make these tables, so they are dated back: the next call gathers them again.
+    The tables name what they were made of, so the next call knows whether they are still right.
     """
     for command in (["aggregate", "--plan", PLAN], ["statistics", ROOT], ["report", ROOT]):
         subprocess.run(["reidablate", *map(str, command)], check=False)
-    if (TABLES / "study.json").exists():
-        os.utime(TABLES / "study.json", (1, 1))

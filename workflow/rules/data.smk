@@ -9,6 +9,8 @@ if STUDY.preset.synthetic:
             DATA / "{dataset}" / "images" / "SYNTHETIC",
         log:
             LOGS / "synthesize" / "{dataset}.log",
+        wildcard_constraints:
+            dataset=one_of(NEEDS.datasets),
         params:
             recipe=lambda wildcards: canonical_json(STUDY.synthetic_recipe(wildcards.dataset)),
         shell:
@@ -19,10 +21,12 @@ rule index:
     input:
         generated_images,
     output:
-        DATA / "{dataset}" / "index" / "index.json",
-        DATA / "{dataset}" / "index" / "index.parquet",
+        update(DATA / "{dataset}" / "index" / "index.json"),
+        update(DATA / "{dataset}" / "index" / "index.parquet"),
     log:
         LOGS / "index" / "{dataset}.log",
+    wildcard_constraints:
+        dataset=one_of(NEEDS.indexes),
     threads: 2
     shell:
         "reidablate data index --plan {PLAN} --dataset {wildcards.dataset} --workers {threads} 2> {log}"
@@ -30,13 +34,14 @@ rule index:
 
 rule cache:
     input:
+        generated_images,
         DATA / "{dataset}" / "index" / "index.json",
     output:
         DATA / "{dataset}" / "cache" / "cache.json",
     log:
         LOGS / "cache" / "{dataset}.log",
+    wildcard_constraints:
+        dataset=one_of(NEEDS.caches),
     threads: 2
-    params:
-        size=STUDY.preset.model["image_size"],
     shell:
         "reidablate data cache --plan {PLAN} --dataset {wildcards.dataset} --workers {threads} 2> {log}"

@@ -10,5 +10,7 @@ rule diagnose:
         DATA / "{dataset}" / "diagnostics" / "samples.jpg",
     log:
         LOGS / "diagnose" / "{dataset}.log",
+    wildcard_constraints:
+        dataset=one_of(NEEDS.floors),
     shell:
         "reidablate diagnose --plan {PLAN} --dataset {wildcards.dataset} 2> {log}"

@@ -2,47 +2,40 @@
 # data sets of the study: nothing is trained for that.
 
 
-rule evaluate:
-    input:
-        RUN / "features.npz",
-        RUN / "provenance.json",
-    output:
-        queries=RUN / "queries.parquet",
-        camera_pairs=RUN / "camera_pairs.parquet",
-        metrics=RUN / "metrics.json",
-    log:
-        LOGS / "evaluate" / "{dataset}" / "{cell}" / "seed{seed}.log",
-    shell:
-        "reidablate evaluate $(dirname {output.queries}) 2> {log}"
-
-
 rule transfer:
     input:
-        RUN / "model.safetensors",
-        RUN / "provenance.json",
+        ROOT / "{run}" / "model.safetensors",
+        ROOT / "{run}" / "provenance.json",
         DATA / "{other}" / "cache" / "cache.json",
     output:
-        TRANSFER / "features.npz",
-        TRANSFER / "provenance.json",
+        transfer_folder(ROOT / "{run}", "{other}") / "features.npz",
+        transfer_folder(ROOT / "{run}", "{other}") / "provenance.json",
     log:
-        LOGS / "transfer" / "{dataset}" / "{cell}" / "seed{seed}_on_{other}.log",
+        LOGS / "transfer" / "{run}_on_{other}.log",
+    wildcard_constraints:
+        run=one_of(dict.fromkeys(transfer.run.id for transfer in NEEDS.transfer)),
+        other=one_of(dict.fromkeys(transfer.on for transfer in NEEDS.transfer)),
     threads: STUDY.preset.execution.threads
     resources:
         gpu=STUDY.gpus_per_run,
+    params:
+        run=lambda wildcards: Run.of(wildcards.run),
     shell:
-        "reidablate transfer --plan {PLAN} --dataset {wildcards.dataset} --cell {wildcards.cell}"
-        " --seed {wildcards.seed} --on {wildcards.other} --gpus {resources.gpu} 2> {log}"
+        "reidablate transfer --plan {PLAN} --dataset {params.run.dataset} --cell {params.run.cell}"
+        " --seed {params.run.seed} --on {wildcards.other} --gpus {resources.gpu} 2> {log}"
 
 
-rule evaluate_transfer:
+rule evaluate:
     input:
-        TRANSFER / "features.npz",
-        TRANSFER / "provenance.json",
+        ROOT / "{scored}" / "features.npz",
+        ROOT / "{scored}" / "provenance.json",
     output:
-        queries=TRANSFER / "queries.parquet",
-        camera_pairs=TRANSFER / "camera_pairs.parquet",
-        metrics=TRANSFER / "metrics.json",
+        queries=ROOT / "{scored}" / "queries.parquet",
+        camera_pairs=ROOT / "{scored}" / "camera_pairs.parquet",
+        metrics=ROOT / "{scored}" / "metrics.json",
     log:
-        LOGS / "evaluate" / "{dataset}" / "{cell}" / "seed{seed}_on_{other}.log",
+        LOGS / "evaluate" / "{scored}.log",
+    wildcard_constraints:
+        scored=one_of(run.id for run in NEEDS.evaluate),
     shell:
         "reidablate evaluate $(dirname {output.queries}) 2> {log}"

@@ -3,24 +3,7 @@
 
 rule report:
     input:
-        tables=[
-            TABLES / name
-            for name in (
-                "runs.parquet",
-                "metrics.parquet",
-                "queries.parquet",
-                "history.parquet",
-                "floors.parquet",
-                "camera_pairs.parquet",
-                "cross_domain.parquet",
-                "imported.parquet",
-                "contrasts.parquet",
-                "claims.parquet",
-                "slices.parquet",
-                "cells.json",
-                "study.json",
-            )
-        ],
+        tables=[TABLES / name for name in ALL_TABLES],
         templates=sorted(Path("report_templates").glob("*")),
     output:
         report(

@@ -1,42 +1,38 @@
-# One training a run: fit and extract. The resume state is no output, so Snakemake never deletes it.
+# One training a run: fit and extract. The resume state is no output, so Snakemake never deletes it. The outputs are
+# marked as updated, so that Snakemake leaves what is there to the training: if it is the planned run, it stands.
 
 
 rule pretrain:
     input:
         DATA / "pretrain" / "cache" / "cache.json",
     output:
-        ROOT / "pretrain" / "model.safetensors",
-        ROOT / "pretrain" / "history.parquet",
-        ROOT / "pretrain" / "provenance.json",
+        update(ROOT / "pretrain" / "model.safetensors"),
+        update(ROOT / "pretrain" / "history.parquet"),
+        update(ROOT / "pretrain" / "provenance.json"),
     log:
         LOGS / "pretrain.log",
     threads: STUDY.preset.execution.threads
     resources:
         gpu=STUDY.gpus_per_run,
-    params:
-        config=STUDY.pretrain_config().hash,
-        code=planned_code(ROOT / "pretrain"),
     shell:
-        "reidablate pretrain --plan {PLAN} --planned-code {params.code} 2> {log}"
+        "reidablate pretrain --plan {PLAN} 2> {log}"
 
 
 rule train:
     input:
         initial_weights,
-        DATA / "{dataset}" / "cache" / "cache.json",
+        lambda wildcards: DATA / Run.of(wildcards.run).dataset / "cache" / "cache.json",
     output:
-        RUN / "model.safetensors",
-        RUN / "features.npz",
-        RUN / "history.parquet",
-        RUN / "provenance.json",
+        [update(ROOT / "{run}" / name) for name in TRAINED_FILES],
     log:
-        LOGS / "train" / "{dataset}" / "{cell}" / "seed{seed}.log",
+        LOGS / "train" / "{run}.log",
+    wildcard_constraints:
+        run=one_of(run.id for run in NEEDS.train),
     threads: STUDY.preset.execution.threads
     resources:
         gpu=STUDY.gpus_per_run,
     params:
-        config=lambda wildcards: STUDY.cell(wildcards.cell).config_hash,
-        code=lambda wildcards: planned_code(str(RUN).format(**wildcards)),
+        run=lambda wildcards: Run.of(wildcards.run),
     shell:
-        "reidablate train --plan {PLAN} --dataset {wildcards.dataset} --cell {wildcards.cell} --seed {wildcards.seed}"
-        " --gpus {resources.gpu} --planned-code {params.code} 2> {log}"
+        "reidablate train --plan {PLAN} --dataset {params.run.dataset} --cell {params.run.cell}"
+        " --seed {params.run.seed} --gpus {resources.gpu} 2> {log}"

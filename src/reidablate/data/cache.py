@@ -41,6 +41,7 @@ class _Layout(NamedTuple):
 class _Facts(BaseModel):
     """What readers need of `cache.json`."""
 
+    fingerprint: str
     height: int
     width: int
     images: dict[str, int]
@@ -92,6 +93,17 @@ def _is_whole(out: Path, facts: dict[str, Any]) -> bool:
         return bool(read_json(out / "cache.json") == facts and [read_cache(out, split) for split in facts["images"]])
     except UserError:
         return False
+
+
+def differs_from(out: Path, fingerprint: str, *, height: int, width: int) -> bool:
+    """Returns whether a folder holds no cache of an index's images, by their fingerprint, at a size in pixels."""
+    try:
+        facts = read_record(out / "cache.json", _Facts)
+        for split in facts.images:
+            read_cache(out, split)
+    except UserError:
+        return True
+    return (facts.fingerprint, facts.height, facts.width) != (fingerprint, height, width)
 
 
 def read_cache(out: Path, split: str) -> "np.memmap[Any, np.dtype[np.uint8]]":

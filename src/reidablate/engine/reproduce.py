@@ -98,7 +98,6 @@ def _spec(run: Path, made: _Made) -> RunSpec:
         threads=made.threads,
         workers=min(made.workers, provenance.usable_cores()),
         command=made.command,
-        planned_code=provenance.code_hash(),  # what a killed repetition by other code left is made again
         same_code=True,
     )
 

@@ -22,9 +22,9 @@ class RunSpec:
         out: Folder of the run.
         weights: Initial weights, None to draw them from the seed.
         extract: Whether features of query and gallery are wanted (the pre-training has none).
-        planned_code: The code hash the plan was made with, kept beside the one that ran; empty by hand.
         command: What to type to train the run by hand.
-        same_code: Whether a checkpoint that other code made is refused; else the run goes on and names both.
+        same_code: Whether a finished run or a checkpoint that other code made is not used; else the run stands, or
+            goes on and names both.
     """
 
     config: RunConfig
@@ -41,7 +41,6 @@ class RunSpec:
     workers: int = 0
     wandb: Mode = "disabled"
     extract: bool = True
-    planned_code: str = ""
     same_code: bool = False
     command: str = ""
 

@@ -7,9 +7,7 @@ from reidablate.provenance import usable_cores
 from reidablate.study import PRETRAIN, Study
 
 
-def train_spec(
-    study: Study, *, dataset: str, cell: str, seed: int, gpus: int | None = None, planned_code: str = ""
-) -> RunSpec:
+def train_spec(study: Study, *, dataset: str, cell: str, seed: int, gpus: int | None = None) -> RunSpec:
     """Returns the specification of one run of the plan.
 
     Args:
@@ -18,7 +16,6 @@ def train_spec(
         cell: Name of a cell of the plan.
         seed: The run's seed.
         gpus: GPUs that the scheduler granted, None when started by hand.
-        planned_code: Code hash at planning time.
 
     Raises:
         UserError: The plan has no such run, or fewer GPUs were granted than the plan asks.
@@ -29,18 +26,16 @@ def train_spec(
     config, name = study.cell(cell).config, f"{study.dataset(dataset).name}/{cell}/seed{seed}"
     if all(run.id != name for run in study.runs):
         raise UserError(f"the plan has no run {name}, so no table would show it; ask for more with --config seeds=N.")
-    return _spec(study, config, name, dataset=dataset, cell=cell, seed=seed, planned_code=planned_code)
+    return _spec(study, config, name, dataset=dataset, cell=cell, seed=seed)
 
 
-def pretrain_spec(study: Study, *, planned_code: str = "") -> RunSpec:
+def pretrain_spec(study: Study) -> RunSpec:
     """Returns the specification of the training of the quickstart's backbone; it has no features."""
     config = study.pretrain_config()
-    return _spec(study, config, PRETRAIN, dataset=PRETRAIN, cell=PRETRAIN, seed=0, planned_code=planned_code)
+    return _spec(study, config, PRETRAIN, dataset=PRETRAIN, cell=PRETRAIN, seed=0)
 
 
-def _spec(
-    study: Study, config: RunConfig, name: str, *, dataset: str, cell: str, seed: int, planned_code: str
-) -> RunSpec:
+def _spec(study: Study, config: RunConfig, name: str, *, dataset: str, cell: str, seed: int) -> RunSpec:
     execution, pretraining = study.preset.execution, name == PRETRAIN
     run = f" --dataset {dataset} --cell {cell} --seed {seed}"
     stage = f"pretrain --plan {study.path}" if pretraining else f"train --plan {study.path}{run}"
@@ -59,7 +54,6 @@ def _spec(
         workers=min(execution.workers, usable_cores()),
         wandb="disabled" if pretraining else study.settings.wandb,
         extract=not pretraining,
-        planned_code=planned_code,
         same_code=study.settings.retrain == "code",
         command=f"reidablate {stage}",
     )

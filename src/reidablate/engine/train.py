@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,6 @@ from reidablate import provenance
 from reidablate.artifacts import (
     content_hash,
     only_writer,
-    read_json,
     remove_half_written,
     sha256_file,
     write_json,
@@ -46,7 +46,7 @@ from reidablate.losses.total import BatchOutputs, study_loss
 from reidablate.models.checkpoints import load_weights, save_weights
 from reidablate.models.neck import ReidModel, ReidOutput, initialise
 from reidablate.rng import generator, seed_int, torch_generator
-from reidablate.runs import remove_state
+from reidablate.runs import NO_WEIGHTS, Identity, differs, remove_state
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -95,33 +95,18 @@ class _Training:
             num_instances=self.config.train.num_instances,
             seed=spec.seed,
         )
-        self.weights_hash = sha256_file(spec.weights) if spec.weights else "none"
-        self.identity = {
-            "configuration": self.config.hash,
-            "data": self.fingerprint,
-            "weights": self.weights_hash,
-            "seed": str(spec.seed),
-        }
+        self.weights_hash = sha256_file(spec.weights) if spec.weights else NO_WEIGHTS
+        self.planned = Identity(
+            configuration=self.config.hash, data=self.fingerprint, weights=self.weights_hash, seed=spec.seed
+        )
+        self.identity = {name: str(value) for name, value in asdict(self.planned).items()}
         if spec.same_code:
             self.identity["code"] = provenance.code_hash()
         self.state = training_folder(spec.out, self.identity)
 
     def is_complete(self) -> bool:
         """Returns whether the run's folder holds this very training, finished."""
-        out = self.spec.out
-        files = ["provenance.json", "history.parquet", "model.safetensors"] + ["features.npz"] * self.spec.extract
-        if not all((out / name).is_file() for name in files):
-            return False
-        made: dict[str, Any] = read_json(out / "provenance.json")
-        wanted = {
-            "seed": self.spec.seed,
-            "config_hash": self.config.hash,
-            "data_fingerprint": self.fingerprint,
-            "weights_sha256": self.weights_hash,
-        }
-        if self.spec.planned_code:
-            wanted["planned_code_hash"] = self.spec.planned_code
-        return isinstance(made, dict) and all(made.get(key) == value for key, value in wanted.items())
+        return not differs(self.spec.out, self.planned, features=self.spec.extract, same_code=self.spec.same_code)
 
     def run(self, stop: StopSignal) -> str:
         """Trains, extracts, writes, and returns the line that sums it up."""
@@ -339,7 +324,7 @@ class _Training:
             "config": self.config.dump(),
             "config_hash": self.config.hash,
             "code_hash": fit.codes[0] if len(fit.codes) == 1 else "+".join(fit.codes),
-            "planned_code_hash": self.spec.planned_code or provenance.code_hash(),
+            "science_version": provenance.SCIENCE_VERSION,
             **provenance.git_state(),
             "data_fingerprint": self.fingerprint,
             "synthetic": self.synthetic,

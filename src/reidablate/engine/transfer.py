@@ -33,7 +33,6 @@ class _Made(BaseModel):
 
     status: Status
     config: dict[str, Any]
-    config_hash: str
     num_classes: int
 
 
@@ -53,7 +52,7 @@ def transfer_run(spec: RunSpec, *, on: str, data: Path) -> str:
             weights are not whole.
     """
     made = read_record(spec.out / "provenance.json", _Made)
-    if made.config_hash != spec.config.hash:
+    if validate(RunConfig, made.config, where=str(spec.out / "provenance.json")).hash != spec.config.hash:
         raise UserError(f"{spec.out} was trained with another configuration than the plan's; run snakemake again.")
     out, name = transfer_folder(spec.out, on), f"{spec.name} on {on}"
     with only_writer(out, name), lease(spec.gpus, device=spec.device) as gpus:

@@ -15,7 +15,7 @@ from reidablate.metrics.checks import check_labels
 from reidablate.metrics.distances import FeatureDistances
 from reidablate.metrics.protocol import Scores, score
 from reidablate.metrics.slices import PAIR_COLUMNS, by_camera_pair
-from reidablate.runs import FEATURE_ARRAYS, SIDES, Provenance, remove_state
+from reidablate.runs import FEATURE_ARRAYS, SCORES_VERSION, SIDES, Provenance, remove_state
 
 
 def evaluate_run(run: Path) -> str:
@@ -37,7 +37,7 @@ def evaluate_run(run: Path) -> str:
 def _evaluate(run: Path) -> str:
     made = read_record(run / "provenance.json", Provenance)
     headline = made.test_feature
-    summary: dict[str, Any] = {"status": made.status, "headline": headline}
+    summary: dict[str, Any] = {"status": made.status, "headline": headline, "scores_version": SCORES_VERSION}
     if made.status == "diverged":
         summary |= {"epoch": made.epoch, "reason": made.reason}
         write_table(pd.DataFrame({"side": pd.Series(dtype=str)}), run / "queries.parquet")

@@ -14,15 +14,16 @@ import pandas as pd
 
 from reidablate import provenance
 from reidablate.artifacts import atomic_path, only_writer, read_record, read_table, write_json, write_table
-from reidablate.data.index import read_summary
 from reidablate.errors import UserError, last_words
 from reidablate.report.elsewhere import camera_pair_table, cross_domain_table
 from reidablate.report.imported import imported_table
 from reidablate.runs import QUERY_COLUMNS, SIDES, Floors, Metrics, Provenance
+from reidablate.standing import Standing
 from reidablate.study import PRETRAIN, Run, Study
 
 RUN_COLUMNS = {
     "status": "string", "epoch": "Int64", "reason": "string", "config_hash": "string", "code_hash": "string",
+    "code": "string",
     "git_commit": "string", "git_dirty": "boolean", "data_fingerprint": "string", "synthetic": "boolean",
     "versions": "string", "device": "string", "threads": "Int64", "precision": "string", "weights": "string",
     "weights_sha256": "string", "num_parameters": "Int64",
@@ -51,13 +52,15 @@ def aggregate_study(study: Study) -> str:
 
 
 def _write_tables(study: Study) -> str:
-    summaries = {dataset.name: _index_summary(study, dataset.name) for dataset in study.datasets}
-    parts = {run: _collect(study, run, summaries[run.dataset]) for run in study.runs}
+    standing = Standing(study)
+    summaries = {dataset.name: standing.summary(dataset.name) for dataset in study.datasets}
+    asked = set(study.asked_runs)
+    parts = {run: _collect(study, run, standing.unscored(run), asked=run in asked) for run in study.runs}
     tables = study.root / "tables"
     finished = [run for run, part in parts.items() if part.run["status"] == "finished"]
     fingerprints = {name: summary.get("fingerprint") for name, summary in summaries.items()}
     pairs, no_pairs = camera_pair_table(study, finished)
-    elsewhere, not_elsewhere = cross_domain_table(study, finished, fingerprints)
+    elsewhere, not_elsewhere = cross_domain_table(study, finished, standing)
     imported, not_imported = imported_table(study, fingerprints)
     frames = {
         "runs": _runs([{**_key(run), **part.run} for run, part in parts.items()]),
@@ -72,9 +75,13 @@ def _write_tables(study: Study) -> str:
         write_table(frame, tables / f"{name}.parquet")
         if name in {"runs", "metrics", "cross_domain", "imported"}:
             write_table(frame, tables / f"{name}.csv")
-    write_json(tables / "cells.json", [cell.model_dump(mode="json") for cell in study.cells])
-    write_json(tables / "study.json", _description(study, summaries, [*no_pairs, *not_elsewhere, *not_imported]))
+    palette = {name: place for place, name in enumerate(study.palette)}
+    write_json(
+        tables / "cells.json", [cell.model_dump(mode="json") | {"palette": palette[cell.name]} for cell in study.cells]
+    )
     _write_floors(study, tables)
+    about = _description(study, summaries, [*no_pairs, *not_elsewhere, *not_imported])
+    write_json(tables / "study.json", {**about, "made_of": standing.signature})
     counts = frames["runs"]["status"].value_counts()
     return "aggregate: " + ", ".join(f"{counts.get(s, 0)} {s}" for s in ("finished", "diverged", "missing"))
 
@@ -83,15 +90,15 @@ def _key(run: Run) -> dict[str, Any]:
     return {"dataset": run.dataset, "cell": run.cell, "seed": run.seed}
 
 
-def _index_summary(study: Study, dataset: str) -> dict[str, Any]:
-    try:
-        return read_summary(study.data_folder(dataset) / "index")
-    except UserError:
-        return {}
-
-
-def _collect(study: Study, run: Run, summary: dict[str, Any]) -> _Parts:
+def _collect(study: Study, run: Run, unscored: str, *, asked: bool) -> _Parts:
+    """Returns what a run adds, or why it adds nothing; `unscored` says in words why it does not stand."""
     folder = study.root / run.id
+    if unscored:
+        trained = (folder / "provenance.json").is_file()
+        said = _last_words(study.root / "logs", run, trained=trained) if asked else ""
+        if not trained and not asked:
+            unscored = "planned by an earlier call, not run yet"
+        return _Parts({"status": "missing", "reason": said or f"{folder}: {unscored}."}, [], None, None)
     try:
         made = read_record(folder / "provenance.json", Provenance)
         metrics = read_record(folder / "metrics.json", Metrics)
@@ -99,31 +106,15 @@ def _collect(study: Study, run: Run, summary: dict[str, Any]) -> _Parts:
         finished = made.status == "finished"
         queries = read_table(folder / "queries.parquet", QUERY_COLUMNS if finished else ())
     except UserError as error:
-        trained = (folder / "provenance.json").is_file()
-        reason = _last_words(study.root / "logs", run, trained=trained) or str(error)
-        return _Parts({"status": "missing", "reason": reason}, [], None, None)
-    stale = [
-        what
-        for what, found, wanted in (
-            ("configuration", made.config_hash, study.cell(run.cell).config_hash),
-            ("data", made.data_fingerprint, summary.get("fingerprint")),
-            (
-                "features",
-                metrics.features_sha256,
-                made.sha256.get("features.npz") if made.status == "finished" else None,
-            ),
-        )
-        if found != wanted
-    ]
-    if stale:
-        reason = f"{folder} was made or scored with another {' and '.join(stale)}; run snakemake again."
-        return _Parts({"status": "missing", "reason": reason}, [], None, None)
+        return _Parts({"status": "missing", "reason": str(error)}, [], None, None)
     rows = [
         {**_key(run), "side": side, "metric": metric, "value": value}
         for side in SIDES
         for metric, value in getattr(metrics, side).items()
     ]
-    facts = {name: getattr(made, name) for name in RUN_COLUMNS}
+    facts = {name: getattr(made, name) for name in RUN_COLUMNS if name in Provenance.model_fields}
+    facts["config_hash"] = study.cell(run.cell).config_hash  # it stands, so it is the cell's
+    facts["code"] = provenance.code_name(made.code_hash, made.science_version)
     facts["versions"] = ", ".join(f"{name} {version}" for name, version in made.versions.items())
     return _Parts(facts, rows, queries if finished else None, _epochs(history))
 
@@ -197,7 +188,7 @@ def _description(study: Study, summaries: dict[str, dict[str, Any]], left_out: l
         "synthetic": any(entry["synthetic"] or entry["generated"] for entry in datasets),
         "datasets": datasets,
         "missing_datasets": [entry.model_dump(mode="json") for entry in study.missing_datasets],
-        "seeds": list(range(study.seeds)),
+        "seeds": sorted({run.seed for run in study.runs}),
         "runs": [[run.dataset, run.cell, run.seed] for run in study.runs],
         "notices": [*study.notices, *left_out],
         "headline": headline_side(study),

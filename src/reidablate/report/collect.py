@@ -286,7 +286,7 @@ class StudyTables:
     @property
     def codes(self) -> list[str]:
         """Hashes of the code that made the runs, the most frequent first; more than one is a warning."""
-        return [str(code) for code in self.runs["code_hash"].dropna().value_counts().index]
+        return [str(code) for code in self.runs["code"].dropna().value_counts().index]
 
 
 def cmc_curves(queries: pd.DataFrame, max_rank: int = MAX_RANK) -> pd.DataFrame:
@@ -342,7 +342,7 @@ def _optional(folder: Path, name: str, absent: dict[str, str], **arguments: Any)
 
 def _cell(index: int, entry: dict[str, Any]) -> Cell:
     return Cell(
-        index=index,
+        index=int(entry.get("palette", index)),
         name=str(entry["name"]),
         title=str(entry.get("title") or entry["name"]),
         group=str(entry.get("group") or "main"),

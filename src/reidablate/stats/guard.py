@@ -15,7 +15,7 @@ from reidablate.stats.scores import numbers
 from reidablate.trees import difference
 
 FACTS: dict[str, str] = {
-    "code_hash": "were made by different source code",
+    "code": "were made by different source code",
     "device": "were trained on different devices",
     "threads": "were trained with different numbers of threads",
     "precision": "were trained in different precisions",

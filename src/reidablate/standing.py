@@ -1,0 +1,311 @@
+"""What of a study is finished and is still what the plan says: the one place that decides what must run again.
+
+It is decided by content (configuration, images, initial weights, seed, version of the code and of the scores), never
+by file times, by the spelling of a path or by what Snakemake recorded. Planning asks here which jobs there are, and
+the tables ask here which runs they show, so the two cannot disagree.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+from reidablate.artifacts import content_hash, read_json, read_record, sha256_file
+from reidablate.config import RunConfig
+from reidablate.data.cache import differs_from
+from reidablate.data.formats import SYNTHETIC_FILE
+from reidablate.data.index import read_summary
+from reidablate.errors import UserError
+from reidablate.provenance import versions
+from reidablate.runs import (
+    NO_WEIGHTS,
+    SCORES_VERSION,
+    Identity,
+    Metrics,
+    Provenance,
+    differs,
+)
+from reidablate.study import PRETRAIN, Run, Study, Transfer
+
+TABLES = (
+    "runs.parquet",
+    "metrics.parquet",
+    "queries.parquet",
+    "history.parquet",
+    "floors.parquet",
+    "camera_pairs.parquet",
+    "cross_domain.parquet",
+    "imported.parquet",
+    "cells.json",
+    "study.json",
+)
+"""What `aggregate` writes below `tables/`."""
+
+TRAINED_FILES = ("model.safetensors", "features.npz", "history.parquet", "provenance.json")
+SCORE_FILES = ("queries.parquet", "camera_pairs.parquet", "metrics.json")
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What has to be made before every asked run is in the tables.
+
+    Attributes:
+        datasets: Generated sets that are not drawn, or were drawn by another recipe.
+        indexes: Data sets without an index of their present images.
+        caches: Data sets without a cache of their index at the preset's image size.
+        pretrain: Whether the backbone that the preset trains itself is not there.
+        train: Asked runs that are not trained.
+        transfer: Asked runs without features on another data set that their cell asks for.
+        evaluate: Planned runs, and runs on other data sets, that have features or will have and are not scored by the
+            present protocol.
+        stands: Those that are scored.
+        floors: Data sets without scores of what any model has to beat.
+        tables: Whether the tables are not of what is there now.
+    """
+
+    datasets: list[str]
+    indexes: list[str]
+    caches: list[str]
+    pretrain: bool
+    train: list[Run]
+    transfer: list[Transfer]
+    evaluate: list[Run | Transfer]
+    stands: set[Run | Transfer]
+    floors: list[str]
+    tables: bool
+
+    @property
+    def used_datasets(self) -> set[str]:
+        """Data sets whose images the jobs will read."""
+        read = {run.dataset for run in self.train} | {transfer.on for transfer in self.transfer} | {*self.floors}
+        return read | ({PRETRAIN} if self.pretrain and self.train else set())
+
+    def in_words(self) -> str:
+        """Returns a sentence that names the runs to train: data set, cell and seeds."""
+        seeds: dict[str, list[str]] = {}
+        for run in self.train:
+            seeds.setdefault(f"{run.dataset}/{run.cell}", []).append(str(run.seed))
+        named = "; ".join(f"{name} seed {', '.join(of)}" for name, of in seeds.items())
+        return f"reidablate: {len(self.train)} runs to train{f': {named}' if named else ''}."
+
+
+class Standing:
+    """The state of a study's files; every file is looked at once."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.summary = cache(self._summary)
+        self.unindexed = cache(self._unindexed)
+        self.untrained = cache(self._untrained)
+        self.unscored = cache(self._unscored)
+        self.untransferred = cache(self._untransferred)
+        self._hash = cache(sha256_file)
+
+    def undrawn(self, dataset: str) -> bool:
+        """Returns whether the images of a generated set are still to be drawn, by the recipe of the preset."""
+        planned = self.study.dataset(dataset)
+        return planned.generated and not _drawn_by(self.study.synthetic_recipe(dataset), planned.root / SYNTHETIC_FILE)
+
+    def _summary(self, dataset: str) -> dict[str, Any]:
+        """Returns the summary of a data set's index, empty where there is none."""
+        try:
+            return read_summary(self.study.data_folder(dataset) / "index")
+        except UserError:
+            return {}
+
+    def _unindexed(self, dataset: str) -> bool:
+        """Whether a data set has no index of the images that the plan names."""
+        mark = self.study.dataset(dataset).root / SYNTHETIC_FILE
+        redrawn = mark.is_file() and self.undrawn(dataset)
+        parquet = self.study.data_folder(dataset) / "index" / "index.parquet"
+        return redrawn or not is_parquet(parquet) or not self.summary(dataset)
+
+    def uncached(self, dataset: str) -> bool:
+        """Returns whether a data set has no cache of its index at the preset's image size."""
+        if self.unindexed(dataset):
+            return True
+        height, width = self.study.preset.model["image_size"]
+        fingerprint = self.summary(dataset)["fingerprint"]
+        return differs_from(self.study.data_folder(dataset) / "cache", fingerprint, height=height, width=width)
+
+    def fingerprint(self, dataset: str) -> str | None:
+        """Returns the fingerprint of a data set's images, None while it has no index."""
+        return None if self.unindexed(dataset) else str(self.summary(dataset)["fingerprint"])
+
+    @cached_property
+    def unpretrained(self) -> bool:
+        """Whether the preset's own backbone is not there, or not the one that the plan names."""
+        return self.study.pretrains and self._pretrained is None
+
+    @cached_property
+    def _pretrained(self) -> Provenance | None:
+        folder = self.study.root / PRETRAIN
+        try:
+            made = read_record(folder / "provenance.json", Provenance)
+        except UserError:
+            return None
+        planned = Identity(
+            configuration=self.study.pretrain_config().hash,
+            data=self.fingerprint(PRETRAIN) or made.data_fingerprint,
+            weights=NO_WEIGHTS,
+            seed=0,
+        )
+        return None if differs(folder, planned, features=False, same_code=self._same_code) else made
+
+    def weights(self, config: RunConfig) -> str | None:
+        """Returns the SHA-256 of a run's initial weights, None while they are not there."""
+        path = self.study.weights
+        if path is None:
+            return NO_WEIGHTS
+        if self.study.pretrains and path.parent == self.study.root / PRETRAIN:
+            return self._pretrained.sha256.get(path.name) if self._pretrained else None
+        return self._hash(path) if path.is_file() else None
+
+    @property
+    def _same_code(self) -> bool:
+        return self.study.settings.retrain == "code"
+
+    def _untrained(self, run: Run) -> str:
+        """Returns why a run does not stand as trained, as a phrase; empty when it does."""
+        folder = self.study.root / run.id
+        config = self.study.cell(run.cell).config
+        data, weights = self.fingerprint(run.dataset), self.weights(config)
+        if not (folder / "provenance.json").is_file():
+            return "not trained yet"
+        if data is None or weights is None:
+            return f"the {'images' if data is None else 'initial weights'} it was made from are not there"
+        planned = Identity(configuration=config.hash, data=data, weights=weights, seed=run.seed)
+        return differs(folder, planned, same_code=self._same_code)
+
+    def _unscored(self, run: Run | Transfer) -> str:
+        """Returns why a run does not stand as trained and scored, as a phrase; empty when it does."""
+        return self._unextracted(run) or unscored(self.study.root / run.id)
+
+    def _untransferred(self, transfer: Transfer) -> str:
+        """Returns why the features of a run on another data set do not stand, as a phrase; empty when they do."""
+        folder = self.study.root / transfer.id
+        if reason := self.untrained(transfer.run):
+            return reason
+        if not all((folder / name).is_file() for name in ("features.npz", "provenance.json")):
+            return "not extracted yet"
+        try:
+            run = read_record(self.study.root / transfer.run.id / "provenance.json", Provenance)
+            made = read_record(folder / "provenance.json", Provenance)
+            same = made.identity(folder / "provenance.json") == run.identity(folder / "provenance.json")
+        except UserError as error:
+            return str(error)
+        there = made.transfer
+        wrong = [
+            what
+            for what, differs in (
+                ("configuration", not same),
+                ("weights", there is None or there.weights_sha256 != run.sha256.get("model.safetensors")),
+                ("data", there is None or there.data_fingerprint != self.fingerprint(transfer.on)),
+            )
+            if differs
+        ]
+        return f"made with another {' and '.join(wrong)}" if wrong else ""
+
+    @property
+    def needs(self) -> Needs:
+        """What has to be made."""
+        study, asked = self.study, set(self.study.asked_runs)
+        sets = [dataset.name for dataset in study.datasets] + [PRETRAIN] * study.pretrains
+        train = {run: None for run in study.asked_runs if self.untrained(run)}
+        transfer = {t: None for t in study.transfers if t.run in asked and self.untransferred(t)}
+        runs: list[Run | Transfer] = [*study.runs, *study.transfers]
+        unscored = [run for run in runs if self.unscored(run)]
+        caches = [name for name in sets if self.uncached(name)]
+        return Needs(
+            datasets=[name for name in sets if self.undrawn(name)],
+            indexes=[name for name in sets if self.unindexed(name)],
+            caches=caches,
+            pretrain=self.unpretrained,
+            train=list(train),
+            transfer=list(transfer),
+            evaluate=[run for run in unscored if run in train or run in transfer or not self._unextracted(run)],
+            stands=set(runs) - set(unscored),
+            floors=[dataset.name for dataset in study.datasets if self._unmeasured(dataset.name)],
+            tables=self._untabled,
+        )
+
+    def _unextracted(self, run: Run | Transfer) -> str:
+        return self.untransferred(run) if isinstance(run, Transfer) else self.untrained(run)
+
+    def _unmeasured(self, dataset: str) -> bool:
+        folder = self.study.data_folder(dataset) / "diagnostics"
+        there = all((folder / name).is_file() for name in ("floors.json", "samples.jpg"))
+        return not there or self.unindexed(dataset)
+
+    @property
+    def _untabled(self) -> bool:
+        tables = self.study.root / "tables"
+        try:
+            made_of = read_json(tables / "study.json").get("made_of")
+        except (UserError, AttributeError):
+            return True
+        return made_of != self.signature or not all((tables / name).is_file() for name in TABLES)
+
+    @property
+    def signature(self) -> str:
+        """Sixteen hexadecimal digits that change with anything that the tables show."""
+        study = self.study
+        runs: list[Run | Transfer] = [*study.runs, *study.transfers]
+        folders = {run.id: self.unscored(run) for run in runs}
+        imported = sorted((study.root / "imported").glob("*/[!.]*/provenance.json"))
+        return content_hash(
+            {
+                "version": versions().get("reidablate"),
+                "cells": [cell.model_dump(mode="json") for cell in study.cells],
+                "datasets": [[d.model_dump(mode="json"), self.fingerprint(d.name)] for d in study.datasets],
+                "palette": study.palette,
+                "runs": {id: reason or _scores_of(study.root / id) for id, reason in folders.items()},
+                "imported": [[path.parent.name, path.read_text(encoding="utf-8")] for path in imported],
+            }
+        )
+
+
+def unscored(folder: Path) -> str:
+    """Returns why the features in a folder are not scored by the present protocol; empty when they are."""
+    if gone := [name for name in SCORE_FILES if not (folder / name).is_file()]:
+        return "not scored yet" if len(gone) == len(SCORE_FILES) else f"{' and '.join(gone)} missing"
+    try:
+        metrics = read_record(folder / "metrics.json", Metrics)
+        made = read_record(folder / "provenance.json", Provenance)
+    except UserError as error:
+        return str(error)
+    if broken := [name for name in SCORE_FILES if name.endswith(".parquet") and not is_parquet(folder / name)]:
+        return f"{' and '.join(broken)} truncated"
+    if metrics.scores_version != SCORES_VERSION:
+        return "scored by another version of the protocol"
+    features = made.sha256.get("features.npz") if made.status == "finished" else None
+    return "scored with another features.npz" if metrics.features_sha256 != features else ""
+
+
+def is_parquet(path: Path) -> bool:
+    """Returns whether a file ends as a Parquet file does; one that was cut short does not."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(-4, 2)
+            return stream.read() == b"PAR1"
+    except OSError:
+        return False
+
+
+def _scores_of(folder: Path) -> str:
+    return content_hash([(folder / name).read_text(encoding="utf-8") for name in ("provenance.json", "metrics.json")])
+
+
+def _drawn_by(recipe: Mapping[str, Any], mark: Path) -> bool:
+    """Whether the mark of a generated set names a recipe; it holds a line `key: value` for each of its parts."""
+    try:
+        lines = mark.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return False
+    drawn = dict(line.split(": ", 1) for line in lines if ": " in line)
+    size = tuple(recipe["image_size"])
+    wanted = {"style": recipe["style"], "seed": recipe["seed"], "image_size": size, **recipe["counts"]}
+    if "occluded_share" in drawn:
+        wanted["occluded_share"] = recipe["occluded_share"]
+    return all(drawn.get(key) == str(value) for key, value in wanted.items())
