@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ import torch
 
 from reidablate.config import PositionTripletConfig
 from reidablate.errors import UserError
-from reidablate.losses.mining import batch_hard
+from reidablate.losses.mining import Triplets, batch_hard
 from reidablate.losses.position_triplet import position_triplet_loss
 from reidablate.losses.positions import PAIRS, PositionState
 
@@ -28,18 +29,20 @@ def state(**changes: torch.Tensor | None) -> PositionState:
     return PositionState(**(parts | changes))
 
 
-def batch(seed: int = 0):
+def batch(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, Triplets]:
     generator = torch.Generator().manual_seed(seed)
     feature = torch.randn(6, WIDTH, generator=generator, dtype=torch.float64)
     patches = torch.randn(6, NUM_PATCHES, WIDTH, generator=generator, dtype=torch.float64)
     return feature, patches, batch_hard(feature, LABELS)
 
 
-def config(**options: object) -> PositionTripletConfig:
+def config(**options: Any) -> PositionTripletConfig:
     return PositionTripletConfig(**({"patches": 3} | options))
 
 
-def loop_vector(vector, image, positions, settings):
+def loop_vector(
+    vector: torch.Tensor, image: torch.Tensor, positions: PositionState, settings: PositionTripletConfig
+) -> np.ndarray:
     scores = [float(vector.dot(patch)) for patch in image]
     tokens = sorted(range(NUM_PATCHES), key=lambda k: -scores[k])[: settings.patches]
     entries = []
@@ -54,7 +57,13 @@ def loop_vector(vector, image, positions, settings):
     return stacked.mean(0) if settings.bias == "mean" else stacked.reshape(-1)
 
 
-def loop_loss(feature, patches, triplets, positions, settings):
+def loop_loss(
+    feature: torch.Tensor,
+    patches: torch.Tensor,
+    triplets: Triplets,
+    positions: PositionState,
+    settings: PositionTripletConfig,
+) -> float:
     vectors = [loop_vector(v, x, positions, settings) for v, x in zip(feature, patches, strict=True)]
     terms = []
     for i, anchor in enumerate(vectors):
@@ -67,13 +76,13 @@ def loop_loss(feature, patches, triplets, positions, settings):
 @pytest.mark.parametrize("bias", ["mean", "concat"])
 @pytest.mark.parametrize("negative", [True, False])
 @pytest.mark.parametrize("pairs", PAIRS)
-def test_loss_equals_the_loop(bias, negative, pairs):
+def test_loss_equals_the_loop(bias: str, negative: bool, pairs: str) -> None:
     settings = config(bias=bias, negative=negative, pairs=pairs)
     expected = loop_loss(*batch(), state(), settings)
     assert position_triplet_loss(*batch(), state(), settings).item() == pytest.approx(expected, abs=1e-6)
 
 
-def test_the_published_offset_reads_the_row_of_the_patch_before():
+def test_the_published_offset_reads_the_row_of_the_patch_before() -> None:
     settings = config(bias="mean", ape_offset="author_bug")
     found = position_triplet_loss(*batch(), state(), settings).item()
     assert found == pytest.approx(loop_loss(*batch(), state(), settings), abs=1e-6)
@@ -82,10 +91,10 @@ def test_the_published_offset_reads_the_row_of_the_patch_before():
 
 @pytest.mark.parametrize("bias", ["mean", "concat"])
 @pytest.mark.parametrize("negative", [True, False])
-def test_gradients_equal_finite_differences(bias, negative):
+def test_gradients_equal_finite_differences(bias: str, negative: bool) -> None:
     settings = config(bias=bias, negative=negative)
 
-    def loss(ape, tables):
+    def loss(ape: torch.Tensor, tables: torch.Tensor) -> torch.Tensor:
         return position_triplet_loss(*batch(), state(ape=ape, tables=tables), settings)
 
     inputs = (state().ape.requires_grad_(), state().tables.requires_grad_())
@@ -93,7 +102,7 @@ def test_gradients_equal_finite_differences(bias, negative):
 
 
 @pytest.mark.parametrize("grad_to_rpe", [True, False])
-def test_only_position_parameters_are_trained(grad_to_rpe):
+def test_only_position_parameters_are_trained(grad_to_rpe: bool) -> None:
     feature, patches, triplets = batch()
     positions = state(ape=state().ape.requires_grad_(), tables=state().tables.requires_grad_())
     feature.requires_grad_()
@@ -106,7 +115,7 @@ def test_only_position_parameters_are_trained(grad_to_rpe):
     assert (positions.tables.grad is not None) is grad_to_rpe
 
 
-def test_without_negatives_only_the_pull_is_left():
+def test_without_negatives_only_the_pull_is_left() -> None:
     feature, patches, _ = batch()
     triplets = batch_hard(feature, torch.zeros(6, dtype=torch.long))
     positions = state(ape=state().ape.requires_grad_())
@@ -117,7 +126,7 @@ def test_without_negatives_only_the_pull_is_left():
     assert position_triplet_loss(feature, patches, triplets, positions, config(negative=False)).item() > 0
 
 
-def test_equal_images_have_a_finite_gradient():
+def test_equal_images_have_a_finite_gradient() -> None:
     feature, patches, _ = batch()
     feature, patches = feature[:1].repeat(6, 1), patches[:1].repeat(6, 1, 1)
     positions = state(ape=state().ape.requires_grad_(), tables=state().tables.requires_grad_())
@@ -128,19 +137,19 @@ def test_equal_images_have_a_finite_gradient():
     assert torch.isfinite(positions.tables.grad).all()
 
 
-def test_without_tables_mean_and_concat_agree():
+def test_without_tables_mean_and_concat_agree() -> None:
     positions = state(tables=None)
     mean, concat = (position_triplet_loss(*batch(), positions, config(bias=bias)) for bias in ("mean", "concat"))
     assert mean == concat
 
 
-def test_a_model_without_positions_is_refused():
+def test_a_model_without_positions_is_refused() -> None:
     with pytest.raises(UserError, match=r"losses.position_triplet"):
         position_triplet_loss(*batch(), PositionState(None, None, None), config())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_under_autocast_is_computed_in_float32(dtype):
+def test_half_precision_under_autocast_is_computed_in_float32(dtype: torch.dtype) -> None:
     feature, patches, triplets = batch()
     feature, patches = feature.to(dtype), patches.to(dtype)
     positions = state(ape=state().ape.to(dtype), tables=state().tables.to(dtype))

@@ -39,7 +39,9 @@ def state(seed: int = 0, **changes: torch.Tensor | None) -> PositionState:
 CHOSEN = torch.tensor([[14, 0, 7], [3, 4, 10]])
 
 
-def loop_values(positions, chosen, pairs, abs_scale=1.0, first_row=1):
+def loop_values(
+    positions: PositionState, chosen: torch.Tensor, pairs: str, abs_scale: float = 1.0, first_row: int = 1
+) -> torch.Tensor:
     """Every value from the definition: sample, block, head and pair in turn."""
     blocks, heads = (1, 1) if positions.tables is None else (BLOCKS, HEADS)
     samples = []
@@ -67,43 +69,43 @@ def loop_values(positions, chosen, pairs, abs_scale=1.0, first_row=1):
         ("product", [(4, 4), (4, 9), (4, 13), (9, 4), (9, 9), (9, 13), (13, 4), (13, 9), (13, 13)]),
     ],
 )
-def test_vector_j3_pairs_and_their_order(pairs, expected):
+def test_vector_j3_pairs_and_their_order(pairs: str, expected: list[tuple[int, int]]) -> None:
     tokens = torch.tensor([4, 9, 13])
     query, key = pair_ranks(pairs, 3, torch.device("cpu"))
     assert list(zip(tokens[query].tolist(), tokens[key].tolist(), strict=True)) == expected
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(5, (10, 15, 20, 25)), (10, (45, 55, 90, 100))])
-def test_vector_j3_counts(count, sizes):
+def test_vector_j3_counts(count: int, sizes: tuple[int, ...]) -> None:
     assert tuple(pair_ranks(name, count, torch.device("cpu")).shape[1] for name in PAIRS) == sizes
 
 
 @pytest.mark.parametrize("pairs", PAIRS)
-def test_values_equal_the_loop(pairs):
+def test_values_equal_the_loop(pairs: str) -> None:
     positions = state()
     assert relation_values(positions, CHOSEN, pairs) == pytest.approx(loop_values(positions, CHOSEN, pairs))
 
 
 @pytest.mark.parametrize("missing", ["ape", "tables"])
-def test_values_without_one_kind_of_position_equal_the_loop(missing):
+def test_values_without_one_kind_of_position_equal_the_loop(missing: str) -> None:
     positions = state(**{missing: None})
     expected = loop_values(positions, CHOSEN, "permutations")
     assert relation_values(positions, CHOSEN, "permutations") == pytest.approx(expected)
 
 
-def test_scale_touches_the_absolute_part_only():
+def test_scale_touches_the_absolute_part_only() -> None:
     positions = state()
     found = relation_values(positions, CHOSEN, "product", abs_scale=0.5)
     assert found == pytest.approx(loop_values(positions, CHOSEN, "product", abs_scale=0.5))
 
 
-def test_shift_zero_reads_the_row_of_the_patch_before_and_leaves_the_tables():
+def test_shift_zero_reads_the_row_of_the_patch_before_and_leaves_the_tables() -> None:
     positions = state()
     found = relation_values(positions, CHOSEN, "permutations", ape_shift=0)
     assert found == pytest.approx(loop_values(positions, CHOSEN, "permutations", first_row=0))
 
 
-def test_cls_values_equal_the_loop():
+def test_cls_values_equal_the_loop() -> None:
     positions = state()
     found = cls_relation_values(positions, CHOSEN, abs_scale=0.5)
     for sample, tokens in enumerate(CHOSEN.tolist()):
@@ -112,7 +114,7 @@ def test_cls_values_equal_the_loop():
             assert found[sample, :, :, rank] == pytest.approx(product + positions.cls_bias[:, :, token])
 
 
-def test_cls_values_need_one_of_their_parts():
+def test_cls_values_need_one_of_their_parts() -> None:
     only_ape = cls_relation_values(state(cls_bias=None), CHOSEN)
     only_bias = cls_relation_values(state(ape=None), CHOSEN)
     assert only_ape.shape == (2, 1, 1, 3)
@@ -122,7 +124,7 @@ def test_cls_values_need_one_of_their_parts():
         cls_relation_values(state(ape=None, cls_bias=None), CHOSEN)
 
 
-def test_no_gradient_to_tables_unless_asked():
+def test_no_gradient_to_tables_unless_asked() -> None:
     for wanted in (True, False):
         positions = state()
         for part in (positions.tables, positions.cls_bias, positions.ape):
@@ -135,25 +137,25 @@ def test_no_gradient_to_tables_unless_asked():
         assert positions.ape.grad.any()
 
 
-def test_patches_are_chosen_by_dot_product_and_ordered_on_demand():
+def test_patches_are_chosen_by_dot_product_and_ordered_on_demand() -> None:
     direction = torch.tensor([[1.0, 0.0]])
     patches = torch.tensor([[[1.0, 9.0], [5.0, 0.0], [0.0, 9.0], [5.0, 1.0], [7.0, 0.0]]])
     assert choose_patches(direction, patches, 3).tolist() == [[4, 1, 3]]
     assert choose_patches(direction, patches, 3, by_token=True).tolist() == [[1, 3, 4]]
 
 
-def test_too_few_patches_are_refused():
+def test_too_few_patches_are_refused() -> None:
     with pytest.raises(UserError, match="wants 5 patches but the model's grid has 4"):
         choose_patches(torch.ones(1, 2), torch.ones(1, 4, 2), 5)
 
 
-def test_a_model_without_positions_is_refused():
+def test_a_model_without_positions_is_refused() -> None:
     require_positions(PositionState(torch.ones(2, 2), None, None), "position_relation")
     with pytest.raises(UserError, match=r"losses.position_relation .* the model has none"):
         require_positions(PositionState(None, None, None), "position_relation")
 
 
-def test_half_precision_positions_give_float32_values():
+def test_half_precision_positions_give_float32_values() -> None:
     positions = state(ape=torch.full((1 + NUM_PATCHES, WIDTH), 200.0, dtype=torch.float16), tables=None)
     values = relation_values(positions, CHOSEN, "combinations")
     assert values.dtype == torch.float32
