@@ -39,7 +39,7 @@ def relevance(
 
 def steps(hits: list[bool]) -> Fraction:
     precision = [Fraction(sum(hits[: k + 1]), k + 1) for k in range(len(hits)) if hits[k]]
-    return sum(precision) / len(precision)
+    return sum(precision, Fraction(0)) / len(precision)
 
 
 def trapezoids(hits: list[bool]) -> Fraction:
@@ -104,7 +104,7 @@ def scored(distances: np.ndarray, labels: dict[str, Any]) -> Scores:
     return score_distances(distances, **labels)
 
 
-def with_gallery(labels: dict[str, Any], index: np.ndarray) -> dict[str, Any]:
+def with_gallery(labels: dict[str, Any], index: Any) -> dict[str, Any]:
     return {key: value[index] if key.startswith("gallery") else value for key, value in labels.items()}
 
 
@@ -146,6 +146,7 @@ def test_bounds_are_the_extremes_over_all_orders_of_ties(problem: tuple[np.ndarr
     distances, labels = problem
     found = scored(distances, labels).queries
     pids, camids = labels["gallery_pids"], labels["gallery_camids"]
+    row: Any
     for row in found.itertuples():
         every = [
             steps(relevance(distances[int(row.query)], pids, camids, pid=row.pid, camid=row.camid, order=order))
@@ -171,6 +172,7 @@ def test_thousands_of_cases_equal_scikit_learn(problem: tuple[np.ndarray, dict[s
 def check_against_scikit_learn(distances: np.ndarray, labels: dict[str, Any]) -> None:
     found = scored(distances, labels).queries
     pids, camids = labels["gallery_pids"], labels["gallery_camids"]
+    row: Any
     for row in found.itertuples():
         counted = (pids != -1) & ~((pids == row.pid) & (camids == row.camid))
         want = average_precision_score(pids[counted] == row.pid, -distances[int(row.query), counted])

@@ -84,7 +84,9 @@ def test_the_default_degrees_of_freedom_lie_between_one_source_and_both(
     cell, reference, identities = case
     parts = paired_components(*identity_sums(cell - reference, identities))
     found = float(two_way(parts).df)
-    assert min(parts.seed_df, parts.identity_df) - 1e-6 <= found <= parts.seed_df + parts.identity_df + 1e-6
+    assert (
+        min(float(parts.seed_df), float(parts.identity_df)) - 1e-6 <= found <= parts.seed_df + parts.identity_df + 1e-6
+    )
 
 
 @FEW

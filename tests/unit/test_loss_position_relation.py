@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from reidablate.config import PositionRelationConfig
+from reidablate.config import Pairs, PositionRelationConfig
 from reidablate.errors import UserError
 from reidablate.losses.divergence import DIVERGENCES
 from reidablate.losses.mining import batch_hard
@@ -17,6 +17,7 @@ from reidablate.losses.position_relation import (
 )
 from reidablate.losses.positions import PAIRS, PositionState, relation_values
 from reidablate.models.position import full_index
+from support import gradient, present
 
 ROWS, COLS, WIDTH, BLOCKS, HEADS = 4, 2, 6, 2, 3
 NUM_PATCHES = ROWS * COLS
@@ -34,7 +35,7 @@ def grid_index() -> torch.Tensor:
     return torch.tensor(index)
 
 
-def state(seed: int = 0, **changes: torch.Tensor | None) -> PositionState:
+def state(seed: int = 0, /, **changes: torch.Tensor | None) -> PositionState:
     generator = torch.Generator().manual_seed(100 + seed)
     size = (2 * ROWS - 1) * (2 * COLS - 1)
     parts: dict[str, torch.Tensor | None] = {
@@ -61,7 +62,8 @@ def loss_of(positions: PositionState, seed: int = 0, **options: Any) -> torch.Te
 
 def loop_softmax(values: list[float]) -> np.ndarray:
     powers = np.exp(np.array(values) - max(values))
-    return powers / powers.sum()
+    shares: np.ndarray = powers / powers.sum()
+    return shares
 
 
 def loop_divergence(name: str, p: np.ndarray, q: np.ndarray) -> float:
@@ -91,12 +93,13 @@ def loop_sample_values(
     """Pair values and CLS values of one image, by block and head."""
     scale = WIDTH**-0.5 if settings.abs_scale == "inv_sqrt_d" else 1
     ape, tables, index, cls_bias = (x.detach().numpy() for x in vars(positions).values())
-    row = (lambda k: ape[k]) if settings.ape_offset == "author_bug" else (lambda k: ape[k + 1])
+    first = 0 if settings.ape_offset == "author_bug" else 1
     pairs = list(PAIRS[settings.pairs](range(len(tokens))))
     pair_values = [
         [
             [
-                scale * row(tokens[i]).dot(row(tokens[j])) + tables[block, index[tokens[i], tokens[j]], head]
+                scale * ape[first + tokens[i]].dot(ape[first + tokens[j]])
+                + tables[block, index[tokens[i], tokens[j]], head]
                 for i, j in pairs
             ]
             for head in range(HEADS)
@@ -104,7 +107,7 @@ def loop_sample_values(
         for block in range(BLOCKS)
     ]
     cls_values = [
-        [[scale * ape[0].dot(row(k)) + cls_bias[block, head, k] for k in tokens] for head in range(HEADS)]
+        [[scale * ape[0].dot(ape[first + k]) + cls_bias[block, head, k] for k in tokens] for head in range(HEADS)]
         for block in range(BLOCKS)
     ]
     return pair_values, cls_values
@@ -195,7 +198,7 @@ def test_vector_j7_layer_wise() -> None:
         ("permutations", "head", (144, 20)),
     ],
 )
-def test_vector_j8_shapes(pairs: str, grouping: str, shape: tuple[int, int]) -> None:
+def test_vector_j8_shapes(pairs: Pairs, grouping: str, shape: tuple[int, int]) -> None:
     positions = PositionState(None, torch.randn(12, 705, 12), torch.randint(705, (192, 192)))
     values = relation_values(positions, torch.arange(10).reshape(2, 5), pairs)
     distributions = log_distributions(values, grouping)
@@ -236,7 +239,7 @@ def test_remaining_options_equal_the_loop_and_matter(options: dict[str, Any]) ->
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 @pytest.mark.parametrize("grouping", GROUPINGS)
 def test_gradients_equal_finite_differences(divergence: str, grouping: str) -> None:
-    ape, tables, cls_bias = (state().ape, state().tables, state().cls_bias)
+    ape, tables, cls_bias = (present(state().ape), present(state().tables), present(state().cls_bias))
     for target in ("hardest_positive", "identity_mean"):
 
         def loss(ape: torch.Tensor, tables: torch.Tensor, cls_bias: torch.Tensor, target: str = target) -> torch.Tensor:
@@ -265,17 +268,17 @@ def test_vector_j10_only_position_parameters_are_trained(grad_to_rpe: bool) -> N
     position_relation_loss(feature, patches, LABELS, positive, positions, settings).backward()
     assert feature.grad is None
     assert patches.grad is None
-    assert not positions.ape.grad[0].any()
-    assert positions.ape.grad[1:].any()
-    assert (positions.tables.grad is not None and bool(positions.tables.grad.any())) is grad_to_rpe
+    assert not gradient(positions.ape)[0].any()
+    assert gradient(positions.ape)[1:].any()
+    assert (present(positions.tables).grad is not None and bool(gradient(positions.tables).any())) is grad_to_rpe
 
 
 def test_vector_j10_the_published_offset_does_train_the_cls_row() -> None:
-    positions = leaves(ape=state().ape * 0.3)
+    positions = leaves(ape=present(state().ape) * 0.3)
     feature, patches, positive = batch()
     patches[:, 0] = 10 * feature  # patch 0 is chosen in every image
     position_relation_loss(feature, patches, LABELS, positive, positions, config(ape_offset="author_bug")).backward()
-    assert positions.ape.grad[0].any()
+    assert gradient(positions.ape)[0].any()
 
 
 def test_vector_j10_reshaped_groupings_are_the_head_wise_loss_times_12_and_144() -> None:
@@ -316,8 +319,8 @@ def test_vector_j12_the_loss_at_the_initial_spread_is_finite_at_the_published_si
     loss = position_relation_loss(feature, patches, LABELS, positive, positions, settings)
     loss.backward()
     assert 0 < loss.item() < 144 * math.log(2)
-    assert ape.grad.isfinite().all()
-    assert tables.grad.isfinite().all()
+    assert gradient(ape).isfinite().all()
+    assert gradient(tables).isfinite().all()
 
 
 def test_vector_j10_equal_images_have_zero_loss_and_zero_gradient() -> None:
@@ -327,8 +330,8 @@ def test_vector_j10_equal_images_have_zero_loss_and_zero_gradient() -> None:
     loss = position_relation_loss(feature, patches, LABELS, torch.tensor([1, 2, 0, 3, 5, 4]), positions, config())
     loss.backward()
     assert loss.item() == pytest.approx(0, abs=1e-15)
-    assert positions.ape.grad.abs().max() < 1e-15
-    assert positions.tables.grad.abs().max() < 1e-15
+    assert gradient(positions.ape).abs().max() < 1e-15
+    assert gradient(positions.tables).abs().max() < 1e-15
 
 
 def test_a_lone_image_adds_a_zero() -> None:
@@ -348,7 +351,7 @@ def test_without_tables_the_absolute_part_is_the_only_group() -> None:
 def test_without_absolute_rows_the_tables_alone_count() -> None:
     positions = leaves(ape=None)
     loss_of(positions).backward()
-    assert positions.tables.grad.any()
+    assert gradient(positions.tables).any()
 
 
 def test_cls_term_is_added_with_weight_one_and_trains_the_cls_row() -> None:
@@ -357,8 +360,8 @@ def test_cls_term_is_added_with_weight_one_and_trains_the_cls_row() -> None:
     loss = loss_of(positions, cls_term="patches")
     loss.backward()
     assert loss.item() > without.item()
-    assert positions.ape.grad[0].any()
-    assert positions.cls_bias.grad.any()
+    assert gradient(positions.ape)[0].any()
+    assert gradient(positions.cls_bias).any()
 
 
 def test_group_mean_sums_the_heads_of_a_block() -> None:
@@ -373,7 +376,7 @@ def test_far_apart_distributions_reach_ln2_with_a_finite_gradient() -> None:
     loss = divergence_to_target(values, torch.tensor([0, 0]), torch.tensor([1, 0]), config())
     loss.backward()
     assert loss.item() == pytest.approx(math.log(2))
-    assert torch.isfinite(values.grad).all()
+    assert torch.isfinite(gradient(values)).all()
 
 
 def test_a_model_without_positions_is_refused() -> None:
@@ -384,7 +387,11 @@ def test_a_model_without_positions_is_refused() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_under_autocast_is_computed_in_float32(dtype: torch.dtype) -> None:
     feature, patches, positive = (x.to(dtype) if x.is_floating_point() else x for x in batch())
-    positions = state(ape=state().ape.float(), tables=state().tables.float(), cls_bias=state().cls_bias.float())
+    positions = state(
+        ape=present(state().ape).float(),
+        tables=present(state().tables).float(),
+        cls_bias=present(state().cls_bias).float(),
+    )
     settings = config(cls_term="patches", target="identity_mean")
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = position_relation_loss(feature, patches, LABELS, positive, positions, settings)

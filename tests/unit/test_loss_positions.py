@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from reidablate.config import Pairs
 from reidablate.errors import UserError
 from reidablate.losses.positions import (
     PAIRS,
@@ -13,6 +14,7 @@ from reidablate.losses.positions import (
     relation_values,
     require_positions,
 )
+from support import gradient, present
 
 ROWS, COLS, WIDTH, BLOCKS, HEADS = 3, 5, 4, 2, 3
 NUM_PATCHES = ROWS * COLS
@@ -24,7 +26,7 @@ def grid_index() -> list[list[int]]:
     return [[(y - v + ROWS - 1) * (2 * COLS - 1) + (x - u + COLS - 1) for v, u in cells] for y, x in cells]
 
 
-def state(seed: int = 0, **changes: torch.Tensor | None) -> PositionState:
+def state(seed: int = 0, /, **changes: torch.Tensor | None) -> PositionState:
     generator = torch.Generator().manual_seed(seed)
     size = (2 * ROWS - 1) * (2 * COLS - 1)
     parts: dict[str, torch.Tensor | None] = {
@@ -40,7 +42,7 @@ CHOSEN = torch.tensor([[14, 0, 7], [3, 4, 10]])
 
 
 def loop_values(
-    positions: PositionState, chosen: torch.Tensor, pairs: str, abs_scale: float = 1.0, first_row: int = 1
+    positions: PositionState, chosen: torch.Tensor, pairs: Pairs, abs_scale: float = 1.0, first_row: int = 1
 ) -> torch.Tensor:
     """Every value from the definition: sample, block, head and pair in turn."""
     blocks, heads = (1, 1) if positions.tables is None else (BLOCKS, HEADS)
@@ -55,7 +57,7 @@ def loop_values(
                         left, right = positions.ape[a + first_row], positions.ape[b + first_row]
                         value[block, head, m] += abs_scale * sum(x * y for x, y in zip(left, right, strict=True))
                     if positions.tables is not None:
-                        value[block, head, m] += positions.tables[block, positions.index[a, b], head]
+                        value[block, head, m] += positions.tables[block, present(positions.index)[a, b], head]
         samples.append(value)
     return torch.stack(samples)
 
@@ -69,7 +71,7 @@ def loop_values(
         ("product", [(4, 4), (4, 9), (4, 13), (9, 4), (9, 9), (9, 13), (13, 4), (13, 9), (13, 13)]),
     ],
 )
-def test_vector_j3_pairs_and_their_order(pairs: str, expected: list[tuple[int, int]]) -> None:
+def test_vector_j3_pairs_and_their_order(pairs: Pairs, expected: list[tuple[int, int]]) -> None:
     tokens = torch.tensor([4, 9, 13])
     query, key = pair_ranks(pairs, 3, torch.device("cpu"))
     assert list(zip(tokens[query].tolist(), tokens[key].tolist(), strict=True)) == expected
@@ -81,14 +83,14 @@ def test_vector_j3_counts(count: int, sizes: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("pairs", PAIRS)
-def test_values_equal_the_loop(pairs: str) -> None:
+def test_values_equal_the_loop(pairs: Pairs) -> None:
     positions = state()
     assert relation_values(positions, CHOSEN, pairs) == pytest.approx(loop_values(positions, CHOSEN, pairs))
 
 
 @pytest.mark.parametrize("missing", ["ape", "tables"])
 def test_values_without_one_kind_of_position_equal_the_loop(missing: str) -> None:
-    positions = state(**{missing: None})
+    positions = state(0, **{missing: None})
     expected = loop_values(positions, CHOSEN, "permutations")
     assert relation_values(positions, CHOSEN, "permutations") == pytest.approx(expected)
 
@@ -110,8 +112,8 @@ def test_cls_values_equal_the_loop() -> None:
     found = cls_relation_values(positions, CHOSEN, abs_scale=0.5)
     for sample, tokens in enumerate(CHOSEN.tolist()):
         for rank, token in enumerate(tokens):
-            product = 0.5 * positions.ape[0].dot(positions.ape[1 + token])
-            assert found[sample, :, :, rank] == pytest.approx(product + positions.cls_bias[:, :, token])
+            product = 0.5 * present(positions.ape)[0].dot(present(positions.ape)[1 + token])
+            assert found[sample, :, :, rank] == pytest.approx(product + present(positions.cls_bias)[:, :, token])
 
 
 def test_cls_values_need_one_of_their_parts() -> None:
@@ -128,13 +130,13 @@ def test_no_gradient_to_tables_unless_asked() -> None:
     for wanted in (True, False):
         positions = state()
         for part in (positions.tables, positions.cls_bias, positions.ape):
-            part.requires_grad_()
+            present(part).requires_grad_()
         pairs = relation_values(positions, CHOSEN, "product", grad_to_rpe=wanted)
         cls = cls_relation_values(positions, CHOSEN, grad_to_rpe=wanted)
         (pairs.square().sum() + cls.square().sum()).backward()
-        assert (positions.tables.grad is not None) is wanted
-        assert (positions.cls_bias.grad is not None) is wanted
-        assert positions.ape.grad.any()
+        assert (present(positions.tables).grad is not None) is wanted
+        assert (present(positions.cls_bias).grad is not None) is wanted
+        assert gradient(positions.ape).any()
 
 
 def test_patches_are_chosen_by_dot_product_and_ordered_on_demand() -> None:

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from reidablate.config import Margin
 from reidablate.losses.distance import norm, pairwise_distances
 from reidablate.losses.mining import batch_hard, mean_over_valid, top_patches
 from reidablate.losses.triplet import mean_negative_loss, triplet_loss
+from support import gradient
 
 UNEVEN = [0, 0, 0, 1, 2, 2]  # identity 1 has one sample only
 
@@ -19,16 +21,16 @@ def softplus(x: float) -> float:
     return math.log1p(math.exp(x))
 
 
-def loop_triplet(feature: np.ndarray, labels: list[int], margin: str | float, *, negatives: str = "hardest") -> float:
+def loop_triplet(feature: np.ndarray, labels: list[int], margin: Margin, *, negatives: str = "hardest") -> float:
     """The definition, pair by pair."""
     terms = []
     for i, anchor in enumerate(feature):
         positives = [np.linalg.norm(anchor - x) for x, y in zip(feature, labels, strict=True) if y == labels[i]]
         others = [np.linalg.norm(anchor - x) for x, y in zip(feature, labels, strict=True) if y != labels[i]]
         if others:
-            gap = max(positives) - (min(others) if negatives == "hardest" else np.mean(others))
+            gap = float(max(positives) - (min(others) if negatives == "hardest" else np.mean(others)))
             terms.append(softplus(gap) if margin == "soft" else max(0.0, gap + margin))
-    return np.mean(terms)
+    return float(np.mean(terms))
 
 
 def test_vector_j5_batch_hard_soft_and_hard_margin() -> None:
@@ -42,7 +44,7 @@ def test_vector_j5_batch_hard_soft_and_hard_margin() -> None:
 
 
 @pytest.mark.parametrize("margin", ["soft", 0.3])
-def test_losses_equal_the_loop_with_uneven_identities(margin: str | float) -> None:
+def test_losses_equal_the_loop_with_uneven_identities(margin: Margin) -> None:
     feature, labels = features(), torch.tensor(UNEVEN)
     triplets = batch_hard(feature, labels)
     hard = triplet_loss(feature, triplets, margin).item()
@@ -73,11 +75,11 @@ def test_mean_over_valid_ignores_what_is_not_valid() -> None:
     mean = mean_over_valid(terms, torch.tensor([True, False, True]))
     mean.backward()
     assert mean.item() == 2.5
-    assert terms.grad.tolist() == [0.5, 0.0, 0.5]
+    assert gradient(terms).tolist() == [0.5, 0.0, 0.5]
 
 
 @pytest.mark.parametrize("margin", ["soft", 0.3])
-def test_gradients_equal_finite_differences(margin: str | float) -> None:
+def test_gradients_equal_finite_differences(margin: Margin) -> None:
     feature, labels = features(seed=3).requires_grad_(), torch.tensor([0, 0, 0, 1, 1, 2])
     triplets = batch_hard(feature, labels)
     assert torch.autograd.gradcheck(lambda x: triplet_loss(x, triplets, margin), (feature,))
@@ -107,7 +109,7 @@ def test_identical_features_have_a_finite_gradient() -> None:
     loss = triplet_loss(feature, triplets) + mean_negative_loss(feature, labels, triplets)
     loss.backward()
     assert loss.item() == pytest.approx(2 * math.log(2))
-    assert torch.isfinite(feature.grad).all()
+    assert torch.isfinite(gradient(feature)).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -15,6 +15,7 @@ from reidablate.losses.weighted_triplet import (
     top_mask,
     weighted_triplet_loss,
 )
+from support import gradient
 
 NUM_PATCHES, WIDTH = 15, 8  # a grid of 3 x 5
 LABELS = [0, 0, 0, 1, 2, 2]
@@ -61,25 +62,32 @@ def loop_residual(
         full += similarity[k] / best * patch / (len(patches) if config.similarity == "raw" else 1)
         if k in chosen:
             dom += similarity[k] / best * patch / (len(chosen) if config.similarity == "raw" else 1)
-    matched = {"full_sum": full, "selected_sum": dom}.get(config.scale_match)
-    scale = 1.0 if matched is None else np.linalg.norm(c) / max(np.linalg.norm(matched), 1e-6)
-    return c - scale * dom
+    matched = {"full_sum": full, "selected_sum": dom}.get(config.scale_match or "")
+    scale = 1.0 if matched is None else np.linalg.norm(c) / max(float(np.linalg.norm(matched)), 1e-6)
+    left: np.ndarray = c - scale * dom
+    return left
 
 
 def loop_loss(
-    feature: torch.Tensor, patches: torch.Tensor, rows: torch.Tensor, triplets: Triplets, config: WeightedTripletConfig
+    features: torch.Tensor,
+    images: torch.Tensor,
+    classifier: torch.Tensor,
+    triplets: Triplets,
+    config: WeightedTripletConfig,
 ) -> float:
     """The definition, anchor by anchor and dimension by dimension."""
     terms = []
-    feature, patches, rows = feature.numpy(), patches.numpy(), rows.numpy()
+    feature, patches, rows = features.numpy(), images.numpy(), classifier.numpy()
     for a in range(len(feature)):
         p, q = int(triplets.positive[a]), int(triplets.negative[a])
         if config.select_by == "classifier":
-            u = []
+            left = []
             for i in (a, p, q):
                 similarity = loop_similarity(rows[i], patches[i], config)
-                u.append(loop_residual(feature[i], patches[i], similarity, loop_top(similarity, config.ratio), config))
-            d_p, d_n = np.linalg.norm(u[0] - u[1]), np.linalg.norm(u[0] - u[2])
+                left.append(
+                    loop_residual(feature[i], patches[i], similarity, loop_top(similarity, config.ratio), config)
+                )
+            d_p, d_n = (float(np.linalg.norm(left[0] - other)) for other in left[1:])
         else:
             similarity = loop_similarity(feature[a], patches[a], config)
             image = a if config.pos_source == "anchor_patches" else p
@@ -97,7 +105,7 @@ def loop_loss(
             d_n = math.sqrt(sum((weight[j] * (feature[a, j] - feature[q, j])) ** 2 for j in range(WIDTH)))
         gap = d_p - d_n
         terms.append(math.log1p(math.exp(gap)) if config.margin == "soft" else max(0.0, gap + config.margin))
-    return np.mean(terms)
+    return float(np.mean(terms))
 
 
 def j6_loss(**options: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -160,16 +168,17 @@ def test_loss_equals_the_loop(weight_form: str, threshold: float, similarity: st
     for pos_source, select_by, ratio, margin in itertools.product(
         ("anchor_patches", "own_patches"), ("cls", "classifier"), (0.5, 0.21), ("soft", 0.3)
     ):
-        config = WeightedTripletConfig(
-            weight_form=weight_form,
-            threshold=threshold,
-            similarity=similarity,
-            scale_match=scale_match,
-            pos_source=pos_source,
-            select_by=select_by,
-            ratio=ratio,
-            margin=margin,
-        )
+        options: dict[str, Any] = {
+            "weight_form": weight_form,
+            "threshold": threshold,
+            "similarity": similarity,
+            "scale_match": scale_match,
+            "pos_source": pos_source,
+            "select_by": select_by,
+            "ratio": ratio,
+            "margin": margin,
+        }
+        config = WeightedTripletConfig(**options)
         inputs = batch(seed=1)
         expected = loop_loss(*inputs, config)
         assert weighted_triplet_loss(*inputs, config=config).item() == pytest.approx(expected, abs=1e-6), config
@@ -218,7 +227,8 @@ def gradients(**options: Any) -> tuple[torch.Tensor, torch.Tensor]:
     feature.requires_grad_()
     patches.requires_grad_()
     loss = weighted_triplet_loss(feature, patches, rows, triplets, config=WeightedTripletConfig(**options))
-    return torch.autograd.grad(loss, (feature, patches), allow_unused=True)
+    of_feature, of_patches = torch.autograd.grad(loss, (feature, patches), allow_unused=True)
+    return of_feature, of_patches
 
 
 def test_detach_weight_keeps_patches_out_of_the_gradient() -> None:
@@ -246,7 +256,7 @@ def test_classifier_rows_get_no_gradient() -> None:
 
 @pytest.mark.parametrize("similarity", ["softmax_scaled", "softmax", "raw"])
 @pytest.mark.parametrize("scale_match", ["full_sum", "selected_sum", None])
-def test_empty_intersections_and_equal_images_have_finite_gradients(similarity: str, scale_match: str | None) -> None:
+def test_empty_intersections_and_equal_images_have_finite_gradients(similarity: Any, scale_match: Any) -> None:
     # Features of opposite sign rank the patches in opposite order, so the top halves do not meet.
     feature = torch.tensor([(1.0, 2.0), (-1.0, -2.0), (0.0, 0.0), (0.0, 0.0)], requires_grad=True)
     patches = torch.tensor([(1.0, 0.1), (0.5, 0.3), (-0.5, 0.2), (-1.0, -2.0)]).repeat(4, 1, 1).requires_grad_()
@@ -255,8 +265,8 @@ def test_empty_intersections_and_equal_images_have_finite_gradients(similarity: 
     loss = weighted_triplet_loss(feature, patches, feature, triplets, config=config)
     loss.backward()
     assert torch.isfinite(loss)
-    assert torch.isfinite(feature.grad).all()
-    assert torch.isfinite(patches.grad).all()
+    assert torch.isfinite(gradient(feature)).all()
+    assert torch.isfinite(gradient(patches)).all()
 
 
 def test_without_negatives_the_loss_is_a_zero_with_gradient() -> None:
@@ -266,7 +276,7 @@ def test_without_negatives_the_loss_is_a_zero_with_gradient() -> None:
     loss = weighted_triplet_loss(feature, patches, rows, triplets, config=WeightedTripletConfig())
     loss.backward()
     assert loss.item() == 0
-    assert not feature.grad.any()
+    assert not gradient(feature).any()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

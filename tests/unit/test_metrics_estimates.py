@@ -14,6 +14,7 @@ from reidablate.errors import UserError
 from reidablate.metrics import score, score_distances
 from reidablate.metrics.distances import STEPS_PER_UNIT, FeatureDistances, FeatureEstimates, fixed_point
 from reidablate.metrics.ranking import Tally
+from support import present
 
 
 def whole_numbers(features: np.ndarray) -> np.ndarray:
@@ -90,7 +91,7 @@ def test_estimates_count_what_is_clear_and_list_what_is_open() -> None:
     windows = np.array([[1, 2], [4, 5]], np.float32)
     tile = np.array([[0.5, 4.0, 1.0, np.inf, 2.0, 5.0, 1.9]], np.float32)
     assert tally.add_estimates(0, tile, windows, at_most=2) is None
-    positives, columns = tally.add_estimates(0, tile, windows, at_most=3)
+    positives, columns = present(tally.add_estimates(0, tile, windows, at_most=3))
     assert (positives.tolist(), columns.tolist()) == ([0, 0, 1], [2, 6, 1])
     # By column: 2 is closer than the first positive, 6 ties with it and stands before it, 1 ties with the second.
     tally.add_pairs(positives, np.array([12, 16, 211]), np.array([1.4, 1.5, 4.5]))
@@ -204,7 +205,7 @@ def test_estimates_and_distances_are_of_the_same_directions() -> None:
 def test_memory_is_bounded_by_the_block_however_many_near_ties(spread: float) -> None:
     rng = np.random.default_rng(0)
     query, gallery = rng.standard_normal((256, 4)), 1 + spread * rng.standard_normal((8192, 4))
-    labels = {
+    labels: dict[str, Any] = {
         "query_pids": np.arange(256),
         "gallery_pids": np.arange(8192) % 512,
         "query_camids": np.zeros(256, int),

@@ -149,7 +149,7 @@ def test_row_of_fixed_point_depends_on_that_row_alone() -> None:
 def test_copies_tie_exactly_and_the_gallery_order_decides() -> None:
     feature = np.random.default_rng(0).standard_normal((3, 257)).astype(np.float32)
     query, positive, other = feature
-    labels = {"query_pids": [1], "query_camids": [0], "gallery_camids": [1, 1, 1]}
+    labels: dict[str, Any] = {"query_pids": [1], "query_camids": [0], "gallery_camids": [1, 1, 1]}
     first = score([query], [positive, positive, other], gallery_pids=[1, 2, 3], **labels).queries.iloc[0]
     second = score([query], [positive, positive, other], gallery_pids=[2, 1, 3], **labels).queries.iloc[0]
     assert second["first_hit_rank"] == first["first_hit_rank"] + 1
@@ -203,7 +203,7 @@ def test_given_distances_may_be_of_any_precision_and_stay_untouched() -> None:
 def peak_bytes(num_queries: int, num_gallery: int, num_ids: int, block_size: int) -> int:
     rng = np.random.default_rng(0)
     features = rng.standard_normal((num_queries, 4)), rng.standard_normal((num_gallery, 4))
-    labels = {
+    labels: dict[str, Any] = {
         "query_pids": np.arange(num_queries) % num_ids,
         "gallery_pids": np.arange(num_gallery) % num_ids,
         "query_camids": np.zeros(num_queries, int),

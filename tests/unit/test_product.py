@@ -34,7 +34,8 @@ def problem() -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
 
 
 def backwards(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(left[:, ::-1]) @ np.ascontiguousarray(right[:, ::-1]).T
+    found: np.ndarray = np.ascontiguousarray(left[:, ::-1]) @ np.ascontiguousarray(right[:, ::-1]).T
+    return found
 
 
 def one_by_one(left: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -24,6 +24,7 @@ CLAIM = Claim(
     presets=("paper",),
     weights=("*ics*lup*",),
 )
+MISSING: Any = pd.NA
 
 
 def study(**dataset: Any) -> dict[str, Any]:
@@ -50,7 +51,7 @@ def judged(found: pd.DataFrame | None = None, **other: Any) -> dict[str, Any]:
         other.get("runs", runs()),
     )
     assert list(table.columns) == list(COLUMNS)
-    row = table.iloc[0].to_dict()
+    row = dict(zip(table.columns, table.iloc[0], strict=True))
     assert row["verdict"] in CLAIM_VERDICTS
     return row
 
@@ -65,7 +66,7 @@ def test_a_table_of_contrasts_as_computed_is_understood() -> None:
 
 
 def test_every_gain_of_the_study_is_a_claim() -> None:
-    found = {(c.dataset, c.cell, c.metric): [] for c in load_claims(CLAIMS)}
+    found: dict[tuple[str, str, str], list[float]] = {(c.dataset, c.cell, c.metric): [] for c in load_claims(CLAIMS)}
     for claim in load_claims(CLAIMS):
         found[claim.dataset, claim.cell, claim.metric].append(claim.gain_points)
         assert claim.reference == "naive_triplet"
@@ -140,8 +141,8 @@ def test_a_tested_claim_carries_its_interval_and_what_speaks_against_it() -> Non
         ({"runs": runs("none")}, "other protocol", "Started from none"),
         ({"runs": runs(None)}, "other protocol", "Started from nothing"),
         ({"runs": runs(fingerprint="g")}, "other protocol", "other files"),
-        ({"runs": runs().astype("string").assign(data_fingerprint=pd.NA)}, "other protocol", "other files"),
-        ({"found": contrasts().assign(estimate=pd.NA)}, "not run", "no runs to compare"),
+        ({"runs": runs().astype("string").assign(data_fingerprint=MISSING)}, "other protocol", "other files"),
+        ({"found": contrasts().assign(estimate=MISSING)}, "not run", "no runs to compare"),
         ({"found": contrasts().iloc[:0]}, "not run", "no runs to compare"),
     ],
 )

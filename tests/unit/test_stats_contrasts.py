@@ -64,7 +64,8 @@ def planned(seeds: dict[str, int] | None = None, **status: str) -> pd.DataFrame:
 def scores(cell: str, seed: int, *, gain: float = 0.0, count: int = len(PIDS)) -> np.ndarray:
     noise = generator(seed, f"noise/{cell}").normal(0, 0.02, count)
     shared = generator(0, "scores").uniform(0.3, 0.7, count)
-    return np.clip(shared + gain + noise + 0.01 * np.sin(seed), 0, 1)
+    values: np.ndarray = np.clip(shared + gain + noise + 0.01 * np.sin(seed), 0, 1)
+    return values
 
 
 def everyone(*, gain: float = 0.0, seeds: int = 4) -> pd.DataFrame:
@@ -85,7 +86,7 @@ def table(queries: pd.DataFrame, runs: pd.DataFrame, cells: list[dict[str, Any]]
 def headline(found: pd.DataFrame, metric: str = "mAP") -> dict[str, Any]:
     rows = found[found["headline"] & (found["metric"] == metric)]
     assert len(rows) == 1
-    return rows.iloc[0].to_dict()
+    return dict(zip(rows.columns, rows.iloc[0], strict=True))
 
 
 def test_every_metric_on_both_sides_pairs_queries_by_name() -> None:

@@ -82,7 +82,8 @@ def test_what_no_cell_can_declare_is_a_warning(changed: dict[str, Any], sentence
 
 @pytest.mark.parametrize("column", ["code_hash", "device", "threads", "data_fingerprint", "versions", "config_hash"])
 def test_what_is_not_known_is_not_held_against_a_run(column: str) -> None:
-    assert check(runs(**{column: None})) == Findings()
+    absent: dict[str, Any] = {column: None}
+    assert check(runs(**absent)) == Findings()
     assert check(runs().drop(columns=column)) == Findings()
 
 

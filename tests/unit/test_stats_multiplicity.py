@@ -1,5 +1,7 @@
 """Holm's adjustment against statsmodels, and the verdict words."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from statsmodels.stats.multitest import multipletests
@@ -39,7 +41,7 @@ def test_an_untested_contrast_keeps_its_place_in_the_family() -> None:
         ({"estimate": 0.1, "low": np.nan, "high": np.nan, "p_adjusted": np.nan}, ("undecided", False)),
     ],
 )
-def test_verdict_words(case: dict[str, float], expected: tuple[str, bool]) -> None:
+def test_verdict_words(case: dict[str, Any], expected: tuple[str, bool]) -> None:
     assert verdict(**case, delta=0.002) == expected
     assert expected[0] in VERDICTS
 
@@ -49,9 +51,9 @@ def test_without_a_delta_nothing_is_equivalent() -> None:
 
 
 def test_a_diverged_seed_withholds_the_words_that_favour_its_cell() -> None:
-    better = {"estimate": 0.01, "low": 0.005, "high": 0.015, "p_adjusted": 0.01, "delta": 0.002}
-    worse = {"estimate": -0.01, "low": -0.015, "high": -0.005, "p_adjusted": 0.01, "delta": 0.002}
-    same = {"estimate": 0.0, "low": -0.001, "high": 0.001, "p_adjusted": 1.0, "delta": 0.002}
+    better: dict[str, Any] = {"estimate": 0.01, "low": 0.005, "high": 0.015, "p_adjusted": 0.01, "delta": 0.002}
+    worse: dict[str, Any] = {"estimate": -0.01, "low": -0.015, "high": -0.005, "p_adjusted": 0.01, "delta": 0.002}
+    same: dict[str, Any] = {"estimate": 0.0, "low": -0.001, "high": 0.001, "p_adjusted": 1.0, "delta": 0.002}
     assert verdict(**better, cell_diverged=True)[0] == "undecided"
     assert verdict(**worse, cell_diverged=True)[0] == "worsens"
     assert verdict(**same, cell_diverged=True)[0] == "undecided"

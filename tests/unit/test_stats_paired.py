@@ -135,7 +135,7 @@ def test_sign_flip_equals_enumeration_and_scipy(num_seeds: int) -> None:
     every = [abs(np.dot(signs, means)) for signs in itertools.product([1, -1], repeat=num_seeds)]
     assert sign_flip_p(means) == pytest.approx(np.mean(np.array(every) >= abs(means.sum()) - 1e-12))
     if num_seeds > 1:
-        scipys = stats.permutation_test((means,), np.sum, permutation_type="samples", n_resamples=np.inf)
+        scipys = stats.permutation_test((means,), np.sum, permutation_type="samples", n_resamples=np.inf)  # type: ignore[call-overload]
         assert sign_flip_p(means) == pytest.approx(min(scipys.pvalue, 1))
 
 
