@@ -5,14 +5,27 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from torch import Tensor
 from typer.testing import CliRunner
 
 from reidablate.cli import app
 
 ROOT = Path(__file__).parents[1]
+T = TypeVar("T")
 BASE = ["preset=tiny.yaml", "datasets=market1501", "cells=naive_triplet,p1"]
+
+
+def present(value: T | None) -> T:
+    """Returns a value that may not be None."""
+    assert value is not None
+    return value
+
+
+def gradient(tensor: Tensor | None) -> Tensor:
+    """Returns the gradient that a backward pass left."""
+    return present(present(tensor).grad)
 
 
 def run_cli(*arguments: str) -> str:
