@@ -9,11 +9,13 @@ from pathlib import Path
 from reidablate.engine.devices import usable_gpus
 from reidablate.errors import UserError, sentence
 from reidablate.planning import plan
+from reidablate.selecting import as_written
 from reidablate.trees import load_yaml, merge
 from reidablate.turn import Turn
 
 try:
-    STUDY = plan(merge(load_yaml(Path("workflow/config/default.yaml")), config))
+    asked = as_written(config, workflow.config_settings.config_args)
+    STUDY = plan(merge(load_yaml(Path("workflow/config/default.yaml")), asked))
     PLAN = STUDY.write()
     TURN = Turn(STUDY.root) if workflow.is_main_process else None  # not in a job on another machine
     if TURN and TURN.undisturbed:

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reidablate.cells import describe, load_cells, select
+from reidablate.cells import describe, load_cells, select, unchanged_copies
 from reidablate.config import Preset, RunConfig, nearest, validate
 from reidablate.data.formats import SYNTHETIC_FILE, locate
 from reidablate.errors import UserError
+from reidablate.selecting import check_folder, pick
 from reidablate.study import PRETRAIN, MissingDataset, PlannedCell, PlannedDataset, Settings, Study
 from reidablate.trees import load_yaml, merge, yaml_files
 
@@ -59,19 +60,22 @@ def plan(config: Mapping[str, Any]) -> Study:
     wanted = _wanted_datasets(settings)
     found, missing = _find(settings, wanted)
     preset = presets["paper" if found else "quickstart"] if settings.preset == "auto" else presets[settings.preset]
-    if any(letter.isspace() for letter in f"{settings.results}{preset.name}"):
-        raise UserError(f"results folder '{settings.results / preset.name}' has a space in it; choose one without.")
+    check_folder(settings.results / preset.name)
     datasets, notices = _datasets(settings, preset, wanted, found, missing)
     cells = load_cells(settings.ablations, presets.values())
-    names = None if settings.cells == "all" else _words("cells", settings.cells)
+    broken = {name: fault.sentence for name, fault in cells.broken.items()}
+    names = None if settings.cells == "all" else pick("cells", settings.cells, cells.words, broken)
     tier = preset.tier if settings.tier == "preset" else settings.tier
     chosen = select(cells, names=names, tier=tier)
+    if not chosen and cells.notices:
+        raise UserError(cells.notices[0])
     if not chosen:
         raise UserError(f"no cell of {settings.ablations} is of tier '{tier}'; name some with --config cells=NAME.")
     for cell in chosen:
         cell.resolve(preset).require_patches(f"{cell.where} at preset '{preset.name}'")
     planned = [PlannedCell.model_validate(describe(cell, cells, preset)) for cell in chosen]
     notices += _left_out(planned, settings, [dataset.name for dataset in datasets])
+    notices += [*cells.notices, *unchanged_copies(chosen, cells, preset)]
     return Study(
         settings=settings,
         preset=preset,
@@ -101,22 +105,9 @@ def _left_out(cells: list[PlannedCell], settings: Settings, present: list[str]) 
     ]
 
 
-def _words(key: str, text: str) -> list[str]:
-    words = [word.strip() for word in text.split(",") if word.strip()]
-    if not words:
-        raise UserError(f"--config {key}: '{text}' names none; write all, or names separated by commas.")
-    return words
-
-
 def _wanted_datasets(settings: Settings) -> list[str]:
-    if settings.datasets == "all":
-        return list(settings.dataset_table)
-    names = _words("datasets", settings.datasets)
-    for name in names:
-        if name not in settings.dataset_table:
-            known = nearest(name, list(settings.dataset_table))
-            raise UserError(f"--config datasets: there is no data set '{name}' in dataset_table; {known}")
-    return names
+    table = settings.dataset_table
+    return list(table) if settings.datasets == "all" else pick("datasets", settings.datasets, {n: [n] for n in table})
 
 
 def _find(settings: Settings, wanted: list[str]) -> tuple[dict[str, Path], list[MissingDataset]]:

@@ -27,7 +27,7 @@ rule aggregate:
         runs=content_hash([run.id for run in STUDY.runs]),
         cells=content_hash([cell.model_dump(mode="json") for cell in STUDY.cells]),
     shell:
-        "reidablate aggregate --plan {PLAN} 2> {log}"
+        "reidablate aggregate --plan {PLAN:q} 2> {log:q}"
 
 
 rule statistics:
@@ -46,4 +46,4 @@ rule statistics:
         LOGS / "statistics.log",
     localrule: True
     shell:
-        "reidablate statistics {ROOT} 2> {log}"
+        "reidablate statistics {ROOT:q} 2> {log:q}"

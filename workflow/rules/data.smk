@@ -12,7 +12,7 @@ if STUDY.preset.synthetic:
         params:
             recipe=lambda wildcards: canonical_json(STUDY.synthetic_recipe(wildcards.dataset)),
         shell:
-            "reidablate data synthesize $(dirname {output}) --recipe {params.recipe:q} 2> {log}"
+            'reidablate data synthesize "$(dirname {output:q})" --recipe {params.recipe:q} 2> {log:q}'
 
 
 rule index:
@@ -25,7 +25,7 @@ rule index:
         LOGS / "index" / "{dataset}.log",
     threads: 2
     shell:
-        "reidablate data index --plan {PLAN} --dataset {wildcards.dataset} --workers {threads} 2> {log}"
+        "reidablate data index --plan {PLAN:q} --dataset {wildcards.dataset} --workers {threads} 2> {log:q}"
 
 
 rule cache:
@@ -39,4 +39,4 @@ rule cache:
     params:
         size=STUDY.preset.model["image_size"],
     shell:
-        "reidablate data cache --plan {PLAN} --dataset {wildcards.dataset} --workers {threads} 2> {log}"
+        "reidablate data cache --plan {PLAN:q} --dataset {wildcards.dataset} --workers {threads} 2> {log:q}"

@@ -11,4 +11,4 @@ rule diagnose:
     log:
         LOGS / "diagnose" / "{dataset}.log",
     shell:
-        "reidablate diagnose --plan {PLAN} --dataset {wildcards.dataset} 2> {log}"
+        "reidablate diagnose --plan {PLAN:q} --dataset {wildcards.dataset} 2> {log:q}"

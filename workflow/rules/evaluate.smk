@@ -13,7 +13,7 @@ rule evaluate:
     log:
         LOGS / "evaluate" / "{dataset}" / "{cell}" / "seed{seed}.log",
     shell:
-        "reidablate evaluate $(dirname {output.queries}) 2> {log}"
+        'reidablate evaluate "$(dirname {output.queries:q})" 2> {log:q}'
 
 
 rule transfer:
@@ -30,8 +30,8 @@ rule transfer:
     resources:
         gpu=STUDY.gpus_per_run,
     shell:
-        "reidablate transfer --plan {PLAN} --dataset {wildcards.dataset} --cell {wildcards.cell}"
-        " --seed {wildcards.seed} --on {wildcards.other} --gpus {resources.gpu} 2> {log}"
+        "reidablate transfer --plan {PLAN:q} --dataset {wildcards.dataset} --cell {wildcards.cell}"
+        " --seed {wildcards.seed} --on {wildcards.other} --gpus {resources.gpu} 2> {log:q}"
 
 
 rule evaluate_transfer:
@@ -45,4 +45,4 @@ rule evaluate_transfer:
     log:
         LOGS / "evaluate" / "{dataset}" / "{cell}" / "seed{seed}_on_{other}.log",
     shell:
-        "reidablate evaluate $(dirname {output.queries}) 2> {log}"
+        'reidablate evaluate "$(dirname {output.queries:q})" 2> {log:q}'

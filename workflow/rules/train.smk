@@ -17,7 +17,7 @@ rule pretrain:
         config=STUDY.pretrain_config().hash,
         code=planned_code(ROOT / "pretrain"),
     shell:
-        "reidablate pretrain --plan {PLAN} --planned-code {params.code} 2> {log}"
+        "reidablate pretrain --plan {PLAN:q} --planned-code {params.code} 2> {log:q}"
 
 
 rule train:
@@ -38,5 +38,5 @@ rule train:
         config=lambda wildcards: STUDY.cell(wildcards.cell).config_hash,
         code=lambda wildcards: planned_code(str(RUN).format(**wildcards)),
     shell:
-        "reidablate train --plan {PLAN} --dataset {wildcards.dataset} --cell {wildcards.cell} --seed {wildcards.seed}"
-        " --gpus {resources.gpu} --planned-code {params.code} 2> {log}"
+        "reidablate train --plan {PLAN:q} --dataset {wildcards.dataset} --cell {wildcards.cell} --seed {wildcards.seed}"
+        " --gpus {resources.gpu} --planned-code {params.code} 2> {log:q}"
