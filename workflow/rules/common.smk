@@ -6,6 +6,7 @@ from pathlib import Path
 
 from reidablate.artifacts import read_json
 from reidablate.errors import how_it_ended
+from reidablate.keeping import REMOVABLE, is_kept, removed
 from reidablate.provenance import code_hash
 from reidablate.study import transfer_folder
 
@@ -56,13 +57,18 @@ def imports(dataset):
 
 
 def run_files(name):
-    """The file `name` of every run of the study."""
-    return [ROOT / run.id / name for run in STUDY.runs]
+    """The file `name` of every run of the study, unless it does not outlive the scores."""
+    return [ROOT / run.id / name for run in STUDY.runs if stays(run, run.id, name)]
 
 
 def transfer_files(name):
     """The file `name` of every run on every other data set that it is also scored on."""
-    return [ROOT / transfer.id / name for transfer in STUDY.transfers]
+    return [ROOT / transfer.id / name for transfer in STUDY.transfers if stays(transfer.run, transfer.id, name)]
+
+
+def stays(run, folder, name):
+    """Whether the preset keeps a file of a run, and it was not removed under another choice."""
+    return name not in REMOVABLE or (is_kept(STUDY, run) and name not in removed(ROOT / folder))
 
 
 def gpu_limit():

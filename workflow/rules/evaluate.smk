@@ -13,7 +13,7 @@ rule evaluate:
     log:
         LOGS / "evaluate" / "{dataset}" / "{cell}" / "seed{seed}.log",
     shell:
-        'reidablate evaluate "$(dirname {output.queries:q})" 2> {log:q}'
+        'reidablate evaluate "$(dirname {output.queries:q})" --plan {PLAN:q} 2> {log:q}'
 
 
 rule transfer:
@@ -45,4 +45,4 @@ rule evaluate_transfer:
     log:
         LOGS / "evaluate" / "{dataset}" / "{cell}" / "seed{seed}_on_{other}.log",
     shell:
-        'reidablate evaluate "$(dirname {output.queries:q})" 2> {log:q}'
+        'reidablate evaluate "$(dirname {output.queries:q})" --plan {PLAN:q} 2> {log:q}'
