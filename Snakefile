@@ -9,14 +9,14 @@ from pathlib import Path
 from reidablate.engine.devices import usable_gpus
 from reidablate.errors import UserError, sentence
 from reidablate.planning import plan
-from reidablate.selecting import as_written
+from reidablate.selecting import as_written, only_shows
 from reidablate.trees import load_yaml, merge
 from reidablate.turn import Turn
 
 try:
     asked = as_written(config, workflow.config_settings.config_args)
     STUDY = plan(merge(load_yaml(Path("workflow/config/default.yaml")), asked))
-    PLAN = STUDY.write()
+    PLAN = STUDY.path if only_shows(sys.argv[1:]) else STUDY.write()
     TURN = Turn(STUDY.root) if workflow.is_main_process else None  # not in a job on another machine
     if TURN and TURN.undisturbed:
         STUDY.reindex_changed()

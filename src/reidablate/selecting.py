@@ -5,6 +5,7 @@ as `a`. What was written is recovered from the arguments themselves; in a config
 """
 
 import datetime
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -20,6 +21,7 @@ Word = str | int | float | bool | None
 Asked = str | int | float | bool | list[Word]  # of `cells` and `datasets`
 
 PATHS = ("data_root", "results", "ablations", "weights", "preset")
+_DRY_RUN = re.compile(r"--dry-?run|-[npkFq]*n[npkFq]*")  # alone, or among flags that take no value
 _WHAT = {"cells": "cell", "datasets": "data set"}
 _WHERE = {"cells": "", "datasets": " in dataset_table"}
 
@@ -41,6 +43,11 @@ def as_written(config: Mapping[str, Any], arguments: Iterable[str]) -> dict[str,
         if key in found:
             _check_path(key, found[key])
     return found
+
+
+def only_shows(arguments: Iterable[str]) -> bool:
+    """Returns whether a call of Snakemake is a dry run, which Snakemake itself does not know yet while it plans."""
+    return any(_DRY_RUN.fullmatch(argument) for argument in arguments)
 
 
 def _raw(key: str, value: Any, written: str | None) -> Any:

@@ -6,7 +6,7 @@ import pytest
 from snakemake.cli import parse_config
 
 from reidablate.errors import UserError
-from reidablate.selecting import as_written, pick
+from reidablate.selecting import as_written, only_shows, pick
 
 CELLS = ["naive_triplet", "p1", "p1_rpe", "501", "2024_05", "1e5", "nan", "2024-05-01", "true"]
 KNOWN = {name: [name] for name in CELLS} | {"sweep": ["sweep_a_1", "sweep_a_2"]}
@@ -88,6 +88,22 @@ def test_a_broken_cell_stops_the_calls_that_select_it_and_no_other(asked: str) -
 )  # fmt: skip
 def test_a_path_is_what_was_written(path: str) -> None:
     assert from_command_line(f"results={path}", "seeds=3") == {"results": path, "seeds": 3}
+
+
+@pytest.mark.parametrize(
+    ("call", "dry"),
+    [
+        ("-n", True),
+        ("--cores all -np", True),
+        ("--dry-run", True),
+        ("--dryrun --config cells=p1", True),
+        ("--cores all --config results=-n cells=n", False),
+        ("--cores 2 -k", False),
+        ("--name -j4", False),
+    ],
+)
+def test_a_dry_run_is_known_by_its_flag(call: str, dry: bool) -> None:
+    assert only_shows(call.split()) == dry
 
 
 def test_quotes_of_its_own_around_a_path_are_not_part_of_it() -> None:
