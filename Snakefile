@@ -18,6 +18,8 @@ try:
     STUDY = plan(merge(load_yaml(Path("workflow/config/default.yaml")), asked))
     PLAN = STUDY.path if only_shows(sys.argv[1:]) else STUDY.write()
     TURN = Turn(STUDY.root) if workflow.is_main_process else None  # not in a job on another machine
+    for line in STUDY.notices if workflow.is_main_process else []:
+        print(f"reidablate: {line}", file=sys.stderr)
     if TURN and TURN.undisturbed:
         STUDY.reindex_changed()
 except (UserError, OSError) as error:
@@ -45,8 +47,6 @@ rule all:
 
 
 onstart:
-    for line in STUDY.notices:
-        print(f"reidablate: {line}", file=sys.stderr)
     num_gpus = usable_gpus() if workflow.local_exec else None
     if reason := STUDY.refusal(gpu_limit=gpu_limit(), num_gpus=num_gpus):
         print(f"reidablate: {reason}", file=sys.stderr)

@@ -30,6 +30,24 @@ def test_a_study_lives_in_a_folder_of_any_name(project: Path) -> None:
     assert nothing_to_do(snakemake("-n", "--configfile", "call.yaml", config=config))
 
 
+def test_a_broken_cell_and_a_copy_are_named_in_one_line_and_stop_only_calls_that_need_them(study: Path) -> None:
+    (study / "ablations" / "half.yaml").write_text("name: half\nextends: p1\nlosses: [\n")
+    (study / "ablations" / "mine.yaml").write_text("name: mine\nextends: p1\n")
+    done = snakemake("-n")
+    assert nothing_to_do(done)
+    (line,) = [line for line in done.stderr.splitlines() if "half" in line]
+    assert line.startswith("reidablate: ablations/half.yaml is not valid YAML: ")
+    assert line.endswith("Left out until then: half.")
+    for cells in ("p1,half", "h*"):
+        refused = snakemake("-n", config=[*BASE[:2], f"cells={cells}"])
+        assert refused.returncode == 2
+        (line,) = [line for line in refused.stderr.splitlines() if line.startswith("reidablate: ")]
+        assert line.startswith("reidablate: ablations/half.yaml is not valid YAML: ")
+    done = snakemake("-n", config=[*BASE[:2], "cells=p1,mine"])
+    assert "mine: same configuration as p1" in done.stderr
+    assert planned(done)["train"] == 2
+
+
 def test_weights_that_are_not_kept_are_gone_and_their_runs_are_finished(study: Path) -> None:
     path = study / "tiny.yaml"
     path.write_text(path.read_text() + "keep: none\n")
