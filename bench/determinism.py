@@ -60,7 +60,7 @@ class Step:
     def take(self, way: str) -> float:
         """Returns the seconds of one step."""
         torch.use_deterministic_algorithms(way in {"deterministic", "filled"})
-        torch.utils.deterministic.fill_uninitialized_memory = way == "filled"
+        torch.utils.deterministic.fill_uninitialized_memory = way == "filled"  # type: ignore[attr-defined]
         started = self.clock()
         generator = self.own if way == "free" else torch_generator(0, "augment", 0, self.taken)
         decisions = augment.draw(

@@ -20,6 +20,7 @@ where there is some, 0.7 s for all rows, 3.5 s without.
 Legend: Q queries, G gallery images.
 """
 
+import argparse
 import importlib
 import importlib.util
 import json
@@ -158,7 +159,7 @@ def million_child(path: Path, number: int) -> dict[str, Any]:
 
     gallery = np.memmap(path, np.float16, "r", shape=(number, WIDTH))
     rng = np.random.default_rng(1)
-    given = {
+    given: dict[str, Any] = {
         "query_features": rng.standard_normal((1000, WIDTH), np.float32),
         "gallery_features": gallery,
         "query_pids": np.arange(1000),
@@ -205,8 +206,8 @@ ABOUT = {
 def main() -> None:
     options = contest.parser(__doc__)
     options.add_argument("--size", choices=[*SIZES, "million"], default="market1501")
-    options.add_argument("--mapped", type=Path, help=contest.argparse.SUPPRESS)
-    options.add_argument("--gallery", type=int, help=contest.argparse.SUPPRESS)
+    options.add_argument("--mapped", type=Path, help=argparse.SUPPRESS)
+    options.add_argument("--gallery", type=int, help=argparse.SUPPRESS)
     arguments = options.parse_args()
     if arguments.child:
         if arguments.mapped:

@@ -46,7 +46,7 @@ def arm(name: str | None, point: int, log: int) -> None:
         return wrapper
 
     augment.draw = counted("step", augment.draw)
-    extract.to_float = counted("batch", extract.to_float)
+    extract.to_float = counted("batch", extract.to_float)  # type: ignore[attr-defined]
     artifacts.flush = counted("flush", artifacts.flush)
 
 
@@ -75,6 +75,6 @@ def live(spec: RunSpec, name: str | None, point: int) -> dict[str, Any]:
 if __name__ == "__main__":
     spec = train_spec(load_study(Path(sys.argv[1])), dataset="market1501", cell="p1_rpe_jsd", seed=0)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also in the background of a shell, where it is ignored
-    spec = dataclasses.replace(spec, workers=int((*sys.argv, 0)[3]))
+    spec = dataclasses.replace(spec, workers=int((*sys.argv, "0")[3]))
     for out, name, point in json.loads(sys.argv[2]):
         print(json.dumps(live(dataclasses.replace(spec, out=Path(out)), name, point)), flush=True)

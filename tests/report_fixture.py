@@ -20,7 +20,7 @@ from reidablate.rng import generator
 SIDES = ("before_neck", "after_neck")
 RELATION = {"divergence": "jsd", "grouping": "head", "pairs": "combinations", "patches": 5, "weight": 1.0}
 JSD = {f"losses.position_relation.{key}": [None, value] for key, value in RELATION.items()}
-WEIGHTED = {
+WEIGHTED: dict[str, list[Any]] = {
     "losses.triplet.margin": ["soft", None],
     "losses.triplet.weight": [1.0, None],
     "losses.weighted_triplet.ratio": [None, 0.5],
@@ -63,7 +63,8 @@ def cell_entries(count: int = 10) -> list[dict[str, Any]]:
          {"losses.position_relation.patches": [5, n]}, 0.01 * (n % 5 - 2), 1.5 + n / 50, f"Are {n} patches better?")
         for n in range(6, 6 + max(0, count - len(CORE)))
     ]  # fmt: skip
-    entries, effects = [], {}
+    entries: list[dict[str, Any]] = []
+    effects: dict[str, float] = {}
     for index, (name, title, parent, declared, effect, cost, question) in enumerate([*CORE, *extra][:count]):
         effects[name] = effect + (effects[parent] if parent else 0.0)
         references = list(dict.fromkeys(filter(None, [parent, "naive_triplet" if parent else None])))
@@ -124,12 +125,12 @@ def _history(dataset: str, entry: dict[str, Any], seed: int, epochs: int) -> pd.
     rng = generator(seed, "history", int(entry["config_hash"][:4], 16))
     t = np.arange(epochs)
     decay = np.exp(-3 * t / epochs)
-    curves = {"identity": 3.6 * decay + 1.1, "triplet": 0.6 * decay + 0.12}
+    curves: dict[str, np.ndarray] = {"identity": 3.6 * decay + 1.1, "triplet": 0.6 * decay + 0.12}
     if entry["name"] != "naive_triplet":
         curves["weighted_triplet"] = curves.pop("triplet") * 1.2
         curves["position_relation"] = 0.2 * decay + 0.02
     curves = {name: value + rng.normal(0, 0.03, epochs) * value for name, value in curves.items()}
-    curves["total"] = sum(curves.values())
+    curves["total"] = np.sum(list(curves.values()), axis=0)
     curves |= {"lr": 0.02 * (1 + np.cos(np.pi * t / epochs)), "images_per_s": 900 + rng.normal(0, 20, epochs)}
     curves |= {"ape_norm": 6 + 0.05 * t, "rpe_norm": 1 + 0.1 * t, "feature_norm": 14 - 2 * decay}
     frame = pd.DataFrame(curves).assign(epoch=t).melt("epoch", var_name="name", value_name="value")

@@ -7,8 +7,9 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from torch import Tensor
 from typer.testing import CliRunner
 
 from reidablate.cells import Cell, load_cells
@@ -16,6 +17,7 @@ from reidablate.cli import app
 from reidablate.config import Preset
 
 ROOT = Path(__file__).parents[1]
+T = TypeVar("T")
 # The files that the project ships in ablations/. Tests read these alone: a checkout may hold a user's cells as well.
 _SHIPPED = """
 abs_x ape_off ape_sinusoidal cls_no_ape cls_per_patch cls_term cls_untie cls_untie_beit cls_untie_shared
@@ -27,6 +29,17 @@ rpe rpe_double_lr rpe_only rpe_zero_init shaw_key x_only y_only
 """
 SHIPPED = _SHIPPED.split()
 BASE = ["preset=tiny.yaml", "datasets=market1501", "cells=naive_triplet,p1"]
+
+
+def present(value: T | None) -> T:
+    """Returns a value that may not be None."""
+    assert value is not None
+    return value
+
+
+def gradient(tensor: Tensor | None) -> Tensor:
+    """Returns the gradient that a backward pass left."""
+    return present(present(tensor).grad)
 
 
 def copy_cells(folder: Path) -> Path:

@@ -1,3 +1,3 @@
 """A reproducible benchmark-and-ablation harness for person re-identification."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -73,7 +73,7 @@ def test_scores_by_products_on_the_gpu_are_those_of_numpy(tf32: bool, monkeypatc
     rng = generator(0, "test")
     query, gallery = (rng.standard_normal((number, 768), np.float32) for number in (700, 9000))
     gallery[:100] = gallery[0]
-    labels = {
+    labels: dict[str, Any] = {
         "query_pids": rng.integers(0, 50, 700),
         "gallery_pids": rng.integers(-1, 50, 9000),
         "query_camids": rng.integers(0, 3, 700),

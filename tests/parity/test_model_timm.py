@@ -63,6 +63,7 @@ def test_attention_bias_equals_timm(with_cls: bool) -> None:
     theirs = RelPosBias(window_size=(6, 4), num_heads=4, prefix_tokens=int(with_cls))
     table = torch.randn(11 * 7 + 3 * with_cls, 4, generator=torch.Generator().manual_seed(0))
     theirs.relative_position_bias_table.data.copy_(table)
+    assert attention.rpe is not None
     attention.rpe.table.data.copy_(table[:77])
     if attention.cls_position is not None:
         attention.cls_position.table.data.copy_(table[77:])

@@ -106,7 +106,8 @@ def loss(feature: torch.Tensor, labels: list[int], w: Weights) -> torch.Tensor:
         positive = max((d for other, d in distance.items() if labels[other] == label), key=torch.Tensor.item)
         negative = min((d for other, d in distance.items() if labels[other] != label), key=torch.Tensor.item)
         triplet = triplet + (1 + (positive - negative).exp()).log()
-    return identity + triplet / len(labels)
+    total: torch.Tensor = identity + triplet / len(labels)
+    return total
 
 
 def learning_rate(epoch: int, base: float, config: RunConfig) -> float:

@@ -1,7 +1,10 @@
 """Scores against a slow oracle written from the definitions, and the laws every evaluation obeys."""
 
+from collections.abc import Sequence
 from fractions import Fraction
 from itertools import permutations
+from random import Random
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +15,7 @@ from sklearn.metrics import average_precision_score
 
 from reidablate.errors import UserError
 from reidablate.metrics import cmc, score, score_distances
+from reidablate.metrics.protocol import Scores
 
 SCORES = [
     "average_precision",
@@ -24,19 +28,21 @@ SCORES = [
 ]
 
 
-def relevance(distances, pids, camids, *, pid, camid, order):
+def relevance(
+    distances: np.ndarray, pids: np.ndarray, camids: np.ndarray, *, pid: int, camid: int, order: Sequence[int]
+) -> list[bool]:
     """Returns the list of true and false down the ranking of one query; `order` breaks ties."""
     ranking = sorted(range(len(pids)), key=lambda j: (distances[j], order[j]))
     counted = [j for j in ranking if pids[j] != -1 and (pids[j], camids[j]) != (pid, camid)]
     return [pids[j] == pid for j in counted]
 
 
-def steps(hits):
+def steps(hits: list[bool]) -> Fraction:
     precision = [Fraction(sum(hits[: k + 1]), k + 1) for k in range(len(hits)) if hits[k]]
-    return sum(precision) / len(precision)
+    return sum(precision, Fraction(0)) / len(precision)
 
 
-def trapezoids(hits):
+def trapezoids(hits: list[bool]) -> Fraction:
     total = Fraction(0)
     for k in range(len(hits)):
         if hits[k]:
@@ -45,12 +51,12 @@ def trapezoids(hits):
     return total / sum(hits)
 
 
-def inverse_negative_penalty(hits):
+def inverse_negative_penalty(hits: list[bool]) -> Fraction:
     last = max(k + 1 for k in range(len(hits)) if hits[k])
     return Fraction(sum(hits), last)
 
 
-def oracle(distances, labels):
+def oracle(distances: np.ndarray, labels: dict[str, Any]) -> tuple[list[Any], int]:
     """Returns the rows of all valid queries and the number of invalid ones, one query after the other."""
     rows = []
     pids, camids = labels["gallery_pids"], labels["gallery_camids"]
@@ -69,11 +75,13 @@ def oracle(distances, labels):
 
 
 @st.composite
-def problems(draw, max_gallery=12, ties=True, num_cameras=3):
+def problems(
+    draw: st.DrawFn, max_gallery: int = 12, ties: bool = True, num_cameras: int = 3
+) -> tuple[np.ndarray, dict[str, Any]]:
     """Small problems with junk, distractors, invalid queries and, if wanted, ties."""
     num_queries, num_gallery = draw(st.integers(1, 5)), draw(st.integers(1, max_gallery))
 
-    def numbers(low, high, size):
+    def numbers(low: int, high: int, size: int) -> np.ndarray:
         return np.array(draw(st.lists(st.integers(low, high), min_size=size, max_size=size)))
 
     if ties:
@@ -89,27 +97,27 @@ def problems(draw, max_gallery=12, ties=True, num_cameras=3):
     return distances, labels
 
 
-def scored(distances, labels):
+def scored(distances: np.ndarray, labels: dict[str, Any]) -> Scores:
     """Returns the scores of a problem; leaves aside what is refused, constant distances and no valid query."""
     assume(distances.shape[1] == 1 or np.ptp(distances) > 0)
     assume(oracle(distances, labels)[0])
     return score_distances(distances, **labels)
 
 
-def with_gallery(labels, index):
+def with_gallery(labels: dict[str, Any], index: Any) -> dict[str, Any]:
     return {key: value[index] if key.startswith("gallery") else value for key, value in labels.items()}
 
 
 @pytest.mark.parametrize("num_cameras", [2, 60])
 @settings(deadline=None, max_examples=200)
 @given(data=st.data())
-def test_scores_equal_the_slow_oracle(num_cameras, data):
+def test_scores_equal_the_slow_oracle(num_cameras: int, data: st.DataObject) -> None:
     distances, labels = data.draw(problems(num_cameras=num_cameras))
     assume(distances.shape[1] == 1 or np.ptp(distances) > 0)
     check_against_oracle(distances, labels, block_size=data.draw(st.integers(1, 6)))
 
 
-def check_against_oracle(distances, labels, *, block_size):
+def check_against_oracle(distances: np.ndarray, labels: dict[str, Any], *, block_size: int) -> None:
     wanted, num_invalid = oracle(distances, labels)
     if not wanted:
         with pytest.raises(UserError, match="no query has a positive"):
@@ -126,7 +134,7 @@ def check_against_oracle(distances, labels, *, block_size):
 @pytest.mark.slow
 @settings(deadline=None, max_examples=4000)
 @given(problems(max_gallery=25, num_cameras=4), st.integers(1, 9))
-def test_thousands_of_cases_equal_the_slow_oracle(problem, block_size):
+def test_thousands_of_cases_equal_the_slow_oracle(problem: tuple[np.ndarray, dict[str, Any]], block_size: int) -> None:
     distances, labels = problem
     assume(distances.shape[1] == 1 or np.ptp(distances) > 0)
     check_against_oracle(distances, labels, block_size=block_size)
@@ -134,10 +142,11 @@ def test_thousands_of_cases_equal_the_slow_oracle(problem, block_size):
 
 @settings(deadline=None, max_examples=60)
 @given(problems(max_gallery=5))
-def test_bounds_are_the_extremes_over_all_orders_of_ties(problem):
+def test_bounds_are_the_extremes_over_all_orders_of_ties(problem: tuple[np.ndarray, dict[str, Any]]) -> None:
     distances, labels = problem
     found = scored(distances, labels).queries
     pids, camids = labels["gallery_pids"], labels["gallery_camids"]
+    row: Any
     for row in found.itertuples():
         every = [
             steps(relevance(distances[int(row.query)], pids, camids, pid=row.pid, camid=row.camid, order=order))
@@ -149,20 +158,21 @@ def test_bounds_are_the_extremes_over_all_orders_of_ties(problem):
 
 @settings(deadline=None, max_examples=60)
 @given(problems(ties=False))
-def test_average_precision_equals_scikit_learn_without_ties(problem):
+def test_average_precision_equals_scikit_learn_without_ties(problem: tuple[np.ndarray, dict[str, Any]]) -> None:
     check_against_scikit_learn(*problem)
 
 
 @pytest.mark.slow
 @settings(deadline=None, max_examples=3000)
 @given(problems(max_gallery=30, ties=False))
-def test_thousands_of_cases_equal_scikit_learn(problem):
+def test_thousands_of_cases_equal_scikit_learn(problem: tuple[np.ndarray, dict[str, Any]]) -> None:
     check_against_scikit_learn(*problem)
 
 
-def check_against_scikit_learn(distances, labels):
+def check_against_scikit_learn(distances: np.ndarray, labels: dict[str, Any]) -> None:
     found = scored(distances, labels).queries
     pids, camids = labels["gallery_pids"], labels["gallery_camids"]
+    row: Any
     for row in found.itertuples():
         counted = (pids != -1) & ~((pids == row.pid) & (camids == row.camid))
         want = average_precision_score(pids[counted] == row.pid, -distances[int(row.query), counted])
@@ -171,7 +181,9 @@ def check_against_scikit_learn(distances, labels):
 
 @settings(deadline=None, max_examples=50)
 @given(problems(ties=False), st.randoms(use_true_random=False))
-def test_order_of_the_gallery_is_nothing_without_ties(problem, random):
+def test_order_of_the_gallery_is_nothing_without_ties(
+    problem: tuple[np.ndarray, dict[str, Any]], random: Random
+) -> None:
     distances, labels = problem
     found = scored(distances, labels)
     order = random.sample(range(distances.shape[1]), distances.shape[1])
@@ -181,7 +193,9 @@ def test_order_of_the_gallery_is_nothing_without_ties(problem, random):
 
 @settings(deadline=None, max_examples=50)
 @given(problems(), st.randoms(use_true_random=False))
-def test_bounds_do_not_depend_on_the_order_of_the_gallery(problem, random):
+def test_bounds_do_not_depend_on_the_order_of_the_gallery(
+    problem: tuple[np.ndarray, dict[str, Any]], random: Random
+) -> None:
     distances, labels = problem
     bounds = ["average_precision_pessimistic", "average_precision_optimistic"]
     found = scored(distances, labels).queries
@@ -195,7 +209,9 @@ def test_bounds_do_not_depend_on_the_order_of_the_gallery(problem, random):
 
 @settings(deadline=None, max_examples=50)
 @given(problems(), st.lists(st.floats(0, 1e6, width=32), min_size=4, max_size=4, unique=True))
-def test_any_increasing_map_of_distances_scores_the_same(problem, heights):
+def test_any_increasing_map_of_distances_scores_the_same(
+    problem: tuple[np.ndarray, dict[str, Any]], heights: list[float]
+) -> None:
     distances, labels = problem
     found = scored(distances, labels)
     mapped = score_distances(np.array(sorted(heights))[distances], **labels)
@@ -204,7 +220,9 @@ def test_any_increasing_map_of_distances_scores_the_same(problem, heights):
 
 @settings(deadline=None, max_examples=50)
 @given(problems(), st.lists(st.tuples(st.integers(0, 12), st.integers(1, 3)), min_size=1, max_size=5))
-def test_junk_anywhere_changes_nothing(problem, added):
+def test_junk_anywhere_changes_nothing(
+    problem: tuple[np.ndarray, dict[str, Any]], added: list[tuple[int, int]]
+) -> None:
     distances, labels = problem
     found = scored(distances, labels)
     places = [min(place, distances.shape[1]) for place, _ in added]
@@ -220,7 +238,7 @@ def test_junk_anywhere_changes_nothing(problem, added):
 
 @settings(deadline=None, max_examples=50)
 @given(problems())
-def test_perfect_by_one_measure_is_perfect_by_all(problem):
+def test_perfect_by_one_measure_is_perfect_by_all(problem: tuple[np.ndarray, dict[str, Any]]) -> None:
     table = scored(*problem).queries
     perfect = table["average_precision"] == 1
     assert perfect.equals(table["inverse_negative_penalty"] == 1)
@@ -230,7 +248,7 @@ def test_perfect_by_one_measure_is_perfect_by_all(problem):
 
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=9), st.integers(1, 40))
-def test_cmc_never_falls_and_counts_hits(first_hits, max_rank):
+def test_cmc_never_falls_and_counts_hits(first_hits: list[int], max_rank: int) -> None:
     curve = cmc(np.array(first_hits), max_rank)
     assert curve.shape == (max_rank,)
     assert (np.diff(curve) >= 0).all()
@@ -240,7 +258,7 @@ def test_cmc_never_falls_and_counts_hits(first_hits, max_rank):
 
 @settings(deadline=None, max_examples=50)
 @given(st.data())
-def test_block_size_changes_no_bit_of_features_with_copies(data):
+def test_block_size_changes_no_bit_of_features_with_copies(data: st.DataObject) -> None:
     _, labels = data.draw(problems(max_gallery=30))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     palette = rng.standard_normal((6, data.draw(st.integers(2, 70)))).astype(np.float32)

@@ -37,7 +37,7 @@ def experiments(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @FEW
 @given(experiments())
-def test_swapping_cell_and_reference_mirrors_everything(case: tuple[np.ndarray, np.ndarray, np.ndarray]):
+def test_swapping_cell_and_reference_mirrors_everything(case: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
     cell, reference, identities = case
     one = paired_components(*identity_sums(cell - reference, identities))
     two = paired_components(*identity_sums(reference - cell, identities))
@@ -51,7 +51,7 @@ def test_swapping_cell_and_reference_mirrors_everything(case: tuple[np.ndarray, 
 @given(experiments(), st.randoms(use_true_random=False))
 def test_the_order_of_seeds_queries_and_names_of_identities_do_not_matter(
     case: tuple[np.ndarray, np.ndarray, np.ndarray], random: Any
-):
+) -> None:
     cell, reference, identities = case
     seeds, queries = list(range(cell.shape[0])), list(range(cell.shape[1]))
     random.shuffle(seeds)
@@ -65,7 +65,9 @@ def test_the_order_of_seeds_queries_and_names_of_identities_do_not_matter(
 
 @FEW
 @given(experiments())
-def test_intervals_hold_the_estimate_and_agree_with_their_p_value(case: tuple[np.ndarray, np.ndarray, np.ndarray]):
+def test_intervals_hold_the_estimate_and_agree_with_their_p_value(
+    case: tuple[np.ndarray, np.ndarray, np.ndarray],
+) -> None:
     cell, reference, identities = case
     parts = paired_components(*identity_sums(cell - reference, identities))
     for interval in (make(parts) for make in ANALYTIC.values()):
@@ -78,16 +80,20 @@ def test_intervals_hold_the_estimate_and_agree_with_their_p_value(case: tuple[np
 @given(experiments())
 def test_the_default_degrees_of_freedom_lie_between_one_source_and_both(
     case: tuple[np.ndarray, np.ndarray, np.ndarray],
-):
+) -> None:
     cell, reference, identities = case
     parts = paired_components(*identity_sums(cell - reference, identities))
     found = float(two_way(parts).df)
-    assert min(parts.seed_df, parts.identity_df) - 1e-6 <= found <= parts.seed_df + parts.identity_df + 1e-6
+    assert (
+        min(float(parts.seed_df), float(parts.identity_df)) - 1e-6 <= found <= parts.seed_df + parts.identity_df + 1e-6
+    )
 
 
 @FEW
 @given(experiments())
-def test_pairing_changes_neither_estimate_nor_identity_variance(case: tuple[np.ndarray, np.ndarray, np.ndarray]):
+def test_pairing_changes_neither_estimate_nor_identity_variance(
+    case: tuple[np.ndarray, np.ndarray, np.ndarray],
+) -> None:
     cell, reference, identities = case
     cell_sums, counts = identity_sums(cell, identities)
     reference_sums, _ = identity_sums(reference, identities)
@@ -99,13 +105,13 @@ def test_pairing_changes_neither_estimate_nor_identity_variance(case: tuple[np.n
 
 @FEW
 @given(npst.arrays(np.float64, st.integers(1, 30), elements=st.floats(1, 50)))
-def test_effective_identities_lie_between_one_and_their_number(counts: np.ndarray):
+def test_effective_identities_lie_between_one_and_their_number(counts: np.ndarray) -> None:
     assert 1 - 1e-9 <= effective_identities(counts) <= len(counts) + 1e-9
 
 
 @FEW
 @given(npst.arrays(np.float64, st.integers(1, 12), elements=UNIT))
-def test_holm_never_lowers_a_p_value_nor_changes_their_order(p_values: np.ndarray):
+def test_holm_never_lowers_a_p_value_nor_changes_their_order(p_values: np.ndarray) -> None:
     adjusted = holm(p_values)
     assert (adjusted >= p_values).all()
     assert (adjusted <= np.minimum(1, len(p_values) * p_values) + 1e-15).all()
@@ -115,7 +121,7 @@ def test_holm_never_lowers_a_p_value_nor_changes_their_order(p_values: np.ndarra
 
 @FEW
 @given(npst.arrays(np.float64, st.integers(1, 10), elements=st.floats(-1, 1, width=32)))
-def test_sign_flip_p_is_a_multiple_of_its_resolution(means: np.ndarray):
+def test_sign_flip_p_is_a_multiple_of_its_resolution(means: np.ndarray) -> None:
     p_value = sign_flip_p(means)
     steps = p_value * 2 ** (len(means) - 1)
     assert 0 < p_value <= 1
@@ -125,7 +131,7 @@ def test_sign_flip_p_is_a_multiple_of_its_resolution(means: np.ndarray):
 
 @settings(max_examples=15, deadline=None)
 @given(data=st.data(), queries=st.integers(1, 6), seeds=st.integers(1, 4))
-def test_no_table_holds_nan_infinity_or_an_unknown_word(data: st.DataObject, queries: int, seeds: int):
+def test_no_table_holds_nan_infinity_or_an_unknown_word(data: st.DataObject, queries: int, seeds: int) -> None:
     coarse = st.sampled_from([0.0, 0.5, 1.0])
     pids = np.array(data.draw(st.lists(st.integers(0, 2), min_size=queries, max_size=queries)))
     frames, runs = [], []

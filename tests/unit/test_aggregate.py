@@ -167,7 +167,7 @@ def test_a_file_of_another_form_makes_its_run_missing_by_name(
     write_table(made, path) if isinstance(made, pd.DataFrame) else write_json(path, made)
     assert aggregate_study(study) == "aggregate: 1 finished, 0 diverged, 1 missing"
     found = tables(study)
-    reason = found["runs"].set_index("cell").loc["p1", "reason"]
+    reason: Any = found["runs"].set_index("cell").loc["p1", "reason"]
     assert f"seed0/{file} " in reason
     assert problem in reason
     for name in ("metrics", "queries", "history"):
@@ -230,7 +230,7 @@ def test_a_progress_line_is_no_reason(study: Study) -> None:
     log.write_text("epoch 1\n")
     aggregate_study(study)
     runs = tables(study)["runs"].set_index("cell")
-    assert "provenance.json is missing" in runs.loc["p1", "reason"]
+    assert "provenance.json is missing" in str(runs.loc["p1", "reason"])
 
 
 def test_no_run_at_all_still_gives_tables(study: Study) -> None:

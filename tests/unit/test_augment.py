@@ -1,4 +1,5 @@
 import random
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -86,8 +87,8 @@ def test_boxes_are_distributed_as_those_of_timm() -> None:
     ours = draw_small(0, 6000).box.numpy()
     ours = ours[ours[:, 2] > 0]
     theirs = timm_boxes(6000)
-    assert stats.fisher_exact([[len(ours), 6000], [len(theirs), 6000]]).pvalue > 1e-3
-    numbers = {
+    assert stats.fisher_exact(np.array([[len(ours), 6000], [len(theirs), 6000]])).pvalue > 1e-3
+    numbers: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "top": lambda box: box[:, 0],
         "left": lambda box: box[:, 1],
         "height": lambda box: box[:, 2],
@@ -107,7 +108,8 @@ def test_flips_shifts_and_noise_have_their_distributions() -> None:
     assert stats.binomtest(int(decisions.flip.sum()), 6000, 0.5).pvalue > 1e-3
     for shift in decisions.shift.T + PAD:
         assert stats.chisquare(np.bincount(shift, minlength=2 * PAD + 1)).pvalue > 1e-3
-    assert stats.chi2_contingency(np.histogram2d(*decisions.shift.numpy().T, bins=2 * PAD + 1)[0]).pvalue > 1e-3
+    down, right = decisions.shift.numpy().T
+    assert stats.chi2_contingency(np.histogram2d(down, right, bins=2 * PAD + 1)[0]).pvalue > 1e-3
     assert stats.kstest(decisions.noise[:20000].numpy(), "norm").pvalue > 1e-3
 
 

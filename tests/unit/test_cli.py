@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -112,7 +113,9 @@ def test_a_reader_that_stops_early_sees_no_traceback() -> None:
 
 def test_an_interrupt_ends_with_status_130_and_no_traceback(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
-    heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}  # also in the background
+    heard: dict[str, Any] = {
+        "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)
+    }  # also in the background
     process = subprocess.Popen(command("aggregate", "--plan", tmp_path / "fifo"), stderr=subprocess.PIPE, **heard)
     assert process.stderr is not None
     with process.stderr, (tmp_path / "fifo").open("wb"):  # opens when the program reads

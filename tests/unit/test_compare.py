@@ -1,6 +1,9 @@
 """Comparing two files query by query."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +14,13 @@ from reidablate.cli import app
 from reidablate.errors import UserError
 from reidablate.metrics import score
 from reidablate.metrics.compare import LABEL, compare_files
+from support import present
 
 METRICS = ["mAP", "mAP_trapezoid", "mINP", "rank1", "rank5", "rank10"]
+Pair = tuple[tuple[dict[str, Any], dict[str, Any]], list[Path]]
 
 
-def labels(seed=0):
+def labels(seed: int = 0) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     return {
         "query_pids": rng.integers(0, 30, 80),
@@ -25,7 +30,7 @@ def labels(seed=0):
     }
 
 
-def problem(noise, seed):
+def problem(noise: float, seed: int) -> dict[str, Any]:
     """Features around the centre of each identity; the labels are the same for all seeds."""
     given, rng = labels(), np.random.default_rng(seed)
     centres = np.random.default_rng(9).standard_normal((31, 16))
@@ -35,22 +40,22 @@ def problem(noise, seed):
     return given
 
 
-def saved(folder, name, given):
+def saved(folder: Path, name: str, given: dict[str, Any]) -> Path:
     np.savez(folder / name, **given)
     return folder / name
 
 
-def reordered(given, order):
+def reordered(given: dict[str, Any], order: np.ndarray) -> dict[str, Any]:
     return {key: value[order] if key.startswith("query") else value for key, value in given.items()}
 
 
 @pytest.fixture
-def pair(tmp_path):
+def pair(tmp_path: Path) -> Pair:
     given = problem(1.2, 1), problem(0.9, 2)
     return given, [saved(tmp_path, f"{name}.npz", one) for name, one in zip("ab", given, strict=True)]
 
 
-def test_interval_is_the_cluster_robust_one_of_statsmodels(pair):
+def test_interval_is_the_cluster_robust_one_of_statsmodels(pair: Pair) -> None:
     given, paths = pair
     found = compare_files(*paths)
     tables = [score(**one).queries for one in given]
@@ -61,19 +66,21 @@ def test_interval_is_the_cluster_robust_one_of_statsmodels(pair):
     assert list(found.metrics) == METRICS
     assert row["difference"] == pytest.approx(difference.mean(), abs=1e-12)
     assert row["first"] == pytest.approx(score(**given[0]).summary()["mAP"], abs=1e-12)
-    assert row["second"] - row["first"] == pytest.approx(row["difference"], abs=1e-12)
+    assert present(row["second"]) - present(row["first"]) == pytest.approx(row["difference"], abs=1e-12)
     # statsmodels multiplies by (Q - 1) / (Q - 1) for one coefficient and by G / (G - 1), so its error is ours.
     counts = np.unique(pids, return_counts=True)[1]
     df = counts.sum() ** 2 / np.square(counts).sum() - 1
     from scipy import stats
 
-    assert row["high"] - row["difference"] == pytest.approx(stats.t.ppf(0.975, df) * fit.bse[0], rel=1e-9)
+    assert present(row["high"]) - present(row["difference"]) == pytest.approx(
+        stats.t.ppf(0.975, df) * fit.bse[0], rel=1e-9
+    )
     assert row["p_value"] == pytest.approx(2 * stats.t.sf(difference.mean() / fit.bse[0], df), rel=1e-9)
     assert (found.num_queries, found.num_identities) == (len(pids), len(counts))
     assert found.label == LABEL
 
 
-def test_queries_are_paired_by_name_in_any_order(pair, tmp_path):
+def test_queries_are_paired_by_name_in_any_order(pair: Pair, tmp_path: Path) -> None:
     (first, second), paths = pair
     names = np.array([f"{pid:04}_{i}.jpg" for i, pid in enumerate(first["query_pids"])])
     order = np.random.default_rng(0).permutation(80)
@@ -91,13 +98,13 @@ def test_queries_are_paired_by_name_in_any_order(pair, tmp_path):
         compare_files(named[0], renamed)
 
 
-def test_a_file_equals_itself(pair):
+def test_a_file_equals_itself(pair: Pair) -> None:
     _, (path, _) = pair
     for row in compare_files(path, path).metrics.values():
         assert (row["difference"], row["low"], row["high"], row["p_value"], row["p_better"]) == (0, 0, 0, 1, 0.5)
 
 
-def test_one_identity_gives_no_interval(tmp_path):
+def test_one_identity_gives_no_interval(tmp_path: Path) -> None:
     given = [problem(noise, seed) for noise, seed in ((1.2, 1), (0.9, 2))]
     own = given[0]["query_pids"] == given[0]["query_pids"][0]
     paths = [saved(tmp_path, f"{i}.npz", reordered(one, own)) for i, one in enumerate(given)]
@@ -113,19 +120,21 @@ def test_one_identity_gives_no_interval(tmp_path):
         ("query_camids", lambda x: (x + 1) % 3, "the queries differ, query_camids"),
     ],
 )
-def test_another_test_set_is_refused(pair, tmp_path, key, change, words):
+def test_another_test_set_is_refused(
+    pair: Pair, tmp_path: Path, key: str, change: Callable[[np.ndarray], np.ndarray], words: str
+) -> None:
     (_, second), paths = pair
     with pytest.raises(UserError, match=words):
         compare_files(paths[0], saved(tmp_path, "g.npz", second | {key: change(second[key])}))
 
 
-def test_fewer_queries_are_refused(pair, tmp_path):
+def test_fewer_queries_are_refused(pair: Pair, tmp_path: Path) -> None:
     (_, second), paths = pair
     with pytest.raises(UserError, match="80 and 79 queries"):
         compare_files(paths[0], saved(tmp_path, "g.npz", reordered(second, np.arange(79))))
 
 
-def test_sides_of_the_neck_are_chosen_and_missing_ones_refused(pair, tmp_path):
+def test_sides_of_the_neck_are_chosen_and_missing_ones_refused(pair: Pair, tmp_path: Path) -> None:
     (first, second), paths = pair
     both = {key: value for key, value in first.items() if not key.endswith("features")}
     for side, given in (("before_neck", first), ("after_neck", second)):
@@ -139,13 +148,13 @@ def test_sides_of_the_neck_are_chosen_and_missing_ones_refused(pair, tmp_path):
         compare_files(path, path, side="neck")
 
 
-def test_the_command_says_what_the_interval_is_silent_about(pair):
+def test_the_command_says_what_the_interval_is_silent_about(pair: Pair) -> None:
     _, paths = pair
     arguments = ["compare", *map(str, paths)]
     shown = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert shown.exit_code == 0
     assert "query sampling alone; one run each says nothing about training noise" in " ".join(shown.stdout.split())
-    assert f"{100 * compare_files(*paths).metrics['mAP']['difference']:+.2f}" in shown.stdout
+    assert f"{100 * present(compare_files(*paths).metrics['mAP']['difference']):+.2f}" in shown.stdout
     found = json.loads(CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False).stdout)
     assert found["metrics"] == compare_files(*paths).metrics
     assert found["label"] == LABEL

@@ -3,24 +3,25 @@
 import io
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from reidablate.cli import app
 from reidablate.data.check import check_folder
 from reidablate.errors import UserError
 
 
-def jpeg(colour=(90, 60, 30), size=(4, 8)):
+def jpeg(colour: tuple[int, int, int] = (90, 60, 30), size: tuple[int, int] = (4, 8)) -> bytes:
     stream = io.BytesIO()
     Image.new("RGB", size, colour).save(stream, "JPEG")
     return stream.getvalue()
 
 
-def write(root, names):
+def write(root: Path, names: dict[str, list[str]]) -> None:
     """Writes {folder: names} with a JPEG each, no two with the same bytes."""
     data = jpeg()
     for folder, files in names.items():
@@ -47,11 +48,11 @@ def small(root: Path) -> Path:
     return root
 
 
-def check(*arguments):
+def check(*arguments: object) -> Result:
     return CliRunner().invoke(app, ["data", "check", *map(str, arguments)], catch_exceptions=False)
 
 
-def test_counts_of_a_small_folder(tmp_path):
+def test_counts_of_a_small_folder(tmp_path: Path) -> None:
     found = json.loads(check(small(tmp_path), "--format", "market1501", "--json").stdout)
     assert found["counts"] == {
         "train": {"images": 2, "ids": 2},
@@ -67,19 +68,19 @@ def test_counts_of_a_small_folder(tmp_path):
     assert "train images 2 instead of 12936" in found["warnings"][0]
 
 
-def test_table_shows_found_and_published(tmp_path):
+def test_table_shows_found_and_published(tmp_path: Path) -> None:
     done = check(small(tmp_path), "--format", "market1501")
     row = next(line for line in done.stdout.splitlines() if "train images" in line)
     assert [cell.strip() for cell in row.strip("│").split("│")] == ["train images", "2", "12,936"]
     assert "warning: the counts are not those of Market-1501" in done.stdout
 
 
-def test_strict_refuses_other_counts(tmp_path):
+def test_strict_refuses_other_counts(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"it holds train images 2, .* the published set train images 12936"):
         check(small(tmp_path), "--format", "market1501", "--strict")
 
 
-def test_strict_refuses_a_query_that_nobody_can_answer(tmp_path):
+def test_strict_refuses_a_query_that_nobody_can_answer(tmp_path: Path) -> None:
     rows = ["a.jpg,1,1,train", "b.jpg,2,1,query", "c.jpg,2,1,gallery", "d.jpg,3,2,gallery"]
     (tmp_path / "manifest.csv").write_text("\n".join(["path,pid,camid,split", *rows]) + "\n")
     for name in "abcd":
@@ -91,7 +92,7 @@ def test_strict_refuses_a_query_that_nobody_can_answer(tmp_path):
         check_folder(tmp_path, "manifest", strict=True, decode=False, workers=1)
 
 
-def test_only_decoding_finds_damage_inside_an_image(tmp_path):
+def test_only_decoding_finds_damage_inside_an_image(tmp_path: Path) -> None:
     root = small(tmp_path)
     data = bytearray(jpeg(size=(64, 128)))
     start = data.index(b"\xff\xda")
@@ -102,19 +103,19 @@ def test_only_decoding_finds_damage_inside_an_image(tmp_path):
         check(root, "--format", "market1501", "--decode")
 
 
-def test_a_truncated_image_is_named_without_decoding(tmp_path):
+def test_a_truncated_image_is_named_without_decoding(tmp_path: Path) -> None:
     root = small(tmp_path)
     (root / "query" / "0001_c1s1_000001_00.jpg").write_bytes(jpeg()[:-2])
     with pytest.raises(UserError, match=r"query/0001_c1s1_000001_00\.jpg \(truncated"):
         check(root, "--format", "market1501")
 
 
-def spread(number, pids):
+def spread(number: int, pids: list[int]) -> list[int]:
     """Returns how often each pid gets an image, as evenly as can be."""
     return [number // len(pids) + (i < number % len(pids)) for i in range(len(pids))]
 
 
-def market():
+def market() -> dict[str, list[str]]:
     """Names with the counts of Market-1501: train 751, test 750 identities, six cameras."""
     train, test = [1 + 2 * i for i in range(751)], [2 + 2 * i for i in range(750)]
     splits = {"bounding_box_train": (12936, train), "query": (3368, test), "bounding_box_test": (13115, test)}
@@ -131,7 +132,7 @@ def market():
     return names
 
 
-def occluded_duke():
+def occluded_duke() -> dict[str, list[str]]:
     """Names with the counts of Occluded-Duke; 1,870 queries stand in the gallery too."""
     train, test = [1 + 4 * i for i in range(702)], [2 + 4 * i for i in range(1110)]
     query = [(pid, k) for pid, own in zip(test[:519], spread(2210, test[:519]), strict=True) for k in range(own)]
@@ -150,7 +151,9 @@ def occluded_duke():
         ("occluded_duke", occluded_duke, [15618, 702, 2210, 519, 17661, 1110, 0, 0, 8, 17661, 17661, 1870]),
     ],
 )
-def test_published_counts_pass_strictly_and_within_ten_seconds(tmp_path, format, names, numbers):
+def test_published_counts_pass_strictly_and_within_ten_seconds(
+    tmp_path: Path, format: str, names: Callable[[], dict[str, list[str]]], numbers: list[int]
+) -> None:
     write(tmp_path, names())
     started = time.process_time()
     found = check_folder(tmp_path, format, strict=True, decode=False, workers=2)

@@ -1,12 +1,15 @@
 """What users read against the code: options and cells in docs/methods.md, columns and keys in results/README.md."""
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import yaml
 from pydantic import BaseModel
 
+import reidablate
 from reidablate import config
 from reidablate.artifacts import read_json, read_table
 from reidablate.report.aggregate import RUN_COLUMNS, aggregate_study
@@ -69,6 +72,14 @@ def test_the_cells_as_run_are_in_the_table_beside_those_as_defined() -> None:
     rows = [line for line in METHODS.splitlines() if line.startswith("| ")]
     for name in (cell for cell in shipped_cells([]) if cell.endswith("_as_run")):
         assert any(f"`{name}`" in row and f"`{name.removesuffix('_as_run')}`" in row for row in rows), name
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    newest = re.search(r"^## \[(.+)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert newest is not None
+    assert project["version"] == reidablate.__version__ == citation["version"] == newest[1]
 
 
 def documented(start: str, table: int = 0) -> dict[str, str]:

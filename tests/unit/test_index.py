@@ -1,5 +1,6 @@
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,7 @@ IMAGES = {
 }
 
 
-def save(path: Path, number: int, **options: object) -> None:
+def save(path: Path, number: int, **options: Any) -> None:
     pixels = np.random.default_rng(number).integers(0, 256, (12, 6, 3), dtype=np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path, **options)

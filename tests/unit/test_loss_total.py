@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from reidablate.errors import UserError
 from reidablate.losses import BatchOutputs, PositionState, study_loss
 from reidablate.losses.mining import batch_hard
 from reidablate.losses.triplet import mean_negative_loss, triplet_loss
+from support import gradient
 
 ROWS, COLS, WIDTH, CLASSES = 4, 2, 6, 3
 NUM_PATCHES = ROWS * COLS
@@ -52,7 +54,7 @@ def positions() -> PositionState:
     return PositionState(ape, tables, index, cls_bias)
 
 
-def test_every_term_has_its_name_and_the_total_is_their_weighted_sum():
+def test_every_term_has_its_name_and_the_total_is_their_weighted_sum() -> None:
     terms = study_loss(EVERYTHING, outputs(), torch.tensor(LABELS), positions(), progress=0.0)
     weights = {
         "identity": 2.0,
@@ -67,7 +69,7 @@ def test_every_term_has_its_name_and_the_total_is_their_weighted_sum():
     assert terms["total"].item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_default_is_identity_and_naive_triplet():
+def test_default_is_identity_and_naive_triplet() -> None:
     batch, labels = outputs(), torch.tensor(LABELS)
     terms = study_loss(LossesConfig(), batch, labels, PositionState(None, None, None), progress=0.0)
     log_p = batch.logits.log_softmax(1)
@@ -77,7 +79,7 @@ def test_default_is_identity_and_naive_triplet():
 
 
 @pytest.mark.parametrize("aux", ["naive", "mean_negative"])
-def test_aux_is_the_unweighted_loss_with_the_margin_of_its_section(aux):
+def test_aux_is_the_unweighted_loss_with_the_margin_of_its_section(aux: Any) -> None:
     batch, labels = outputs(), torch.tensor(LABELS)
     section = WeightedTripletConfig(aux=aux, margin=0.7)
     config = LossesConfig(identity=None, triplet=None, weighted_triplet=section)
@@ -90,8 +92,8 @@ def test_aux_is_the_unweighted_loss_with_the_margin_of_its_section(aux):
     assert terms["weighted_triplet_aux"] == expected[aux]
 
 
-def test_progress_moves_the_ratio():
-    def at(progress: float, **options: float) -> torch.Tensor:
+def test_progress_moves_the_ratio() -> None:
+    def at(progress: float, **options: Any) -> torch.Tensor:
         config = LossesConfig(weighted_triplet=WeightedTripletConfig(**options))
         terms = study_loss(config, outputs(), torch.tensor(LABELS), positions(), progress=progress)
         return terms["weighted_triplet"]
@@ -101,10 +103,10 @@ def test_progress_moves_the_ratio():
     assert at(0.0, ratio=0.8) != at(0.0, ratio=0.25)
 
 
-def test_selection_by_classifier_uses_the_row_of_the_label():
+def test_selection_by_classifier_uses_the_row_of_the_label() -> None:
     labels = torch.tensor(LABELS)
 
-    def relation(batch: BatchOutputs, select: str) -> torch.Tensor:
+    def relation(batch: BatchOutputs, select: Literal["cls", "classifier"]) -> torch.Tensor:
         config = LossesConfig(position_relation=PositionRelationConfig(patches=3, select=select))
         return study_loss(config, batch, labels, positions(), progress=0.0)["position_relation"]
 
@@ -114,17 +116,17 @@ def test_selection_by_classifier_uses_the_row_of_the_label():
     assert relation(on_rows, "cls") == relation(on_rows, "classifier")
 
 
-def test_no_gradient_is_missing_or_not_finite():
+def test_no_gradient_is_missing_or_not_finite() -> None:
     batch, state = outputs(), positions()
     study_loss(EVERYTHING, batch, torch.tensor(LABELS), state, progress=0.3)["total"].backward()
     for part in (batch.feature, batch.patches, batch.logits, state.ape, state.tables, state.cls_bias):
-        assert torch.isfinite(part.grad).all()
-        assert part.grad.any()
+        assert torch.isfinite(gradient(part)).all()
+        assert gradient(part).any()
     assert batch.classifier.grad is None
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_under_autocast_gives_float32_terms(dtype):
+def test_half_precision_under_autocast_gives_float32_terms(dtype: torch.dtype) -> None:
     batch, labels = outputs(dtype), torch.tensor(LABELS)
     with torch.autocast("cpu", dtype=dtype):
         terms = study_loss(EVERYTHING, batch, labels, positions(), progress=0.0)
@@ -133,17 +135,19 @@ def test_half_precision_under_autocast_gives_float32_terms(dtype):
     terms["total"].backward()
     assert {name: term.item() for name, term in terms.items()} == {name: term.item() for name, term in expected.items()}
     assert all(term.dtype == torch.float32 for term in terms.values())
-    assert torch.isfinite(batch.patches.grad).all()
+    assert torch.isfinite(gradient(batch.patches)).all()
 
 
 class WaitingOperations(TorchDispatchMode):
     """Notes the operations that, on a GPU, would make the host wait for a value."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seen: set[str] = set()
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         name = func.overloadpacket.__name__
         indices = args[1] if name in ("index", "index_put", "index_put_", "_index_put_impl_") else ()
         by_mask = any(i is not None and i.dtype == torch.bool for i in indices)
@@ -152,7 +156,7 @@ class WaitingOperations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_nothing_waits_for_a_value_of_a_tensor():
+def test_nothing_waits_for_a_value_of_a_tensor() -> None:
     labels = torch.tensor(LABELS)
     with WaitingOperations() as operations:
         study_loss(EVERYTHING, outputs(), labels, positions(), progress=0.5)["total"].backward()
@@ -163,7 +167,7 @@ def test_nothing_waits_for_a_value_of_a_tensor():
 
 
 @pytest.mark.parametrize("section", ["position_relation", "position_triplet"])
-def test_a_position_loss_without_positions_is_refused(section):
-    config = LossesConfig(**{section: {"patches": 3}})
+def test_a_position_loss_without_positions_is_refused(section: str) -> None:
+    config = LossesConfig.model_validate({section: {"patches": 3}})
     with pytest.raises(UserError, match=f"losses.{section}"):
         study_loss(config, outputs(), torch.tensor(LABELS), PositionState(None, None, None), progress=0.0)

@@ -1,5 +1,6 @@
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from reidablate.losses.weighted_triplet import (
     top_mask,
     weighted_triplet_loss,
 )
+from support import gradient
 
 NUM_PATCHES, WIDTH = 15, 8  # a grid of 3 x 5
 LABELS = [0, 0, 0, 1, 2, 2]
@@ -23,7 +25,9 @@ J6_FEATURE = [(2.0, 0.0, 1.0, 1.0), (1.0, 1.2, 0.0, 2.0), (0.0, 2.0, 2.0, 0.0)]
 J6_PATCHES = [(2.0, 0.0, 0.0, 0.0), (0.0, 2.0, 0.0, 0.0), (0.0, 0.0, 2.0, 0.0), (1.0, 0.0, 0.0, 1.0)]
 
 
-def batch(seed: int = 0, dtype: torch.dtype = torch.float64, num_patches: int = NUM_PATCHES, width: int = WIDTH):
+def batch(
+    seed: int = 0, dtype: torch.dtype = torch.float64, num_patches: int = NUM_PATCHES, width: int = WIDTH
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Triplets]:
     """Features, patches and classifier rows of six images, and their triplets."""
     generator = torch.Generator().manual_seed(seed)
     feature = torch.randn(6, width, generator=generator, dtype=torch.float64).to(dtype)
@@ -32,23 +36,25 @@ def batch(seed: int = 0, dtype: torch.dtype = torch.float64, num_patches: int = 
     return feature, patches, rows, batch_hard(feature, torch.tensor(LABELS))
 
 
-def loop_softmax(scores):
+def loop_softmax(scores: list[float]) -> list[float]:
     powers = [math.exp(s - max(scores)) for s in scores]
     return [power / sum(powers) for power in powers]
 
 
-def loop_similarity(vector, patches, config):
+def loop_similarity(vector: np.ndarray, patches: np.ndarray, config: WeightedTripletConfig) -> list[float]:
     dots = [float(np.dot(vector, patch)) for patch in patches]
     divisor = {"softmax_scaled": math.sqrt(len(vector)), "softmax": 1.0}.get(config.similarity)
     return dots if divisor is None else loop_softmax([d / divisor for d in dots])
 
 
-def loop_top(similarity, ratio):
+def loop_top(similarity: list[float], ratio: float) -> set[int]:
     order = sorted(range(len(similarity)), key=lambda k: (-similarity[k], k))
     return set(order[: math.floor(ratio * len(similarity))])
 
 
-def loop_residual(c, patches, similarity, chosen, config):
+def loop_residual(
+    c: np.ndarray, patches: np.ndarray, similarity: list[float], chosen: set[int], config: WeightedTripletConfig
+) -> np.ndarray:
     """u of the anchor: its feature without its dominant patches."""
     dom, full = np.zeros(len(c)), np.zeros(len(c))
     best = max((similarity[k] for k in chosen), default=1.0) if config.similarity == "raw" else 1.0
@@ -56,23 +62,32 @@ def loop_residual(c, patches, similarity, chosen, config):
         full += similarity[k] / best * patch / (len(patches) if config.similarity == "raw" else 1)
         if k in chosen:
             dom += similarity[k] / best * patch / (len(chosen) if config.similarity == "raw" else 1)
-    matched = {"full_sum": full, "selected_sum": dom}.get(config.scale_match)
-    scale = 1.0 if matched is None else np.linalg.norm(c) / max(np.linalg.norm(matched), 1e-6)
-    return c - scale * dom
+    matched = {"full_sum": full, "selected_sum": dom}.get(config.scale_match or "")
+    scale = 1.0 if matched is None else np.linalg.norm(c) / max(float(np.linalg.norm(matched)), 1e-6)
+    left: np.ndarray = c - scale * dom
+    return left
 
 
-def loop_loss(feature, patches, rows, triplets, config):
+def loop_loss(
+    features: torch.Tensor,
+    images: torch.Tensor,
+    classifier: torch.Tensor,
+    triplets: Triplets,
+    config: WeightedTripletConfig,
+) -> float:
     """The definition, anchor by anchor and dimension by dimension."""
     terms = []
-    feature, patches, rows = feature.numpy(), patches.numpy(), rows.numpy()
+    feature, patches, rows = features.numpy(), images.numpy(), classifier.numpy()
     for a in range(len(feature)):
         p, q = int(triplets.positive[a]), int(triplets.negative[a])
         if config.select_by == "classifier":
-            u = []
+            left = []
             for i in (a, p, q):
                 similarity = loop_similarity(rows[i], patches[i], config)
-                u.append(loop_residual(feature[i], patches[i], similarity, loop_top(similarity, config.ratio), config))
-            d_p, d_n = np.linalg.norm(u[0] - u[1]), np.linalg.norm(u[0] - u[2])
+                left.append(
+                    loop_residual(feature[i], patches[i], similarity, loop_top(similarity, config.ratio), config)
+                )
+            d_p, d_n = (float(np.linalg.norm(left[0] - other)) for other in left[1:])
         else:
             similarity = loop_similarity(feature[a], patches[a], config)
             image = a if config.pos_source == "anchor_patches" else p
@@ -90,10 +105,10 @@ def loop_loss(feature, patches, rows, triplets, config):
             d_n = math.sqrt(sum((weight[j] * (feature[a, j] - feature[q, j])) ** 2 for j in range(WIDTH)))
         gap = d_p - d_n
         terms.append(math.log1p(math.exp(gap)) if config.margin == "soft" else max(0.0, gap + config.margin))
-    return np.mean(terms)
+    return float(np.mean(terms))
 
 
-def j6_loss(**options: object) -> tuple[torch.Tensor, torch.Tensor]:
+def j6_loss(**options: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """The loss of j6, and the weight of each dimension of its anchor."""
     config = WeightedTripletConfig(**options)
     feature = torch.tensor(J6_FEATURE)
@@ -105,7 +120,7 @@ def j6_loss(**options: object) -> tuple[torch.Tensor, torch.Tensor]:
     return loss, dimension_weights(non_dominant(feature[:1], patches[:1], scores, selected, config), config)[0]
 
 
-def test_vector_j6_selection():
+def test_vector_j6_selection() -> None:
     patches = torch.tensor(J6_PATCHES)
     anchor, positive = (patches @ torch.tensor(J6_FEATURE[i]) / 2 for i in (0, 1))
     assert anchor.softmax(0).tolist() == pytest.approx([0.473991, 0.064148, 0.174371, 0.287490], abs=1e-6)
@@ -122,13 +137,13 @@ def test_vector_j6_selection():
         ("one_plus_inv", (1, 2, 1.318445, 1.681555), 0.185418),
     ],
 )
-def test_vector_j6_loss_of_each_weight_form(form, weight, expected):
+def test_vector_j6_loss_of_each_weight_form(form: str, weight: tuple[float, ...], expected: float) -> None:
     loss, found = j6_loss(weight_form=form)
     assert found.tolist() == pytest.approx(weight, abs=1e-5)
     assert loss.item() == pytest.approx(expected, abs=1e-5)
 
 
-def test_vector_j6_distances_by_hand():
+def test_vector_j6_distances_by_hand() -> None:
     # D_p = |z (1, -1.2, 1, -1)| and D_n = |z (2, -2, -1, 1)| with z = (1, 0, .681555, .318445).
     d_p = math.sqrt(1 + 0.681555**2 + 0.318445**2)
     d_n = math.sqrt(4 + 0.681555**2 + 0.318445**2)
@@ -136,7 +151,7 @@ def test_vector_j6_distances_by_hand():
     assert j6_loss(margin=1.0)[0].item() == pytest.approx(1 + d_p - d_n, abs=1e-5)
 
 
-def test_vector_j6_empty_intersection_leaves_the_whole_feature():
+def test_vector_j6_empty_intersection_leaves_the_whole_feature() -> None:
     config = WeightedTripletConfig()
     feature, patches = torch.tensor(J6_FEATURE[:1]), torch.tensor(J6_PATCHES)[None]
     nothing = torch.zeros(1, 4, dtype=torch.bool)
@@ -149,26 +164,27 @@ def test_vector_j6_empty_intersection_leaves_the_whole_feature():
 @pytest.mark.parametrize("threshold", [0.0, 0.3])
 @pytest.mark.parametrize("similarity", ["softmax_scaled", "softmax", "raw"])
 @pytest.mark.parametrize("scale_match", ["full_sum", "selected_sum", None])
-def test_loss_equals_the_loop(weight_form, threshold, similarity, scale_match):
+def test_loss_equals_the_loop(weight_form: str, threshold: float, similarity: str, scale_match: str | None) -> None:
     for pos_source, select_by, ratio, margin in itertools.product(
         ("anchor_patches", "own_patches"), ("cls", "classifier"), (0.5, 0.21), ("soft", 0.3)
     ):
-        config = WeightedTripletConfig(
-            weight_form=weight_form,
-            threshold=threshold,
-            similarity=similarity,
-            scale_match=scale_match,
-            pos_source=pos_source,
-            select_by=select_by,
-            ratio=ratio,
-            margin=margin,
-        )
+        options: dict[str, Any] = {
+            "weight_form": weight_form,
+            "threshold": threshold,
+            "similarity": similarity,
+            "scale_match": scale_match,
+            "pos_source": pos_source,
+            "select_by": select_by,
+            "ratio": ratio,
+            "margin": margin,
+        }
+        config = WeightedTripletConfig(**options)
         inputs = batch(seed=1)
         expected = loop_loss(*inputs, config)
         assert weighted_triplet_loss(*inputs, config=config).item() == pytest.approx(expected, abs=1e-6), config
 
 
-def test_ratio_moves_linearly_to_its_end():
+def test_ratio_moves_linearly_to_its_end() -> None:
     config = WeightedTripletConfig(ratio=0.5, ratio_end=0.1)
     assert [patch_ratio(config, t) for t in (0.0, 0.5, 1.0)] == pytest.approx([0.5, 0.3, 0.1])
     assert patch_ratio(WeightedTripletConfig(ratio=0.4), 0.9) == pytest.approx(0.4)
@@ -180,7 +196,7 @@ def test_ratio_moves_linearly_to_its_end():
 @pytest.mark.parametrize(
     ("ratio", "num_patches", "expected"), [(0.5, 15, 7), (0.29, 100, 29), (0.01, 15, 1), (1, 5, 5)]
 )
-def test_top_mask_takes_the_floor_and_at_least_one(ratio, num_patches, expected):
+def test_top_mask_takes_the_floor_and_at_least_one(ratio: float, num_patches: int, expected: int) -> None:
     scores = torch.arange(float(num_patches))[None]
     assert top_mask(scores, ratio).sum().item() == expected
 
@@ -196,30 +212,31 @@ def test_top_mask_takes_the_floor_and_at_least_one(ratio, num_patches, expected)
         {"select_by": "classifier"},
     ],
 )
-def test_gradients_equal_finite_differences(options):
+def test_gradients_equal_finite_differences(options: dict[str, Any]) -> None:
     feature, patches, rows, triplets = batch(seed=2, num_patches=6, width=4)
     config = WeightedTripletConfig(**options)
 
-    def loss(feature, patches):
+    def loss(feature: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
         return weighted_triplet_loss(feature, patches, rows, triplets, config=config)
 
     assert torch.autograd.gradcheck(loss, (feature.requires_grad_(), patches.requires_grad_()))
 
 
-def gradients(**options: object) -> tuple[torch.Tensor, torch.Tensor]:
+def gradients(**options: Any) -> tuple[torch.Tensor, torch.Tensor]:
     feature, patches, rows, triplets = batch(seed=3)
     feature.requires_grad_()
     patches.requires_grad_()
     loss = weighted_triplet_loss(feature, patches, rows, triplets, config=WeightedTripletConfig(**options))
-    return torch.autograd.grad(loss, (feature, patches), allow_unused=True)
+    of_feature, of_patches = torch.autograd.grad(loss, (feature, patches), allow_unused=True)
+    return of_feature, of_patches
 
 
-def test_detach_weight_keeps_patches_out_of_the_gradient():
+def test_detach_weight_keeps_patches_out_of_the_gradient() -> None:
     assert gradients(detach_weight=True)[1] is None
     assert gradients(detach_weight=False)[1].abs().max() > 1e-3
 
 
-def test_detach_ratio_changes_the_gradient_and_not_the_value():
+def test_detach_ratio_changes_the_gradient_and_not_the_value() -> None:
     kept, held = gradients(detach_ratio=False), gradients(detach_ratio=True)
     assert (kept[1] - held[1]).abs().max() > 1e-3
     inputs = batch(seed=3)
@@ -229,7 +246,7 @@ def test_detach_ratio_changes_the_gradient_and_not_the_value():
     assert one == other
 
 
-def test_classifier_rows_get_no_gradient():
+def test_classifier_rows_get_no_gradient() -> None:
     feature, patches, rows, triplets = batch(seed=3)
     config = WeightedTripletConfig(select_by="classifier")
     loss = weighted_triplet_loss(feature.requires_grad_(), patches, rows.requires_grad_(), triplets, config=config)
@@ -239,7 +256,7 @@ def test_classifier_rows_get_no_gradient():
 
 @pytest.mark.parametrize("similarity", ["softmax_scaled", "softmax", "raw"])
 @pytest.mark.parametrize("scale_match", ["full_sum", "selected_sum", None])
-def test_empty_intersections_and_equal_images_have_finite_gradients(similarity, scale_match):
+def test_empty_intersections_and_equal_images_have_finite_gradients(similarity: Any, scale_match: Any) -> None:
     # Features of opposite sign rank the patches in opposite order, so the top halves do not meet.
     feature = torch.tensor([(1.0, 2.0), (-1.0, -2.0), (0.0, 0.0), (0.0, 0.0)], requires_grad=True)
     patches = torch.tensor([(1.0, 0.1), (0.5, 0.3), (-0.5, 0.2), (-1.0, -2.0)]).repeat(4, 1, 1).requires_grad_()
@@ -248,22 +265,22 @@ def test_empty_intersections_and_equal_images_have_finite_gradients(similarity, 
     loss = weighted_triplet_loss(feature, patches, feature, triplets, config=config)
     loss.backward()
     assert torch.isfinite(loss)
-    assert torch.isfinite(feature.grad).all()
-    assert torch.isfinite(patches.grad).all()
+    assert torch.isfinite(gradient(feature)).all()
+    assert torch.isfinite(gradient(patches)).all()
 
 
-def test_without_negatives_the_loss_is_a_zero_with_gradient():
+def test_without_negatives_the_loss_is_a_zero_with_gradient() -> None:
     feature, patches, rows, _ = batch()
     feature.requires_grad_()
     triplets = batch_hard(feature, torch.zeros(6, dtype=torch.long))
     loss = weighted_triplet_loss(feature, patches, rows, triplets, config=WeightedTripletConfig())
     loss.backward()
     assert loss.item() == 0
-    assert not feature.grad.any()
+    assert not gradient(feature).any()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_under_autocast_is_computed_in_float32(dtype):
+def test_half_precision_under_autocast_is_computed_in_float32(dtype: torch.dtype) -> None:
     feature, patches, rows, triplets = batch(dtype=dtype)
     config = WeightedTripletConfig()
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -2,6 +2,7 @@
 
 import tracemalloc
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,20 +14,21 @@ from reidablate.errors import UserError
 from reidablate.metrics import score, score_distances
 from reidablate.metrics.distances import STEPS_PER_UNIT, FeatureDistances, FeatureEstimates, fixed_point
 from reidablate.metrics.ranking import Tally
+from support import present
 
 
-def whole_numbers(features):
+def whole_numbers(features: np.ndarray) -> np.ndarray:
     """Returns directions in whole steps as Python's own numbers, which never round."""
     return fixed_point(np.asarray(features)).astype(np.int64).astype(object)
 
 
-def exact_distances(query, gallery):
+def exact_distances(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
     """Returns the exact squared distances (Q, G) in units of 2^-50."""
     x, y = whole_numbers(query), whole_numbers(gallery)
     return np.array([[((a - b) ** 2).sum() for b in y] for a in x], dtype=object)
 
 
-def in_every_order(x, y):
+def in_every_order(x: np.ndarray, y: np.ndarray) -> list[float]:
     """Returns the float32 product of two rows as BLAS and as the worst orders of summation give it."""
     products = x * y
     rising = np.sort(products)
@@ -35,7 +37,7 @@ def in_every_order(x, y):
     return [*found, (x[None] @ y[None].T).item(), np.float32(0) + x @ y]
 
 
-def adversaries(width):
+def adversaries(width: int) -> list[tuple[np.ndarray, np.ndarray]]:
     rng = np.random.default_rng(width)
     ones = np.ones(width)
     spike = np.full(width, 1e-4)
@@ -55,7 +57,7 @@ def adversaries(width):
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 64, 768, 2048])
-def test_no_order_of_summation_leaves_the_bound(width):
+def test_no_order_of_summation_leaves_the_bound(width: int) -> None:
     worst = 0.0
     for query, gallery in adversaries(width):
         estimates = FeatureEstimates(query[None], gallery[None])
@@ -70,7 +72,7 @@ def test_no_order_of_summation_leaves_the_bound(width):
 
 @given(st.lists(st.integers(0, 2**52), min_size=1, max_size=20), st.integers(1, 4096))
 @settings(deadline=None)
-def test_windows_hold_every_estimate_the_bound_allows(distances, width):
+def test_windows_hold_every_estimate_the_bound_allows(distances: list[int], width: int) -> None:
     estimates = FeatureEstimates(np.ones((1, width)), np.ones((1, width)))
     windows = estimates.windows(np.array(sorted(distances), dtype=np.float64))
     assert windows.dtype == np.float32
@@ -83,13 +85,13 @@ def test_windows_hold_every_estimate_the_bound_allows(distances, width):
         assert Fraction(float(high)) - Fraction(float(low)) < 2 * error + Fraction(1, 2**21)
 
 
-def test_estimates_count_what_is_clear_and_list_what_is_open():
+def test_estimates_count_what_is_clear_and_list_what_is_open() -> None:
     # One query with positives of windows [1, 2) and [4, 5); columns 0..6, infinity at what is ignored.
     tally = Tally(np.array([1.5, 4.5]), np.array([100, 200]), np.array([0]))
     windows = np.array([[1, 2], [4, 5]], np.float32)
     tile = np.array([[0.5, 4.0, 1.0, np.inf, 2.0, 5.0, 1.9]], np.float32)
     assert tally.add_estimates(0, tile, windows, at_most=2) is None
-    positives, columns = tally.add_estimates(0, tile, windows, at_most=3)
+    positives, columns = present(tally.add_estimates(0, tile, windows, at_most=3))
     assert (positives.tolist(), columns.tolist()) == ([0, 0, 1], [2, 6, 1])
     # By column: 2 is closer than the first positive, 6 ties with it and stands before it, 1 ties with the second.
     tally.add_pairs(positives, np.array([12, 16, 211]), np.array([1.4, 1.5, 4.5]))
@@ -100,7 +102,7 @@ def test_estimates_count_what_is_clear_and_list_what_is_open():
     assert ranks.pessimistic.tolist() == [1 + 3, 2 + 5]
 
 
-def labelled(rng, num_queries, num_gallery, num_ids):
+def labelled(rng: np.random.Generator, num_queries: int, num_gallery: int, num_ids: int) -> dict[str, Any]:
     return {
         "query_pids": rng.integers(1, num_ids + 1, num_queries),
         "gallery_pids": rng.integers(-1, num_ids + 1, num_gallery),
@@ -109,7 +111,7 @@ def labelled(rng, num_queries, num_gallery, num_ids):
     }
 
 
-def near_ties(rng, kind, number, centre):
+def near_ties(rng: np.random.Generator, kind: str, number: int, centre: np.ndarray) -> np.ndarray:
     """Returns images near a centre: closer together than float32 tells, one step of float32 apart, or copies."""
     noise = rng.standard_normal((number, len(centre)))
     if kind == "below float32":
@@ -135,7 +137,7 @@ KINDS = ["below float32", "one step apart", "half precision", "few copies"]
     near=st.integers(1, 12),
     block_size=st.integers(1, 60),
 )
-def test_near_ties_score_as_whole_numbers_do(kind, seed, apart, near, block_size):
+def test_near_ties_score_as_whole_numbers_do(kind: str, seed: int, apart: int, near: int, block_size: int) -> None:
     rng = np.random.default_rng(seed)
     width = int(rng.integers(2, 30))
     centre = rng.standard_normal(width)
@@ -155,7 +157,7 @@ def test_near_ties_score_as_whole_numbers_do(kind, seed, apart, near, block_size
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("number", [20, 1500])
-def test_groups_of_near_ties_in_a_large_gallery(kind, number):
+def test_groups_of_near_ties_in_a_large_gallery(kind: str, number: int) -> None:
     rng = np.random.default_rng(number)
     width, num_gallery = 96, 3000
     centre = rng.standard_normal(width)
@@ -173,7 +175,7 @@ def test_groups_of_near_ties_in_a_large_gallery(kind, number):
 
 
 @pytest.mark.parametrize("first_near", [0, 1700])
-def test_more_queries_than_a_tile_has_rows(first_near):
+def test_more_queries_than_a_tile_has_rows(first_near: int) -> None:
     rng = np.random.default_rng(1)
     centre = rng.standard_normal(8)
     query, gallery = rng.standard_normal((2000, 8)), rng.standard_normal((50, 8))
@@ -187,7 +189,7 @@ def test_more_queries_than_a_tile_has_rows(first_near):
     pd.testing.assert_frame_equal(found.queries, wanted.queries, check_exact=True)
 
 
-def test_estimates_and_distances_are_of_the_same_directions():
+def test_estimates_and_distances_are_of_the_same_directions() -> None:
     rng = np.random.default_rng(0)
     query, gallery = rng.standard_normal((4, 50)), rng.standard_normal((9, 50)).astype(np.float16)
     distances = FeatureDistances(query, gallery)
@@ -200,10 +202,10 @@ def test_estimates_and_distances_are_of_the_same_directions():
 
 
 @pytest.mark.parametrize("spread", [1e-5, 1e-1])
-def test_memory_is_bounded_by_the_block_however_many_near_ties(spread):
+def test_memory_is_bounded_by_the_block_however_many_near_ties(spread: float) -> None:
     rng = np.random.default_rng(0)
     query, gallery = rng.standard_normal((256, 4)), 1 + spread * rng.standard_normal((8192, 4))
-    labels = {
+    labels: dict[str, Any] = {
         "query_pids": np.arange(256),
         "gallery_pids": np.arange(8192) % 512,
         "query_camids": np.zeros(256, int),

@@ -1,6 +1,9 @@
 """Which images count, what is refused, and that the arithmetic is exact."""
 
 import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,11 +12,14 @@ import pytest
 from reidablate.errors import UserError
 from reidablate.metrics import score, score_distances
 from reidablate.metrics.distances import FeatureDistances, fixed_point
+from reidablate.metrics.protocol import Scores
 
 METRICS = ["mAP", "mAP_trapezoid", "mAP_optimistic", "mAP_pessimistic", "mINP", "rank1", "rank5", "rank10", "rank20"]
 
 
-def problem(num_queries=6, num_gallery=40, dim=19, num_ids=4, seed=0):
+def problem(
+    num_queries: int = 6, num_gallery: int = 40, dim: int = 19, num_ids: int = 4, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     """Random float32 features of a few identities under three cameras, some of them exact copies of each other."""
     rng = np.random.default_rng(seed)
     query = rng.standard_normal((num_queries, dim)).astype(np.float32)
@@ -28,12 +34,12 @@ def problem(num_queries=6, num_gallery=40, dim=19, num_ids=4, seed=0):
     return query, gallery, labels
 
 
-def assert_same(left, right):
+def assert_same(left: Scores, right: Scores) -> None:
     pd.testing.assert_frame_equal(left.queries, right.queries, check_exact=True)
     assert left.num_invalid == right.num_invalid
 
 
-def test_junk_and_own_camera_are_ignored_and_distractors_count():
+def test_junk_and_own_camera_are_ignored_and_distractors_count() -> None:
     # Query: pid 7, camid 1. Order of what counts: distractor, positive, stranger, positive, (out: junk, own camera).
     scores = score_distances(
         [[0.0, 0.1, 0.2, 0.3, 0.4, 0.5]],
@@ -60,7 +66,7 @@ def test_junk_and_own_camera_are_ignored_and_distractors_count():
     ]
 
 
-def test_summary_is_the_mean_over_valid_queries():
+def test_summary_is_the_mean_over_valid_queries() -> None:
     # Query 0 hits at rank 1, query 2 at rank 2; query 1 has its pid under its own camera only.
     scores = score_distances(
         [[0.1, 0.2, 0.3], [0.1, 0.2, 0.3], [0.1, 0.2, 0.3]],
@@ -85,7 +91,7 @@ def test_summary_is_the_mean_over_valid_queries():
     }
 
 
-def test_features_rank_like_cosine_similarity_in_float64():
+def test_features_rank_like_cosine_similarity_in_float64() -> None:
     query, gallery, labels = problem()
     gallery[:] = np.random.default_rng(3).standard_normal(gallery.shape)  # no ties
     unit_query, unit_gallery = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (query, gallery.astype(float)))
@@ -93,7 +99,7 @@ def test_features_rank_like_cosine_similarity_in_float64():
     assert_same(score(query, gallery, **labels), by_cosine)
 
 
-def test_distances_are_exact_whole_numbers():
+def test_distances_are_exact_whole_numbers() -> None:
     query, gallery, _ = problem(dim=513)
     distances = FeatureDistances(query, gallery)
     everything = np.arange(len(query)), np.arange(len(gallery))
@@ -108,7 +114,7 @@ def test_distances_are_exact_whole_numbers():
 
 
 @pytest.mark.parametrize("scale", [1e-140, 1e-3, 7.0, 1e140])
-def test_length_of_features_is_nothing(scale):
+def test_length_of_features_is_nothing(scale: float) -> None:
     query, gallery, labels = problem()
     scaled = gallery.astype(np.float64) * np.where(np.arange(len(gallery)) % 2, scale, 1.0)[:, None]
     once = score(query, gallery, **labels)
@@ -116,23 +122,23 @@ def test_length_of_features_is_nothing(scale):
 
 
 @pytest.mark.parametrize("block_size", [1, 2, 3, 7, 39, 40, 41])
-def test_block_size_changes_no_bit(block_size):
+def test_block_size_changes_no_bit(block_size: int) -> None:
     query, gallery, labels = problem()
     assert_same(score(query, gallery, **labels, block_size=block_size), score(query, gallery, **labels))
 
 
 @pytest.mark.parametrize("block_size", [37, 300])
-def test_block_size_changes_no_bit_over_many_tiles(block_size):
+def test_block_size_changes_no_bit_over_many_tiles(block_size: int) -> None:
     query, gallery, labels = problem(num_queries=300, num_gallery=700, dim=130, num_ids=40)
     assert_same(score(query, gallery, **labels, block_size=block_size), score(query, gallery, **labels))
 
 
-def test_one_identity_everywhere_is_split_into_blocks_of_bounded_pairs():
+def test_one_identity_everywhere_is_split_into_blocks_of_bounded_pairs() -> None:
     query, gallery, labels = problem(num_queries=50, num_gallery=90, num_ids=1)
     assert_same(score(query, gallery, **labels, block_size=8), score(query, gallery, **labels))
 
 
-def test_row_of_fixed_point_depends_on_that_row_alone():
+def test_row_of_fixed_point_depends_on_that_row_alone() -> None:
     _, gallery, _ = problem(dim=1000)
     whole = fixed_point(gallery)
     for i in range(len(gallery)):
@@ -140,10 +146,10 @@ def test_row_of_fixed_point_depends_on_that_row_alone():
     assert np.array_equal(fixed_point(np.asfortranarray(gallery)), whole)
 
 
-def test_copies_tie_exactly_and_the_gallery_order_decides():
+def test_copies_tie_exactly_and_the_gallery_order_decides() -> None:
     feature = np.random.default_rng(0).standard_normal((3, 257)).astype(np.float32)
     query, positive, other = feature
-    labels = {"query_pids": [1], "query_camids": [0], "gallery_camids": [1, 1, 1]}
+    labels: dict[str, Any] = {"query_pids": [1], "query_camids": [0], "gallery_camids": [1, 1, 1]}
     first = score([query], [positive, positive, other], gallery_pids=[1, 2, 3], **labels).queries.iloc[0]
     second = score([query], [positive, positive, other], gallery_pids=[2, 1, 3], **labels).queries.iloc[0]
     assert second["first_hit_rank"] == first["first_hit_rank"] + 1
@@ -152,7 +158,7 @@ def test_copies_tie_exactly_and_the_gallery_order_decides():
         assert row["average_precision_pessimistic"] == 1 / second["first_hit_rank"]
 
 
-def test_a_copy_of_the_query_comes_first():
+def test_a_copy_of_the_query_comes_first() -> None:
     rng = np.random.default_rng(1)
     query = rng.standard_normal((1, 768)).astype(np.float32)
     near = query + 3e-6 * rng.standard_normal((200, 768)).astype(np.float32)
@@ -168,7 +174,7 @@ def test_a_copy_of_the_query_comes_first():
     assert scores.queries["average_precision"].tolist() == [1]
 
 
-def test_memory_mapped_half_precision_strided_and_read_only_input(tmp_path):
+def test_memory_mapped_half_precision_strided_and_read_only_input(tmp_path: Path) -> None:
     query, gallery, labels = problem()
     query, gallery = query.astype(np.float16), gallery.astype(np.float16)
     wanted = score(query.astype(np.float64), gallery.astype(np.float64), **labels)
@@ -184,7 +190,7 @@ def test_memory_mapped_half_precision_strided_and_read_only_input(tmp_path):
     assert_same(score(query.tolist(), gallery.tolist(), **labels), wanted)
 
 
-def test_given_distances_may_be_of_any_precision_and_stay_untouched():
+def test_given_distances_may_be_of_any_precision_and_stay_untouched() -> None:
     _, _, labels = problem()
     whole = np.random.default_rng(5).integers(0, 30, (6, 40))
     wanted = score_distances(whole, **labels)
@@ -194,10 +200,10 @@ def test_given_distances_may_be_of_any_precision_and_stay_untouched():
         assert_same(score_distances(matrix, **labels, block_size=5), wanted)
 
 
-def peak_bytes(num_queries, num_gallery, num_ids, block_size):
+def peak_bytes(num_queries: int, num_gallery: int, num_ids: int, block_size: int) -> int:
     rng = np.random.default_rng(0)
     features = rng.standard_normal((num_queries, 4)), rng.standard_normal((num_gallery, 4))
-    labels = {
+    labels: dict[str, Any] = {
         "query_pids": np.arange(num_queries) % num_ids,
         "gallery_pids": np.arange(num_gallery) % num_ids,
         "query_camids": np.zeros(num_queries, int),
@@ -211,16 +217,16 @@ def peak_bytes(num_queries, num_gallery, num_ids, block_size):
         tracemalloc.stop()
 
 
-def test_memory_is_bounded_by_the_block_whatever_the_numbers_of_images():
+def test_memory_is_bounded_by_the_block_whatever_the_numbers_of_images() -> None:
     assert peak_bytes(128, 4_096, num_ids=512, block_size=512) < 3e6  # a whole matrix of distances would take 4 MB
     assert peak_bytes(512, 8_192, num_ids=512, block_size=512) < 5e6  # and here 34 MB
 
 
-def test_memory_is_bounded_by_the_block_whatever_the_number_of_positives():
+def test_memory_is_bounded_by_the_block_whatever_the_number_of_positives() -> None:
     assert peak_bytes(200, 4_000, num_ids=1, block_size=128) < 6e6  # the 800,000 positives at once take 60 MB
 
 
-def valid():
+def valid() -> dict[str, Any]:
     rng = np.random.default_rng(0)
     return {
         "query_features": rng.standard_normal((2, 3)),
@@ -232,7 +238,7 @@ def valid():
     }
 
 
-def changed(array, index, value):
+def changed(array: np.ndarray, index: int | tuple[int, int], value: float) -> np.ndarray:
     copy = np.array(array)
     copy[index] = value
     return copy
@@ -262,7 +268,9 @@ def changed(array, index, value):
         ("gallery_camids", lambda x: np.zeros_like(x), "no query has a positive"),
     ],
 )
-def test_bad_input_is_refused_with_a_sentence(key, change, sentence):
+def test_bad_input_is_refused_with_a_sentence(
+    key: str, change: Callable[[np.ndarray], np.ndarray], sentence: str
+) -> None:
     given = valid()
     score(**given)
     given[key] = change(given[key])
@@ -273,7 +281,7 @@ def test_bad_input_is_refused_with_a_sentence(key, change, sentence):
 @pytest.mark.parametrize(
     ("value", "sentence"), [({"query_names": ["a"]}, "query_names"), ({"block_size": 0}, "block_size")]
 )
-def test_bad_options_are_refused_with_a_sentence(value, sentence):
+def test_bad_options_are_refused_with_a_sentence(value: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         score(**valid(), **value)
 
@@ -289,7 +297,7 @@ def test_bad_options_are_refused_with_a_sentence(value, sentence):
         (lambda d: d[:, :0], "gallery side is empty"),
     ],
 )
-def test_bad_distances_are_refused_with_a_sentence(change, sentence):
+def test_bad_distances_are_refused_with_a_sentence(change: Callable[[np.ndarray], np.ndarray], sentence: str) -> None:
     labels = {key: value for key, value in valid().items() if "features" not in key}
     distances = 1 + np.arange(8.0).reshape(2, 4)
     score_distances(distances, **labels)
@@ -297,6 +305,6 @@ def test_bad_distances_are_refused_with_a_sentence(change, sentence):
         score_distances(change(distances), **labels)
 
 
-def test_a_single_query_and_a_single_gallery_image():
+def test_a_single_query_and_a_single_gallery_image() -> None:
     scores = score([[1.0, 2.0]], [[2.0, 1.0]], query_pids=[1], gallery_pids=[1], query_camids=[0], gallery_camids=[1])
     assert scores.summary() == {**dict.fromkeys(METRICS, 1.0), "num_queries": 1, "num_invalid": 0}

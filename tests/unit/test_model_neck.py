@@ -8,6 +8,7 @@ import torch
 from reidablate.config import ModelConfig
 from reidablate.models.neck import ReidModel, initialise
 from reidablate.rng import torch_generator
+from support import present
 
 
 def _model(seed: int = 0, num_classes: int = 5, **options: Any) -> ReidModel:
@@ -117,4 +118,4 @@ def test_initial_values_have_the_prescribed_spread() -> None:
 def test_zero_initialisation_of_relative_tables() -> None:
     for kind in ("full", "shaw_key"):
         model = _model(rpe={"kind": kind, "init": "zeros"})
-        assert not any(attention.rpe.table.any() for attention in model.backbone.attentions)
+        assert not any(present(attention.rpe).table.any() for attention in model.backbone.attentions)

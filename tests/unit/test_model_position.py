@@ -46,7 +46,7 @@ def test_vector_j1_full_index_of_a_2x3_grid() -> None:
 def test_vector_j1_full_index_of_a_24x8_grid() -> None:
     index = full_index((24, 8))
     assert index.shape == (192, 192)
-    assert (index.min(), index.max(), index.unique().numel()) == (0, 704, 705)
+    assert (index.min().item(), index.max().item(), index.unique().numel()) == (0, 704, 705)
     assert [index[a, b].item() for a, b in [(0, 0), (0, 1), (0, 8), (191, 0), (0, 191)]] == [352, 351, 337, 704, 0]
 
 
@@ -92,7 +92,8 @@ def test_vector_j2_counts_of_published_tables() -> None:
 def _bias(kind: str) -> torch.Tensor:
     bias = RelativeBias(kind, GRID, 3)
     bias.table.data.normal_(generator=torch.Generator().manual_seed(0))
-    return bias().detach()
+    values: torch.Tensor = bias()
+    return values.detach()
 
 
 def test_vector_j10_abs_x_is_equal_for_mirrored_pairs_and_full_is_not() -> None:
@@ -121,7 +122,8 @@ def test_relative_keys_have_a_right_gradient() -> None:
     queries = torch.randn(1, 2, 6, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
     def scores(table: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
-        return torch.func.functional_call(keys, {"table": table}, (queries,))
+        found: torch.Tensor = torch.func.functional_call(keys, {"table": table}, (queries,))
+        return found
 
     assert torch.autograd.gradcheck(scores, (table, queries.requires_grad_()))
 

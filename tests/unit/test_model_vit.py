@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from reidablate.config import ModelConfig
 from reidablate.models.neck import ReidModel, initialise
 from reidablate.models.vit import PositionAttention
+from support import gradient, present
 
 ROWS, COLS, N = 3, 2, 6
 KINDS = ["full", "abs_x", "y_only", "x_only", "shaw_key"]
@@ -88,7 +89,7 @@ def test_vector_j10_zero_tables_give_the_output_and_gradient_of_no_tables_bit_fo
     zeros_out.feature.square().sum().backward()
     theirs = dict(zeros.named_parameters())
     for name, parameter in plain.backbone.named_parameters():
-        assert torch.equal(parameter.grad, theirs[f"backbone.{name}"].grad), name
+        assert torch.equal(gradient(parameter), gradient(theirs[f"backbone.{name}"])), name
 
 
 def test_without_position_terms_no_mask_is_made() -> None:
@@ -137,7 +138,7 @@ def _position(
         dy, dx = (a - 1) // COLS - (b - 1) // COLS, (a - 1) % COLS - (b - 1) % COLS
         full = (dy + ROWS - 1) * (2 * COLS - 1) + dx + COLS - 1
         rows = {"abs_x": (dy + ROWS - 1) * COLS + abs(dx), "y_only": dy + ROWS - 1, "x_only": dx + COLS - 1}
-        row: Tensor = attention.rpe.table[rows.get(kind, full)]
+        row: Tensor = present(attention.rpe).table[rows.get(kind, full)]
         return query @ row / math.sqrt(8) if kind == "shaw_key" else row[h]
     if attention.cls_position is None:
         return 0.0
@@ -145,7 +146,7 @@ def _position(
     if a == b == 0:
         centres = {"full": 2 * 3 + 1, "abs_x": 2 * 2, "y_only": 2, "x_only": 1}
         if option == "per_patch" and kind in centres:
-            return attention.rpe.table[centres[kind], h]
+            return present(attention.rpe).table[centres[kind], h]
         return table[2] if option == "untie_beit" else 0.0
     patch = a + b - 1
     if option == "per_patch":
@@ -192,12 +193,12 @@ def test_accessors_hand_out_the_effective_positions_with_their_gradients() -> No
     assert cls is not None
     assert (ape.shape, tables.shape, index.shape, cls.shape) == ((7, 32), (2, 10, 4), (6, 6), (2, 4, 6))
     last = model.backbone.attentions[1]
-    assert torch.equal(tables[1][index].permute(2, 0, 1), last.position_bias()[:, 1:, 1:])
-    assert torch.equal(cls[1], last.position_bias()[:, 0, 1:])
+    assert torch.equal(tables[1][index].permute(2, 0, 1), present(last.position_bias())[:, 1:, 1:])
+    assert torch.equal(cls[1], present(last.position_bias())[:, 0, 1:])
     (ape.sum() + tables.sum() + cls.sum()).backward()
-    assert torch.equal(last.rpe.table.grad, torch.ones(10, 4))
-    assert torch.equal(last.cls_position.table.grad, torch.cat([torch.ones(6, 4), torch.zeros(6, 4)]))
-    assert torch.equal(model.backbone.ape.table.grad, torch.ones(7, 32))
+    assert torch.equal(gradient(present(last.rpe).table), torch.ones(10, 4))
+    assert torch.equal(gradient(present(last.cls_position).table), torch.cat([torch.ones(6, 4), torch.zeros(6, 4)]))
+    assert torch.equal(gradient(present(model.backbone.ape).table), torch.ones(7, 32))
 
 
 def test_accessors_are_none_where_there_is_nothing() -> None:

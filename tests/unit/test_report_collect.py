@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import cast
 
 import pandas as pd
 import pytest
@@ -29,7 +30,8 @@ def test_cmc_at_the_tabulated_ranks_equals_the_metrics(study: StudyTables) -> No
     assert study.cmc is not None
     for rank in (1, 5, 10, 20):
         at = study.cmc[study.cmc["rank"] == rank].set_index(["dataset", "cell", "seed"])["value"]
-        for (dataset, cell, seed), value in at.items():
+        for key, value in at.items():
+            dataset, cell, seed = cast("tuple[str, str, int]", key)
             assert study.seed_score(dataset, cell, f"rank{rank}", seed).value == pytest.approx(value)
 
 

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -41,6 +42,7 @@ def test_the_csv_holds_fractions_that_equal_the_metrics(folder: Path, results: P
     chosen = metrics[(metrics["side"] == "before_neck") & (metrics["metric"] == "mAP")]
     means = chosen.groupby(["dataset", "cell"])["value"].mean()
     assert len(table) == 20
+    row: Any
     for row in table.itertuples():
         assert row.mAP_mean == pytest.approx(means[row.dataset, row.cell], rel=1e-12)
 

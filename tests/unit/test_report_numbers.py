@@ -4,6 +4,7 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -108,9 +109,10 @@ def expected(results: Path, attributes: dict[str, str], cache: dict[str, pd.Data
     if how == "value":
         assert len(values) == 1, attributes
         return float(values.iloc[0])
-    return float(
-        {"mean": values.mean, "sd": values.std, "sum": values.sum, "min": values.min, "max": values.max}[how]()
-    )
+    summaries: dict[str, Any] = {
+        "mean": values.mean, "sd": values.std, "sum": values.sum, "min": values.min, "max": values.max
+    }  # fmt: skip
+    return float(summaries[how]())
 
 
 def check(results: Path, page: Page) -> None:

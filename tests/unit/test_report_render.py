@@ -175,7 +175,7 @@ def test_half_a_study_still_renders_and_says_what_is_missing(results: Path) -> N
     (tables / "history.parquet").write_bytes(b"PAR1 half")
     (tables / "claims.parquet").unlink()
     runs = pd.read_parquet(tables / "runs.parquet").assign(status="missing", reason="never started")
-    runs.loc[:, "config_hash":] = None  # type: ignore[misc]
+    runs.loc[:, "config_hash":] = None
     runs.to_parquet(tables / "runs.parquet", index=False)
     metrics = pd.read_parquet(tables / "metrics.parquet")
     metrics.iloc[:0].to_parquet(tables / "metrics.parquet", index=False)

@@ -1,13 +1,21 @@
 """Random streams: the same key gives the same numbers, another key gives others."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import torch
 
 from reidablate.rng import generator, seed_int, torch_generator
 
-KEYS = [(0, "batches"), (1, "batches"), (0, "augment"), (0, "batches", 0), (0, "batches", 1), (0, "batches", 0, 0)]
+KEYS: list[Any] = [
+    (0, "batches"),
+    (1, "batches"),
+    (0, "augment"),
+    (0, "batches", 0),
+    (0, "batches", 1),
+    (0, "batches", 0, 0),
+]
 
 
 def test_a_stream_is_a_function_of_its_key() -> None:

@@ -41,7 +41,7 @@ def test_an_identity_with_few_images_is_drawn_with_replacement() -> None:
     drawn = [sorted(row for row in sampler.epoch(epoch)[0] if row < 2) for epoch in range(800)]
     assert all(len(rows) == 4 for rows in drawn)
     ones = np.bincount([sum(rows) for rows in drawn], minlength=5)
-    assert stats.chisquare(ones, 800 * stats.binom.pmf(range(5), 4, 0.5)).pvalue > 1e-3
+    assert stats.chisquare(ones, 800 * stats.binom.pmf(np.arange(5), 4, 0.5)).pvalue > 1e-3
 
 
 def test_too_few_identities_are_refused() -> None:

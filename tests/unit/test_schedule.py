@@ -49,7 +49,7 @@ def test_every_trained_parameter_is_in_exactly_one_group_and_only_biases_run_fas
     groups = parameter_groups(model, run)
     members = {id(p): group for group in groups for p in group["params"]}  # type: ignore[attr-defined]
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    assert len(members) == sum(len(group["params"]) for group in groups) == len(trained)  # type: ignore[arg-type]
+    assert len(members) == sum(len(group["params"]) for group in groups) == len(trained)  # type: ignore[arg-type,misc]
     for name, parameter in trained.items():
         expected = 8e-4 if name.rsplit(".", 1)[1] == "bias" else 4e-4
         assert members[id(parameter)]["lr"] == expected, name

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,9 @@ from reidablate.metrics.files import Options, read_file, score_file
 from reidablate.metrics.rerank import Constants, rerank
 
 
-def problem(num_queries=9, num_gallery=60, dim=11, num_ids=5, seed=0):
+def problem(
+    num_queries: int = 9, num_gallery: int = 60, dim: int = 11, num_ids: int = 5, seed: int = 0
+) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     return {
         "query_features": rng.standard_normal((num_queries, dim)).astype(np.float32),
@@ -29,32 +32,32 @@ def problem(num_queries=9, num_gallery=60, dim=11, num_ids=5, seed=0):
     }
 
 
-def labels_of(given):
+def labels_of(given: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in given.items() if key.endswith(("pids", "camids"))}
 
 
-def without_features(given, distances):
+def without_features(given: dict[str, Any], distances: np.ndarray) -> dict[str, Any]:
     return labels_of(given) | {"distances": distances}
 
 
-def saved(folder, given, name="a.npz"):
+def saved(folder: Path, given: dict[str, Any], name: str = "a.npz") -> Path:
     np.savez(folder / name, **given)
     return folder / name
 
 
-def mapped(path):
+def mapped(path: Path) -> bool:
     features = read_file(path)["features"].gallery_features
     assert features is not None
     return isinstance(features.base, np.memmap)
 
 
-def run(*arguments):
+def run(*arguments: object) -> str:
     done = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return done.stdout
 
 
-def test_features_of_a_file_score_as_in_memory(tmp_path):
+def test_features_of_a_file_score_as_in_memory(tmp_path: Path) -> None:
     given = problem()
     wanted = score(**given).summary()
     found = json.loads(run("score", saved(tmp_path, given), "--json"))
@@ -63,7 +66,7 @@ def test_features_of_a_file_score_as_in_memory(tmp_path):
     assert found["protocol"]["num_junk"] == (given["gallery_pids"] == -1).sum()
 
 
-def test_our_own_features_are_scored_on_both_sides_of_the_neck(tmp_path):
+def test_our_own_features_are_scored_on_both_sides_of_the_neck(tmp_path: Path) -> None:
     before, after = problem(seed=1), problem(seed=1)
     after["query_features"], after["gallery_features"] = -problem(seed=2)["query_features"], after["gallery_features"]
     names = np.array([f"{i:04}_c1.jpg" for i in range(9)])
@@ -82,7 +85,7 @@ def test_our_own_features_are_scored_on_both_sides_of_the_neck(tmp_path):
     )
 
 
-def test_distances_stand_in_place_of_features(tmp_path):
+def test_distances_stand_in_place_of_features(tmp_path: Path) -> None:
     given = problem()
     distances = np.random.default_rng(3).random((9, 60)).astype(np.float32)
     found, protocol = score_file(saved(tmp_path, without_features(given, distances)), Options())
@@ -90,7 +93,7 @@ def test_distances_stand_in_place_of_features(tmp_path):
     assert protocol["distance"] == "as given"
 
 
-def test_table_names_what_was_measured(tmp_path):
+def test_table_names_what_was_measured(tmp_path: Path) -> None:
     path = saved(tmp_path, problem())
     text = run("score", path, "--rerank", "7,3,0.3")
     summary = score_file(path, Options(rerank="7,3,0.3"))[0]["features"].summary()
@@ -99,7 +102,7 @@ def test_table_names_what_was_measured(tmp_path):
     assert "7/3/0.3 on squared Euclidean distance of L2-normalised features" in text
 
 
-def test_reranking_sees_no_junk(tmp_path):
+def test_reranking_sees_no_junk(tmp_path: Path) -> None:
     given = problem()
     kept = given["gallery_pids"] != -1
     found = score_file(saved(tmp_path, given), Options(rerank="7,3,0.3,4"))[0]["features"]
@@ -109,7 +112,7 @@ def test_reranking_sees_no_junk(tmp_path):
     assert found.summary() == score_distances(distances, **labels).summary()
 
 
-def test_kept_junk_counts_as_wrong_answers(tmp_path):
+def test_kept_junk_counts_as_wrong_answers(tmp_path: Path) -> None:
     given = problem()
     given["query_pids"][0] = -1  # asks for nobody, also when junk is kept
     relabelled = given | {"gallery_pids": np.where(given["gallery_pids"] == -1, 99, given["gallery_pids"])}
@@ -118,7 +121,7 @@ def test_kept_junk_counts_as_wrong_answers(tmp_path):
     assert found.summary()["mAP"] < score(**given).summary()["mAP"]
 
 
-def test_single_gallery_shot_leaves_one_image_of_each_identity_from_other_cameras(tmp_path):
+def test_single_gallery_shot_leaves_one_image_of_each_identity_from_other_cameras(tmp_path: Path) -> None:
     given = problem(num_queries=30, num_gallery=200)
     path = saved(tmp_path, given)
     found = score_file(path, Options(single_gallery_shot=1))[0]["features"]
@@ -138,7 +141,7 @@ def test_single_gallery_shot_leaves_one_image_of_each_identity_from_other_camera
     assert scores.num_invalid == invalid
 
 
-def test_multi_query_pools_what_one_camera_saw_of_one_person(tmp_path):
+def test_multi_query_pools_what_one_camera_saw_of_one_person(tmp_path: Path) -> None:
     given = problem(num_queries=4)
     given |= {"query_pids": np.array([3, 1, 3, 3]), "query_camids": np.array([1, 0, 1, 2])}
     unit = given["query_features"].astype(float)
@@ -153,7 +156,7 @@ def test_multi_query_pools_what_one_camera_saw_of_one_person(tmp_path):
     assert found.summary() == score(**pooled).summary()
 
 
-def test_large_stored_arrays_are_mapped_and_score_the_same(tmp_path, monkeypatch):
+def test_large_stored_arrays_are_mapped_and_score_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = problem()
     given["gallery_features"] = np.asfortranarray(given["gallery_features"].astype(np.float16))
     wanted = score(**given).summary()
@@ -166,7 +169,7 @@ def test_large_stored_arrays_are_mapped_and_score_the_same(tmp_path, monkeypatch
     assert score_file(path, Options())[0]["features"].summary() == wanted
 
 
-def broken(folder, kind):
+def broken(folder: Path, kind: str) -> tuple[Path, str]:
     """Returns a file that must be refused, and words of the sentence."""
     given = problem()
     path = saved(folder, given)
@@ -221,7 +224,7 @@ BAD += ["invalid", "negative"]
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_a_bad_file_is_refused_with_a_sentence(tmp_path, kind):
+def test_a_bad_file_is_refused_with_a_sentence(tmp_path: Path, kind: str) -> None:
     path, words = broken(tmp_path, kind)
     with pytest.raises(UserError, match=words):
         score_file(path, Options())
@@ -236,19 +239,19 @@ def test_a_bad_file_is_refused_with_a_sentence(tmp_path, kind):
         (Options(rerank="20,6,0.3", single_gallery_shot=0), "needs the whole gallery"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(tmp_path, options, words):
+def test_options_that_make_no_sense_are_refused(tmp_path: Path, options: Options, words: str) -> None:
     with pytest.raises(UserError, match=words):
         score_file(saved(tmp_path, problem()), options)
 
 
-def test_distances_alone_can_be_neither_reranked_nor_pooled(tmp_path):
+def test_distances_alone_can_be_neither_reranked_nor_pooled(tmp_path: Path) -> None:
     path = saved(tmp_path, without_features(problem(), np.random.default_rng(0).random((9, 60))))
     for options in (Options(rerank="20,6,0.3"), Options(multi_query=True)):
         with pytest.raises(UserError, match="need features"):
             score_file(path, options)
 
 
-def test_the_command_leaves_with_status_2_and_one_line(tmp_path):
+def test_the_command_leaves_with_status_2_and_one_line(tmp_path: Path) -> None:
     path, _ = broken(tmp_path, "truncated")
     command = Path(sys.executable).parent / "reidablate"
     done = subprocess.run([command, "score", path], capture_output=True, text=True, check=False)
@@ -258,7 +261,7 @@ def test_the_command_leaves_with_status_2_and_one_line(tmp_path):
     assert done.stderr.count("\n") == 1
 
 
-def test_scoring_imports_neither_torch_nor_pandas(tmp_path):
+def test_scoring_imports_neither_torch_nor_pandas(tmp_path: Path) -> None:
     code = (
         "import sys; from reidablate.cli import main; sys.argv = sys.argv[1:]\n"
         "try: main()\nfinally: assert not {'torch', 'pandas', 'scipy'} & set(sys.modules), 'heavy import'"

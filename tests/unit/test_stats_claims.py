@@ -24,6 +24,7 @@ CLAIM = Claim(
     presets=("paper",),
     weights=("*ics*lup*",),
 )
+MISSING: Any = pd.NA
 
 
 def study(**dataset: Any) -> dict[str, Any]:
@@ -50,12 +51,12 @@ def judged(found: pd.DataFrame | None = None, **other: Any) -> dict[str, Any]:
         other.get("runs", runs()),
     )
     assert list(table.columns) == list(COLUMNS)
-    row = table.iloc[0].to_dict()
+    row = dict(zip(table.columns, table.iloc[0], strict=True))
     assert row["verdict"] in CLAIM_VERDICTS
     return row
 
 
-def test_a_table_of_contrasts_as_computed_is_understood():
+def test_a_table_of_contrasts_as_computed_is_understood() -> None:
     queries = pd.DataFrame(columns=["dataset", "cell", "seed", "side", "query", "pid", "camid"])
     cells = [{"name": "p1", "group": "main", "references": ["naive_triplet"]}]
     computed = contrast_table(queries, runs().assign(seed=0), cells, deltas={}, headline_side="before_neck")
@@ -64,8 +65,8 @@ def test_a_table_of_contrasts_as_computed_is_understood():
     assert judged(measured)["verdict"] == "confirmed"
 
 
-def test_every_gain_of_the_study_is_a_claim():
-    found = {(c.dataset, c.cell, c.metric): [] for c in load_claims(CLAIMS)}
+def test_every_gain_of_the_study_is_a_claim() -> None:
+    found: dict[tuple[str, str, str], list[float]] = {(c.dataset, c.cell, c.metric): [] for c in load_claims(CLAIMS)}
     for claim in load_claims(CLAIMS):
         found[claim.dataset, claim.cell, claim.metric].append(claim.gain_points)
         assert claim.reference == "naive_triplet"
@@ -84,20 +85,20 @@ def test_every_gain_of_the_study_is_a_claim():
     }
 
 
-def test_the_released_weights_match_the_claims():
+def test_the_released_weights_match_the_claims() -> None:
     released = runs("/data/vit_base_ics_cfs_lup.pth").assign(cell=["p1", "naive_triplet"])
     table = judge(load_claims(CLAIMS)[:1], contrasts(), study(), released)
     assert table["verdict"].tolist() == ["confirmed"]
 
 
-def test_an_unknown_key_is_a_sentence(tmp_path: Path):
+def test_an_unknown_key_is_a_sentence(tmp_path: Path) -> None:
     path = tmp_path / "claims.yaml"
     path.write_text(CLAIMS.read_text().replace("gain_points: 0.39", "gain_point: 0.39"))
     with pytest.raises(UserError, match="gain_point"):
         load_claims(path)
 
 
-def test_a_repeated_claim_is_a_sentence(tmp_path: Path):
+def test_a_repeated_claim_is_a_sentence(tmp_path: Path) -> None:
     path = tmp_path / "claims.yaml"
     path.write_text(CLAIMS.read_text().replace("name: market_p1_rank1\n", "name: market_p1_map\n"))
     with pytest.raises(UserError, match="claim 'market_p1_map' stands twice"):
@@ -118,11 +119,11 @@ def test_a_repeated_claim_is_a_sentence(tmp_path: Path):
         (0.0, "undecided", -0.001, 0.01, "undecided"),
     ],
 )
-def test_claim_verdicts(gain: float, verdict: str, low: float | None, high: float | None, expected: str):
+def test_claim_verdicts(gain: float, verdict: str, low: float | None, high: float | None, expected: str) -> None:
     assert claim_verdict(gain, {"verdict": verdict, "low": low, "high": high}) == expected
 
 
-def test_a_tested_claim_carries_its_interval_and_what_speaks_against_it():
+def test_a_tested_claim_carries_its_interval_and_what_speaks_against_it() -> None:
     row = judged()
     assert row["verdict"] == "confirmed"
     assert row["width"] == pytest.approx(0.002)
@@ -140,12 +141,12 @@ def test_a_tested_claim_carries_its_interval_and_what_speaks_against_it():
         ({"runs": runs("none")}, "other protocol", "Started from none"),
         ({"runs": runs(None)}, "other protocol", "Started from nothing"),
         ({"runs": runs(fingerprint="g")}, "other protocol", "other files"),
-        ({"runs": runs().astype("string").assign(data_fingerprint=pd.NA)}, "other protocol", "other files"),
-        ({"found": contrasts().assign(estimate=pd.NA)}, "not run", "no runs to compare"),
+        ({"runs": runs().astype("string").assign(data_fingerprint=MISSING)}, "other protocol", "other files"),
+        ({"found": contrasts().assign(estimate=MISSING)}, "not run", "no runs to compare"),
         ({"found": contrasts().iloc[:0]}, "not run", "no runs to compare"),
     ],
 )
-def test_a_claim_is_not_tested_by_something_else(other: dict[str, Any], expected: str, sentence: str):
+def test_a_claim_is_not_tested_by_something_else(other: dict[str, Any], expected: str, sentence: str) -> None:
     row = judged(**other)
     assert row["verdict"] == f"not tested ({expected})"
     assert sentence in row["note"]

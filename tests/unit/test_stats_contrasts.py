@@ -64,7 +64,8 @@ def planned(seeds: dict[str, int] | None = None, **status: str) -> pd.DataFrame:
 def scores(cell: str, seed: int, *, gain: float = 0.0, count: int = len(PIDS)) -> np.ndarray:
     noise = generator(seed, f"noise/{cell}").normal(0, 0.02, count)
     shared = generator(0, "scores").uniform(0.3, 0.7, count)
-    return np.clip(shared + gain + noise + 0.01 * np.sin(seed), 0, 1)
+    values: np.ndarray = np.clip(shared + gain + noise + 0.01 * np.sin(seed), 0, 1)
+    return values
 
 
 def everyone(*, gain: float = 0.0, seeds: int = 4) -> pd.DataFrame:
@@ -85,10 +86,10 @@ def table(queries: pd.DataFrame, runs: pd.DataFrame, cells: list[dict[str, Any]]
 def headline(found: pd.DataFrame, metric: str = "mAP") -> dict[str, Any]:
     rows = found[found["headline"] & (found["metric"] == metric)]
     assert len(rows) == 1
-    return rows.iloc[0].to_dict()
+    return dict(zip(rows.columns, rows.iloc[0], strict=True))
 
 
-def test_every_metric_on_both_sides_pairs_queries_by_name():
+def test_every_metric_on_both_sides_pairs_queries_by_name() -> None:
     found = table(everyone(gain=0.05), planned())
     assert len(found) == len(METRICS) * len(SIDES)
     row = headline(found)
@@ -103,7 +104,7 @@ def test_every_metric_on_both_sides_pairs_queries_by_name():
     assert headline(found, "rank10")["estimate"] == 0
 
 
-def test_interval_and_p_value_agree_and_the_interval_holds_the_estimate():
+def test_interval_and_p_value_agree_and_the_interval_holds_the_estimate() -> None:
     row = headline(table(everyone(gain=0.004), planned()))
     of_the_interval = 2 * stats.t.sf(row["estimate"] / row["standard_error"], row["df"])
     assert of_the_interval * (1 - 1e-9) <= row["p_value"] < 0.05
@@ -113,7 +114,7 @@ def test_interval_and_p_value_agree_and_the_interval_holds_the_estimate():
     assert 0 < row["seed_share"] < 1 + 1e-9
 
 
-def test_the_share_of_the_seeds_stays_a_share_where_few_identities_give_the_interval():
+def test_the_share_of_the_seeds_stays_a_share_where_few_identities_give_the_interval() -> None:
     # All queries weigh like 2.7 identities, so t has 1.7 degrees of freedom and the identities' interval is the wider
     # one although its variance is smaller than that of the seeds.
     pids = np.append(np.repeat([0, 1, 2], [100, 30, 30]), np.arange(3, 23))
@@ -127,7 +128,7 @@ def test_the_share_of_the_seeds_stays_a_share_where_few_identities_give_the_inte
     assert 0 < row["seed_share"] <= 1
 
 
-def test_pairing_over_seeds_narrows_when_the_seeds_share_their_noise():
+def test_pairing_over_seeds_narrows_when_the_seeds_share_their_noise() -> None:
     queries = everyone()
     shift = queries["seed"].map({0: 0.05, 1: -0.04, 2: 0.02, 3: -0.06})
     queries["average_precision"] += shift  # both cells move alike
@@ -135,7 +136,7 @@ def test_pairing_over_seeds_narrows_when_the_seeds_share_their_noise():
     assert row["standard_error"] < 0.3 * row["standard_error_unpaired"]
 
 
-def test_cells_with_seeds_of_their_own_are_compared_unpaired():
+def test_cells_with_seeds_of_their_own_are_compared_unpaired() -> None:
     queries = everyone(gain=0.05)
     queries.loc[queries["cell"] == "own", "seed"] += 100
     runs = planned()
@@ -150,7 +151,7 @@ def test_cells_with_seeds_of_their_own_are_compared_unpaired():
     assert row["standard_error"] == pytest.approx(paired["standard_error_unpaired"])
 
 
-def test_the_family_is_the_declared_contrasts_of_a_group_even_unrun_ones():
+def test_the_family_is_the_declared_contrasts_of_a_group_even_unrun_ones() -> None:
     cells = [*CELLS, {"name": "more", "group": "main", "references": ["own", "base"]}]
     cells += [{"name": "else", "group": "other", "references": ["base"]}]
     found = table(everyone(gain=0.004), planned(), cells)
@@ -163,7 +164,7 @@ def test_the_family_is_the_declared_contrasts_of_a_group_even_unrun_ones():
     assert missing["note"].startswith("more has no runs on this data set.")
 
 
-def test_an_undecided_contrast_says_what_would_decide_it():
+def test_an_undecided_contrast_says_what_would_decide_it() -> None:
     row = headline(table(everyone(gain=0.002, seeds=3), planned({"base": 3, "own": 3})))
     assert row["verdict"] == "undecided"
     assert row["detectable"] > abs(row["estimate"])
@@ -172,7 +173,7 @@ def test_an_undecided_contrast_says_what_would_decide_it():
 
 
 @pytest.mark.parametrize(("seeds", "sentence"), [(1, "1 seed compared"), (2, "2 seeds compared")])
-def test_fewer_than_three_seeds_have_an_estimate_but_no_interval(seeds: int, sentence: str):
+def test_fewer_than_three_seeds_have_an_estimate_but_no_interval(seeds: int, sentence: str) -> None:
     row = headline(table(everyone(seeds=seeds), planned({"base": seeds, "own": seeds})))
     assert not pd.isna(row["estimate"])
     assert pd.isna(row["low"])
@@ -181,7 +182,7 @@ def test_fewer_than_three_seeds_have_an_estimate_but_no_interval(seeds: int, sen
     assert f"{sentence}: an interval needs at least 3." in row["note"]
 
 
-def test_a_diverged_seed_is_counted_named_and_forbids_improves():
+def test_a_diverged_seed_is_counted_named_and_forbids_improves() -> None:
     queries = everyone(gain=0.05)
     queries = queries[(queries["cell"] != "own") | (queries["seed"] != 1)]
     row = headline(table(queries, planned(own_1="diverged")))
@@ -191,20 +192,20 @@ def test_a_diverged_seed_is_counted_named_and_forbids_improves():
     assert "1 of 4 seeds of own diverged (seed 1 diverged at epoch 3)." in row["note"]
 
 
-def test_a_missing_run_is_named_and_the_rest_compared():
+def test_a_missing_run_is_named_and_the_rest_compared() -> None:
     row = headline(table(everyone(gain=0.05), planned(base_2="missing")))
     assert row["num_seeds"] == 3
     assert row["verdict"] == "improves"
     assert "base: seed 2 has not been run." in row["note"]
 
 
-def test_rows_without_a_planned_run_never_enter():
+def test_rows_without_a_planned_run_never_enter() -> None:
     row = headline(table(everyone(seeds=6), planned()))
     assert row["num_seeds"] == 4
     assert row["estimate"] == pytest.approx(headline(table(everyone(), planned()))["estimate"])
 
 
-def test_a_finished_run_without_scores_is_a_sentence():
+def test_a_finished_run_without_scores_is_a_sentence() -> None:
     queries = everyone()
     row = headline(table(queries[queries["cell"] == "base"], planned()))
     assert pd.isna(row["estimate"])
@@ -212,7 +213,7 @@ def test_a_finished_run_without_scores_is_a_sentence():
     assert "nothing to compare" in row["note"]
 
 
-def test_scores_that_are_not_finite_are_a_sentence():
+def test_scores_that_are_not_finite_are_a_sentence() -> None:
     queries = everyone()
     queries.loc[(queries["cell"] == "own") & (queries["seed"] == 0), "average_precision"] = np.nan
     row = headline(table(queries, planned()))
@@ -220,7 +221,7 @@ def test_scores_that_are_not_finite_are_a_sentence():
     assert "own: seed 0 has per-query scores that are not finite." in row["note"]
 
 
-def test_runs_scored_on_other_queries_are_not_compared():
+def test_runs_scored_on_other_queries_are_not_compared() -> None:
     queries = everyone()
     dropped = (queries["cell"] == "own") & (queries["seed"] == 0) & (queries["query"] == "0007.jpg")
     row = headline(table(queries[~dropped], planned()))
@@ -228,7 +229,7 @@ def test_runs_scored_on_other_queries_are_not_compared():
     assert "not scored on the same queries" in row["note"]
 
 
-def test_empty_tables_give_an_empty_table():
+def test_empty_tables_give_an_empty_table() -> None:
     nothing = everyone().iloc[:0]
     assert len(table(nothing, planned().iloc[:0])) == 0
     assert len(table(nothing, planned(), [])) == 0
@@ -243,33 +244,33 @@ def queries_of(pids: np.ndarray, *, gain: float = 0.05) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def test_a_single_identity_has_no_interval():
+def test_a_single_identity_has_no_interval() -> None:
     row = headline(table(queries_of(np.zeros(20, dtype=int)), planned()))
     assert pd.isna(row["low"])
     assert "one identity" in row["note"]
 
 
-def test_one_query_has_no_interval():
+def test_one_query_has_no_interval() -> None:
     row = headline(table(queries_of(np.zeros(1, dtype=int)), planned()))
     assert row["num_queries"] == 1
     assert not pd.isna(row["estimate"])
     assert "one identity" in row["note"]
 
 
-def test_an_identity_with_nearly_all_queries_has_no_interval():
+def test_an_identity_with_nearly_all_queries_has_no_interval() -> None:
     row = headline(table(queries_of(np.array([0] * 300 + list(range(1, 11)))), planned()))
     assert row["num_identities"] == 11
     assert pd.isna(row["low"])
     assert "One identity holds 300 of 310 queries" in row["note"]
 
 
-def test_an_identity_with_many_queries_lowers_the_degrees_of_freedom():
+def test_an_identity_with_many_queries_lowers_the_degrees_of_freedom() -> None:
     row = headline(table(queries_of(np.array([0] * 300 + list(range(1, 701)))), planned()))
     assert not pd.isna(row["low"])
     assert "weigh like 11.0 identities; the interval is approximate" in row["note"]
 
 
-def test_equal_scores_are_equivalent_and_say_so():
+def test_equal_scores_are_equivalent_and_say_so() -> None:
     queries = everyone()
     queries["average_precision"] = 0.5
     row = headline(table(queries, planned()))
@@ -278,7 +279,7 @@ def test_equal_scores_are_equivalent_and_say_so():
     assert "Every query scores the same in both cells." in row["note"]
 
 
-def test_a_difference_that_never_varies_has_no_interval():
+def test_a_difference_that_never_varies_has_no_interval() -> None:
     queries = everyone()
     queries["average_precision"] = np.where(queries["cell"] == "own", 0.75, 0.5)
     row = headline(table(queries, planned()))
@@ -288,16 +289,16 @@ def test_a_difference_that_never_varies_has_no_interval():
     assert "does not vary" in row["note"]
 
 
-def test_a_wrong_headline_side_is_a_sentence():
+def test_a_wrong_headline_side_is_a_sentence() -> None:
     with pytest.raises(UserError, match="no feature side; use one of before_neck, after_neck"):
         contrast_table(everyone(), planned(), CELLS, deltas={}, headline_side="neck")
 
 
-def test_numbers_reads_as_words():
+def test_numbers_reads_as_words() -> None:
     assert [numbers([3]), numbers([0, 2]), numbers([0, 1, 2])] == ["seed 3", "seeds 0 and 2", "seeds 0, 1 and 2"]
 
 
-def test_slices_partition_the_queries_and_use_the_same_machinery():
+def test_slices_partition_the_queries_and_use_the_same_machinery() -> None:
     queries = everyone(gain=0.05)
     queries["occluded_share"] = queries["pid"] % 4 * 0.2
     found = slice_table(queries, planned(), CELLS, deltas=DELTAS, headline_side="before_neck")
@@ -313,7 +314,7 @@ def test_slices_partition_the_queries_and_use_the_same_machinery():
         slice_table(queries, planned(), CELLS, deltas={}, headline_side="before_neck", metrics=("map",))
 
 
-def test_slices_have_plain_labels():
+def test_slices_have_plain_labels() -> None:
     found = slices(pd.DataFrame({"num_positives": [1, 1, 1, 2, 5, 6, 9, 9, 9], "occluded_share": [0, 0.1, 1] * 3}))
     assert {label: int(keep.sum()) for label, keep in found["num_positives"].items()} == {
         "1 positive": 3,
@@ -325,7 +326,7 @@ def test_slices_have_plain_labels():
     assert list(same["num_positives"]) == ["4 positives"]
 
 
-def test_camera_pairs_are_slices_where_the_table_has_them():
+def test_camera_pairs_are_slices_where_the_table_has_them() -> None:
     found = slices(pd.DataFrame({"camera_pair": ["1-2", "1-3", "1-2"]}))
     assert {label: keep.tolist() for label, keep in found["camera_pair"].items()} == {
         "cameras 1-2": [True, False, True],

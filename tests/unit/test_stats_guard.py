@@ -58,7 +58,7 @@ def check(table: pd.DataFrame, entries: list[dict[str, Any]] | None = None) -> F
     return guard.check("market1501", "own", "base", [(seed, seed) for seed in SEEDS])
 
 
-def test_runs_alike_are_compared_without_a_word():
+def test_runs_alike_are_compared_without_a_word() -> None:
     assert check(runs()) == Findings()
 
 
@@ -76,22 +76,23 @@ def test_runs_alike_are_compared_without_a_word():
         ),
     ],
 )
-def test_what_no_cell_can_declare_is_a_warning(changed: dict[str, Any], sentence: str):
+def test_what_no_cell_can_declare_is_a_warning(changed: dict[str, Any], sentence: str) -> None:
     assert check(runs(**changed)) == Findings(warnings=(sentence,))
 
 
 @pytest.mark.parametrize("column", ["code_hash", "device", "threads", "data_fingerprint", "versions", "config_hash"])
-def test_what_is_not_known_is_not_held_against_a_run(column: str):
-    assert check(runs(**{column: None})) == Findings()
+def test_what_is_not_known_is_not_held_against_a_run(column: str) -> None:
+    absent: dict[str, Any] = {column: None}
+    assert check(runs(**absent)) == Findings()
     assert check(runs().drop(columns=column)) == Findings()
 
 
-def test_a_warning_names_the_seeds_it_is_about():
+def test_a_warning_names_the_seeds_it_is_about() -> None:
     (sentence,) = check(runs(seeds=[1], code_hash="beef")).warnings
     assert sentence == "own and base were made by different source code (beef against c0de; seed 1 of 3)."
 
 
-def test_seeds_are_held_against_their_own_pair():
+def test_seeds_are_held_against_their_own_pair() -> None:
     table = runs()
     table.loc[table["seed"] == 2, "code_hash"] = "beef"  # both cells alike
     assert check(table) == Findings()
@@ -100,7 +101,7 @@ def test_seeds_are_held_against_their_own_pair():
     assert "different source code" in sentence
 
 
-def test_other_files_are_refused():
+def test_other_files_are_refused() -> None:
     findings = check(runs(seeds=[0], data_fingerprint="cafe"))
     assert findings.warnings == ()
     assert findings.refusals == (
@@ -109,12 +110,12 @@ def test_other_files_are_refused():
     )
 
 
-def test_a_run_of_another_configuration_than_its_cell_is_refused():
+def test_a_run_of_another_configuration_than_its_cell_is_refused() -> None:
     (sentence,) = check(runs(of="base", seeds=[0, 2], config_hash="old")).refusals
     assert sentence == "base: seeds 0 and 2 had another configuration than the cell has now; run the study again."
 
 
-def test_options_that_differ_without_a_declaration_are_a_warning():
+def test_options_that_differ_without_a_declaration_are_a_warning() -> None:
     config = {**CONFIG, "losses": {"triplet": {"margin": 0.3}}}
     assert check(runs(), cells(config=config)).warnings == (
         "own differs from base in losses.triplet.margin (0.3 against soft), which is not declared.",
@@ -123,7 +124,7 @@ def test_options_that_differ_without_a_declaration_are_a_warning():
     assert check(runs(), cells(config=config, declared=declared, differences={"base": declared})) == Findings()
 
 
-def test_another_feature_side_is_refused_unless_declared():
+def test_another_feature_side_is_refused_unless_declared() -> None:
     config = {**CONFIG, "model": {**CONFIG["model"], "test_feature": "after_neck"}}
     findings = check(runs(), cells(config=config))
     assert findings.warnings == ()
@@ -134,7 +135,7 @@ def test_another_feature_side_is_refused_unless_declared():
     )
 
 
-def test_an_inherited_schedule_is_a_warning_and_an_own_one_is_not():
+def test_an_inherited_schedule_is_a_warning_and_an_own_one_is_not() -> None:
     config = {**CONFIG, "train": {"epochs_factor": 0.5, "precision": "fp32"}}
     schedule = {"train.epochs_factor": [1.0, 0.5]}
     inherited = cells(config=config, differences={"base": schedule})
@@ -146,7 +147,7 @@ def test_an_inherited_schedule_is_a_warning_and_an_own_one_is_not():
     assert check(runs(), [{**base, "declared": schedule}, own]) == Findings()  # the reference extends the cell
 
 
-def test_a_declared_precision_is_no_warning():
+def test_a_declared_precision_is_no_warning() -> None:
     config = {**CONFIG, "train": {"epochs_factor": 1.0, "precision": "bf16"}}
     declared = {"train.precision": ["fp32", "bf16"]}
     entries = cells(config=config, declared=declared, differences={"base": declared})
@@ -171,7 +172,7 @@ def queries() -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def test_a_warning_stands_beside_the_number_and_a_refusal_in_its_place():
+def test_a_warning_stands_beside_the_number_and_a_refusal_in_its_place() -> None:
     def row(table: pd.DataFrame) -> dict[str, Any]:
         found = contrast_table(queries(), table, cells(), deltas={}, headline_side="before_neck")
         return dict(found[found["headline"] & (found["metric"] == "mAP")].iloc[0])

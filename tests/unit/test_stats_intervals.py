@@ -36,7 +36,7 @@ def parts(
     )
 
 
-def test_t_interval_equals_scipys_one_sample_test():
+def test_t_interval_equals_scipys_one_sample_test() -> None:
     sample = generator(0, "test").normal(1, 2, 12)
     found = t_interval(np.array(sample.mean()), np.array(sample.var(ddof=1) / 12), np.array(11.0), level=0.9)
     expected = stats.ttest_1samp(sample, 0)
@@ -44,40 +44,40 @@ def test_t_interval_equals_scipys_one_sample_test():
     assert [found.low, found.high] == pytest.approx(list(expected.confidence_interval(0.9)))
 
 
-def test_quantiles_and_p_values_are_those_of_the_t_distribution():
+def test_quantiles_and_p_values_are_those_of_the_t_distribution() -> None:
     df = np.geomspace(0.5, 1e6, 200)
     found = t_interval(np.linspace(0, 9, 200), np.ones(200), df, level=0.99)
     np.testing.assert_allclose(found.high - np.linspace(0, 9, 200), stats.t.ppf(0.995, df), rtol=1e-12)
     np.testing.assert_allclose(found.p_value, 2 * stats.t.sf(np.linspace(0, 9, 200), df), rtol=1e-12)
 
 
-def test_a_variance_of_zero_is_certain():
+def test_a_variance_of_zero_is_certain() -> None:
     found = t_interval(np.array([0.0, 0.1]), np.zeros(2), np.full(2, 4.0))
     assert found.p_value.tolist() == [1.0, 0.0]
     assert found.low.tolist() == [0.0, 0.1]
 
 
-def test_two_way_by_hand():
+def test_two_way_by_hand() -> None:
     found = two_way(parts(seed=4e-6, identity=5e-6, interaction=2e-6))
     assert found.standard_error**2 == pytest.approx(7e-6)
     assert found.df == pytest.approx(49 / (16 / 4 + 9 / 99))
     assert found.high - 0.01 == pytest.approx(stats.t.ppf(0.975, found.df) * np.sqrt(7e-6))
 
 
-def test_an_interaction_above_the_identity_variance_leaves_the_seeds():
+def test_an_interaction_above_the_identity_variance_leaves_the_seeds() -> None:
     found = two_way(parts(seed=4e-6, identity=1e-6, interaction=2e-6))
     assert found.standard_error**2 == pytest.approx(4e-6)
     assert found.df == pytest.approx(4)
 
 
-def test_the_cautious_relatives_are_wider():
+def test_the_cautious_relatives_are_wider() -> None:
     found = parts(seed=4e-6, identity=5e-6, interaction=2e-6)
     widths = [float(interval(found).high) for interval in (two_way, two_way_seed_df, plain_sum)]
     assert widths == sorted(widths)
     assert plain_sum(found).standard_error ** 2 == pytest.approx(9e-6)
 
 
-def test_identity_bootstrap_matches_the_cluster_robust_error():
+def test_identity_bootstrap_matches_the_cluster_robust_error() -> None:
     rng = generator(1, "test")
     counts = rng.integers(1, 7, 400).astype(float)
     sums = counts * rng.normal(0, 0.05, (4, 1, 400))
@@ -87,7 +87,7 @@ def test_identity_bootstrap_matches_the_cluster_robust_error():
     assert (high - low) / (2 * 1.96) == pytest.approx(error, rel=0.1)
 
 
-def test_hierarchical_bootstrap_shrinks_a_seed_variance_by_s_minus_one_over_s():
+def test_hierarchical_bootstrap_shrinks_a_seed_variance_by_s_minus_one_over_s() -> None:
     # Identities without variance: only the seeds are resampled, and their bootstrap variance has divisor S.
     rng = generator(2, "test")
     counts = np.full(50, 3.0)
@@ -96,7 +96,7 @@ def test_hierarchical_bootstrap_shrinks_a_seed_variance_by_s_minus_one_over_s():
     assert (high - low) / (2 * 1.96) == pytest.approx(np.sqrt(seeds.var() / 10), rel=0.1)
 
 
-def test_seed_means_that_agree_by_luck_do_not_make_a_difference_certain():
+def test_seed_means_that_agree_by_luck_do_not_make_a_difference_certain() -> None:
     # Three seeds move 45 identities independently, so the truth is zero; their means agree to three digits by luck.
     components = {"seed": 4e-12, "identity": 1.6e-7, "interaction": 1.598e-7}
     lucky = parts(estimate=3.5e-4, seed_df=2.0, identity_df=44.0, **components)

@@ -1,5 +1,7 @@
 """Holm's adjustment against statsmodels, and the verdict words."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from statsmodels.stats.multitest import multipletests
@@ -9,17 +11,17 @@ from reidablate.stats.multiplicity import VERDICTS, holm, verdict
 
 
 @pytest.mark.parametrize("size", [1, 2, 9])
-def test_holm_equals_statsmodels(size: int):
+def test_holm_equals_statsmodels(size: int) -> None:
     p_values = generator(0, "test", size).uniform(0, 0.2, size)
     assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
 
 
-def test_holm_by_hand_with_ties_and_order():
+def test_holm_by_hand_with_ties_and_order() -> None:
     # Sorted .01 .02 .02 .9 times 4 3 2 1 is .04 .06 .04 .9; it may not fall, so .04 .06 .06 .9.
     assert holm(np.array([0.02, 0.9, 0.01, 0.02])) == pytest.approx([0.06, 0.9, 0.04, 0.06])
 
 
-def test_an_untested_contrast_keeps_its_place_in_the_family():
+def test_an_untested_contrast_keeps_its_place_in_the_family() -> None:
     adjusted = holm(np.array([0.01, np.nan, 0.02]))
     assert adjusted[[0, 2]] == pytest.approx([0.03, 0.04])
     assert np.isnan(adjusted[1])
@@ -39,19 +41,19 @@ def test_an_untested_contrast_keeps_its_place_in_the_family():
         ({"estimate": 0.1, "low": np.nan, "high": np.nan, "p_adjusted": np.nan}, ("undecided", False)),
     ],
 )
-def test_verdict_words(case: dict[str, float], expected: tuple[str, bool]):
+def test_verdict_words(case: dict[str, Any], expected: tuple[str, bool]) -> None:
     assert verdict(**case, delta=0.002) == expected
     assert expected[0] in VERDICTS
 
 
-def test_without_a_delta_nothing_is_equivalent():
+def test_without_a_delta_nothing_is_equivalent() -> None:
     assert verdict(estimate=0.0, low=0.0, high=0.0, p_adjusted=1.0, delta=None) == ("undecided", False)
 
 
-def test_a_diverged_seed_withholds_the_words_that_favour_its_cell():
-    better = {"estimate": 0.01, "low": 0.005, "high": 0.015, "p_adjusted": 0.01, "delta": 0.002}
-    worse = {"estimate": -0.01, "low": -0.015, "high": -0.005, "p_adjusted": 0.01, "delta": 0.002}
-    same = {"estimate": 0.0, "low": -0.001, "high": 0.001, "p_adjusted": 1.0, "delta": 0.002}
+def test_a_diverged_seed_withholds_the_words_that_favour_its_cell() -> None:
+    better: dict[str, Any] = {"estimate": 0.01, "low": 0.005, "high": 0.015, "p_adjusted": 0.01, "delta": 0.002}
+    worse: dict[str, Any] = {"estimate": -0.01, "low": -0.015, "high": -0.005, "p_adjusted": 0.01, "delta": 0.002}
+    same: dict[str, Any] = {"estimate": 0.0, "low": -0.001, "high": 0.001, "p_adjusted": 1.0, "delta": 0.002}
     assert verdict(**better, cell_diverged=True)[0] == "undecided"
     assert verdict(**worse, cell_diverged=True)[0] == "worsens"
     assert verdict(**same, cell_diverged=True)[0] == "undecided"

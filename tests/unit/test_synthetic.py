@@ -4,6 +4,7 @@ import re
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,8 +67,10 @@ def contents(root: Path) -> dict[str, bytes]:
         ("occluded_duke", (15_618, 702), (2_210, 519), (17_661, 1_110)),
     ],
 )
-def test_official_counts_are_met_exactly(style, train, query, gallery):
-    shots = plan(style, OFFICIAL[style], seed=0, occluded_share=1.0)
+def test_official_counts_are_met_exactly(
+    style: Any, train: tuple[int, int], query: tuple[int, int], gallery: tuple[int, int]
+) -> None:
+    shots: Any = plan(style, OFFICIAL[style], seed=0, occluded_share=1.0)
     people = {split: parsed(style, shots[split]) for split in SPLIT_FOLDERS}
     for split, (images, ids) in {"train": train, "query": query, "gallery": gallery}.items():
         assert len({shot.name for shot in shots[split]}) == images
@@ -84,9 +87,9 @@ def test_official_counts_are_met_exactly(style, train, query, gallery):
 
 @pytest.mark.parametrize("style", ["market1501", "occluded_duke"])
 @pytest.mark.parametrize("size", ["official", "quickstart", "small"])
-def test_identities_are_disjoint_and_every_query_has_a_cross_camera_positive(style, size):
+def test_identities_are_disjoint_and_every_query_has_a_cross_camera_positive(style: Any, size: str) -> None:
     counts = {"official": OFFICIAL, "quickstart": quickstart(), "small": SMALL}[size][style]
-    shots = plan(style, counts, seed=1, occluded_share=0.5)
+    shots: Any = plan(style, counts, seed=1, occluded_share=0.5)
     people = {split: parsed(style, shots[split]) for split in SPLIT_FOLDERS}
     assert not {pid for pid, _ in people["train"]} & {pid for pid, _ in people["gallery"]}
     cameras = defaultdict(set)
@@ -100,7 +103,7 @@ def test_identities_are_disjoint_and_every_query_has_a_cross_camera_positive(sty
 
 
 @pytest.mark.parametrize("style", ["market1501", "occluded_duke"])
-def test_files_are_the_same_bits_for_any_number_of_workers(tmp_path, style):
+def test_files_are_the_same_bits_for_any_number_of_workers(tmp_path: Path, style: str) -> None:
     write(tmp_path / "one", style)
     write(tmp_path / "two", style, workers=2)
     one = contents(tmp_path / "one")
@@ -112,7 +115,7 @@ def test_files_are_the_same_bits_for_any_number_of_workers(tmp_path, style):
     assert not set(one.values()) & set(contents(tmp_path / "two").values())
 
 
-def test_a_whole_set_is_left_alone_and_one_that_lacks_an_image_is_drawn_again(tmp_path):
+def test_a_whole_set_is_left_alone_and_one_that_lacks_an_image_is_drawn_again(tmp_path: Path) -> None:
     write(tmp_path, "market1501")
     before = contents(tmp_path)
     folder = (tmp_path / "query").stat().st_ino
@@ -123,7 +126,7 @@ def test_a_whole_set_is_left_alone_and_one_that_lacks_an_image_is_drawn_again(tm
     assert contents(tmp_path) == before
 
 
-def test_images_are_marked_and_have_the_size_asked_for(tmp_path):
+def test_images_are_marked_and_have_the_size_asked_for(tmp_path: Path) -> None:
     write(tmp_path, "occluded_duke")
     areas = []
     for path in tmp_path.rglob("*.jpg"):
@@ -144,7 +147,7 @@ def test_images_are_marked_and_have_the_size_asked_for(tmp_path):
         assert not twin.exists() or twin.read_bytes() == path.read_bytes()
 
 
-def test_pre_training_set_is_of_other_people_in_front_of_other_cameras(tmp_path):
+def test_pre_training_set_is_of_other_people_in_front_of_other_cameras(tmp_path: Path) -> None:
     assert quickstart()["pretrain"].population != quickstart()["market1501"].population
     write(tmp_path / "pretrain", "market1501", counts=Counts(24, 4))
     write(tmp_path / "study", "market1501")
@@ -154,7 +157,7 @@ def test_pre_training_set_is_of_other_people_in_front_of_other_cameras(tmp_path)
 
 
 @pytest.mark.parametrize("kind", sorted(set(OCCLUDERS)))
-def test_an_occluder_hides_the_area_asked_for(kind, monkeypatch):
+def test_an_occluder_hides_the_area_asked_for(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reidablate.data.occluders.OCCLUDERS", (kind,))
     for share in (0.2, 0.4, 0.6):
         drawing = occluder(np.random.default_rng(7), (64, 32), share, 0.5)
@@ -163,7 +166,7 @@ def test_an_occluder_hides_the_area_asked_for(kind, monkeypatch):
 
 
 @pytest.mark.parametrize("pattern", sorted(set(PATTERNS)))
-def test_a_person_can_be_drawn_anywhere(pattern):
+def test_a_person_can_be_drawn_anywhere(pattern: str) -> None:
     rng = np.random.default_rng(2)
     for foot in ((0.5, 0.97), (-2.0, 0.5), (3.0, 4.0), (0.5, -3.0), (0.4, 2.4)):
         person = replace(sample_identity(rng), pattern=pattern)
@@ -175,7 +178,7 @@ def test_a_person_can_be_drawn_anywhere(pattern):
             assert 0.12 < drawing[..., 3].mean() < 0.6
 
 
-def test_spread_keeps_total_and_bounds():
+def test_spread_keeps_total_and_bounds() -> None:
     low, high = np.array([2, 1, 3, 2]), np.array([4, 9, 3, 30])
     numbers = spread(np.random.default_rng(0), 25, low, high)
     assert numbers.sum() == 25
@@ -197,14 +200,16 @@ def test_spread_keeps_total_and_bounds():
         ("cuhk03", {}, "style 'cuhk03' is unknown"),
     ],
 )
-def test_contradicting_counts_are_refused_and_nothing_is_written(tmp_path, style, change, sentence):
+def test_contradicting_counts_are_refused_and_nothing_is_written(
+    tmp_path: Path, style: str, change: dict[str, Any], sentence: str
+) -> None:
     counts = Counts(**{**vars(SMALL.get(style, SMALL["market1501"])), **change})
     with pytest.raises(UserError, match=sentence):
         write(tmp_path / "set", style, counts=counts)
     assert not (tmp_path / "set").exists()
 
 
-def test_foreign_images_are_never_replaced(tmp_path):
+def test_foreign_images_are_never_replaced(tmp_path: Path) -> None:
     photograph = tmp_path / "query" / "0001_c1s1_000001_00.jpg"
     photograph.parent.mkdir()
     Image.new("RGB", (24, 48)).save(photograph)
@@ -214,7 +219,7 @@ def test_foreign_images_are_never_replaced(tmp_path):
     assert photograph.exists()
 
 
-def test_stripes_match_a_slow_loop():
+def test_stripes_match_a_slow_loop() -> None:
     rng = np.random.default_rng(5)
     images = rng.integers(0, 256, (7, 11, 4, 3), dtype=np.uint8)
     camids = np.array([2, 2, 0, 0, 0, 2, 5])

@@ -90,7 +90,8 @@ def test_a_complete_run_is_left_alone_and_another_is_trained_again(tiny_study: S
 def initial(study: Study, out: Path, cell: str) -> Weights:
     """Weights after no visible update: a learning rate that moves nothing in float32."""
     train(study, out, cell=cell, train={"lr": 1e-30, "epochs": 1, "weight_decay": 0.0})
-    return load_file(out / "model.safetensors")
+    weights: Weights = load_file(out / "model.safetensors")
+    return weights
 
 
 def test_cells_of_one_seed_share_initial_weights(tiny_study: Study, tmp_path: Path) -> None:
@@ -105,7 +106,7 @@ def test_cells_of_one_seed_share_initial_weights(tiny_study: Study, tmp_path: Pa
 
 def seen(study: Study, out: Path, cell: str, seed: int) -> list[str]:
     """The hash of every augmented batch that a training saw."""
-    hashes = []
+    hashes: list[str] = []
 
     def spy(images: torch.Tensor, decisions: augment.Decisions) -> torch.Tensor:
         batch = apply(images, decisions)

@@ -92,8 +92,8 @@ def same_as(finished: Path) -> None:
     """Asserts that the study in the current folder has the scores, weights and features of the finished one."""
     there = finished / RESULTS
     for name in ("metrics", "queries"):
-        tables = [pd.read_parquet(root / "tables" / f"{name}.parquet") for root in (RESULTS, there)]
-        pd.testing.assert_frame_equal(*tables, check_exact=True)
+        ours, theirs = (pd.read_parquet(root / "tables" / f"{name}.parquet") for root in (RESULTS, there))
+        pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
     runs = sorted(path.relative_to(there) for path in there.glob("market1501/*/seed*"))
     assert len(runs) == 4
     assert sorted(path.relative_to(RESULTS) for path in RESULTS.glob("market1501/*/seed*")) == runs
@@ -110,8 +110,8 @@ def writers(log: str) -> dict[str, list[tuple[int, int, int]]]:
         if not path.endswith(LOCK):
             spans.setdefault((str(folder), int(pid)), []).append(int(time))
     found: dict[str, list[tuple[int, int, int]]] = {}
-    for (folder, pid), times in spans.items():
-        found.setdefault(folder, []).append((min(times), max(times), pid))
+    for (name, number), times in spans.items():
+        found.setdefault(name, []).append((min(times), max(times), number))
     return {folder: sorted(entries) for folder, entries in found.items()}
 
 
@@ -147,10 +147,10 @@ def test_jobs_that_outlive_snakemake_and_those_of_the_next_call_never_write_toge
         monkeypatch.setenv("WATCH_STOP", stage)
         process = call()
         if orphans:
-            wait(process, lambda logs=RESULTS / "logs" / before: "another process is writing" in text_of(logs))
-            wait(process, lambda orphans=orphans: not resume(orphans))
+            wait(process, lambda logs=RESULTS / "logs" / before: "another process is writing" in text_of(logs))  # type: ignore[misc]
+            wait(process, lambda orphans=orphans: not resume(orphans))  # type: ignore[misc]
         if stage:
-            wait(process, lambda stage=stage: any(state == "T" for state in live(stage).values()))
+            wait(process, lambda stage=stage: any(state == "T" for state in live(stage).values()))  # type: ignore[misc]
             process.kill()
             process.wait()
             orphans, before = set(live(stage)), stage
@@ -164,7 +164,7 @@ def test_a_study_killed_with_all_its_jobs_at_any_moment_goes_on(fresh: Path, fin
     rng = random.Random(0)
     for share in sorted(rng.uniform(0.02, 0.95) for _ in range(4)):
         process = call()
-        wait(process, lambda share=share: num_files(RESULTS) >= share * total)
+        wait(process, lambda share=share: num_files(RESULTS) >= share * total)  # type: ignore[misc]
         select.select([], [], [], rng.uniform(0, 0.5))
         os.killpg(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL

@@ -73,7 +73,7 @@ def test_weights_of_a_finished_study_are_removed_by_clean_and_nothing_is_trained
     path = study / "tiny.yaml"
     path.write_text(path.read_text() + "keep: last\n")
     assert nothing_to_do(snakemake())  # plans anew
-    command = [Path(sys.executable).with_name("reidablate"), "clean", "--yes"]
+    command = [str(Path(sys.executable).with_name("reidablate")), "clean", "--yes"]
     listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     weights = sorted(study.glob("results/tiny/market1501/*/*/model.safetensors"))
     assert [file.parent.name for file in weights] == ["seed1", "seed1"]

@@ -1,6 +1,7 @@
 """The verdicts on real trainings: a copy is not called better, a planted gain is."""
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -17,7 +18,7 @@ from reidablate.stats.pipeline import write_statistics
 from reidablate.study import PRETRAIN, Study
 from support import ROOT, run_cli
 
-CELLS = {
+CELLS: dict[str, dict[str, Any]] = {
     "naive_triplet": {"title": "Naive triplet", "group": "planted", "reference": ["third"]},
     "third": {"extends": "naive_triplet", "reference": [], "train": {"epochs_factor": 0.334}},
     "copy": {"extends": "naive_triplet", "group": "copy", "reference": ["naive_triplet"], "seed_offset": 100},

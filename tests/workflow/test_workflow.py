@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -30,9 +31,10 @@ def test_one_command_leaves_every_run_and_the_report(study: Path) -> None:
     assert runs["synthetic"].all()
     metrics = pd.read_parquet(tables / "metrics.parquet").set_index(["cell", "seed", "side", "metric"])["value"]
     queries = pd.read_parquet(tables / "queries.parquet")
-    for (cell, seed, side), rows in queries.groupby(["cell", "seed", "side"]):
-        assert rows["average_precision"].mean() == pytest.approx(metrics[cell, seed, side, "mAP"], abs=1e-12)
-        assert (rows["first_hit_rank"] <= 5).mean() == pytest.approx(metrics[cell, seed, side, "rank5"], abs=1e-12)
+    key: Any
+    for key, rows in queries.groupby(["cell", "seed", "side"]):
+        assert rows["average_precision"].mean() == pytest.approx(metrics[*key, "mAP"], abs=1e-12)
+        assert (rows["first_hit_rank"] <= 5).mean() == pytest.approx(metrics[*key, "rank5"], abs=1e-12)
     contrasts = pd.read_parquet(tables / "contrasts.parquet")
     shown = contrasts[(contrasts["metric"] == "mAP") & (contrasts["side"] == "before_neck")]
     assert list(zip(shown["cell"], shown["reference"], strict=True)) == [("p1", "naive_triplet")]
@@ -280,7 +282,7 @@ def test_an_import_comes_and_goes_with_its_folder_and_repeats_tables_and_report_
     theirs = results / "market1501" / "p1" / "seed0" / "features.npz"
     shutil.copy(theirs, study / "theirs.npz")
     reidablate = Path(sys.executable).with_name("reidablate")
-    command = [reidablate, "import", "theirs", "theirs.npz", "--dataset", "market1501"]
+    command = [str(reidablate), "import", "theirs", "theirs.npz", "--dataset", "market1501"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert "theirs on market1501: mAP" in done.stdout
     behind = {"aggregate": 1, "statistics": 1, "report": 1}

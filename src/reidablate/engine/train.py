@@ -265,7 +265,7 @@ class _Training:
         progress = epoch / max(1, train.num_epochs - 1)
         terms = study_loss(self.config.losses, _loss_inputs(model, outputs), targets, positions, progress=progress)
         fit.optimiser.zero_grad(set_to_none=True)
-        fit.scaler.scale(terms["total"]).backward()  # type: ignore[no-untyped-call]
+        fit.scaler.scale(terms["total"]).backward()
         fit.scaler.unscale_(fit.optimiser)
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         norms = {
@@ -349,7 +349,7 @@ class _Training:
             "machine": provenance.machine(),
             "device": torch.cuda.get_device_name() if on_gpu else "cpu",
             "gpus": list(self.gpus),
-            "cuda": {"runtime": torch.version.cuda, "cudnn": torch.backends.cudnn.version()} if on_gpu else None,  # type: ignore[no-untyped-call]
+            "cuda": {"runtime": torch.version.cuda, "cudnn": torch.backends.cudnn.version()} if on_gpu else None,
             "threads": self.spec.threads,
             "workers": self.spec.workers,
             "deterministic": torch.are_deterministic_algorithms_enabled(),

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from typing import Any
 
 LOG = os.open(os.environ["WATCH_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 RESULTS = os.path.join(os.getcwd(), "results", "")
@@ -15,7 +16,7 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 to_stop = os.environ.get("WATCH_STOP")
 
 
-def watch(event: str, arguments: tuple[object, ...]) -> None:
+def watch(event: str, arguments: tuple[Any, ...]) -> None:
     global to_stop
     if event == "open" and isinstance(arguments[0], str | os.PathLike):
         written = isinstance(arguments[2], int) and arguments[2] & WRITING
