@@ -10,16 +10,21 @@ from reidablate.engine.devices import usable_gpus
 from reidablate.errors import UserError, sentence
 from reidablate.planning import plan
 from reidablate.scope import write_scope
+from reidablate.selecting import as_written
 from reidablate.standing import Standing
 from reidablate.trees import load_yaml, merge
 from reidablate.turn import Turn, only_looks
 
 try:
-    CONFIG = merge(load_yaml(Path("workflow/config/default.yaml")), config)
+    CONFIG = merge(
+        load_yaml(Path("workflow/config/default.yaml")), as_written(config, workflow.config_settings.config_args)
+    )
     STUDY = plan(CONFIG)
     if workflow.is_main_process:  # not in a job on another machine
         TURN = Turn(STUDY.root, wait=not only_looks(sys.argv))
         STUDY = plan(CONFIG) if TURN.waited else STUDY
+        for line in STUDY.notices:
+            print(f"reidablate: {line}", file=sys.stderr)
         if TURN.undisturbed:
             STUDY.reindex_changed()
     NEEDS = Standing(STUDY).needs
@@ -41,6 +46,7 @@ include: "workflow/rules/diagnose.smk"
 include: "workflow/rules/aggregate.smk"
 include: "workflow/rules/report.smk"
 
+
 rule all:
     default_target: True
     input:
@@ -48,8 +54,6 @@ rule all:
 
 
 onstart:
-    for line in STUDY.notices:
-        print(f"reidablate: {line}", file=sys.stderr)
     num_gpus = usable_gpus() if workflow.local_exec else None
     if reason := STUDY.refusal(gpu_limit=gpu_limit(), num_gpus=num_gpus):
         print(f"reidablate: {reason}", file=sys.stderr)

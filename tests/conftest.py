@@ -1,7 +1,6 @@
 """What several test modules share: a tiny study on disk, made once by the real stages."""
 
 import os
-import shutil
 from collections.abc import Generator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from reidablate.engine.stages import pretrain_spec
 from reidablate.engine.train import train_run
 from reidablate.planning import plan
 from reidablate.study import PRETRAIN, Study
-from support import ROOT, run_cli
+from support import ROOT, copy_cells, copy_project, run_cli
 
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("repeatable")
@@ -40,11 +39,7 @@ def pytest_runtest_makereport(
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working copy of what a user's checkout holds besides the package, as the current folder."""
-    for name in ("Snakefile", "workflow", "profiles", "ablations", "report_templates"):
-        source = ROOT / name
-        copy = shutil.copytree if source.is_dir() else shutil.copy
-        copy(source, tmp_path / name)
-    shutil.copy(ROOT / "tests" / "tiny.yaml", tmp_path / "tiny.yaml")
+    copy_project(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -63,8 +58,9 @@ def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
         settings = yaml.safe_load((ROOT / "workflow" / "config" / "default.yaml").read_text())
-        changed = {"preset": "tests/tiny.yaml", "results": str(folder / "results"), "data_root": str(folder / "data")}
-        study = plan({**settings, **changed})
+        places = {key: str(folder / key) for key in ("results", "data_root")}
+        cells = str(copy_cells(folder / "ablations"))
+        study = plan({**settings, **places, "preset": "tests/tiny.yaml", "ablations": cells})
     arguments = ["--plan", str(study.write()), "--dataset"]
     for dataset in ("market1501", "occluded_duke", PRETRAIN):
         recipe = canonical_json(study.synthetic_recipe(dataset))

@@ -2,18 +2,32 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import Tensor
 from typer.testing import CliRunner
 
+from reidablate.cells import Cell, load_cells
 from reidablate.cli import app
+from reidablate.config import Preset
 
 ROOT = Path(__file__).parents[1]
 T = TypeVar("T")
+# The files that the project ships in ablations/. Tests read these alone: a checkout may hold a user's cells as well.
+_SHIPPED = """
+abs_x ape_off ape_sinusoidal cls_no_ape cls_per_patch cls_term cls_untie cls_untie_beit cls_untie_shared
+jsd_layer jsd_permutations naive_triplet naive_triplet_as_run p1 p1_as_run p1_classifier p1_classifier_as_run
+p1_detach p1_mean_negative p1_rpe p1_rpe_as_run p1_rpe_jsd p1_rpe_jsd_as_run p2 p2_as_run p2_classifier
+p2_divergence p2_grouping p2_identity_mean p2_pairs p2_patches p2_rpe_detached p2_scaled_ape p2_shifted_ape
+p2_token_order p2_weight p2_without_rpe pos_pull pos_triplet pos_triplet_as_run pos_triplet_lr pos_triplet_mean
+rpe rpe_double_lr rpe_only rpe_zero_init shaw_key x_only y_only
+"""
+SHIPPED = _SHIPPED.split()
 BASE = ["preset=tiny.yaml", "datasets=market1501", "cells=naive_triplet,p1"]
 
 
@@ -26,6 +40,29 @@ def present(value: T | None) -> T:
 def gradient(tensor: Tensor | None) -> Tensor:
     """Returns the gradient that a backward pass left."""
     return present(present(tensor).grad)
+
+
+def copy_cells(folder: Path) -> Path:
+    """Copies the shipped cells into a new folder and returns it."""
+    folder.mkdir(parents=True)
+    for name in SHIPPED:
+        shutil.copy(ROOT / "ablations" / f"{name}.yaml", folder)
+    return folder
+
+
+def shipped_cells(presets: Iterable[Preset]) -> dict[str, Cell]:
+    """Returns the shipped cells, resolved under some presets, by name."""
+    cells = load_cells(ROOT / "ablations", presets)
+    return {name: cell for name, cell in cells.items() if cell.path.stem in SHIPPED}
+
+
+def copy_project(folder: Path) -> None:
+    """Copies what a checkout holds besides the package, with the shipped cells and the tiny preset, into a folder."""
+    for name in ("workflow", "profiles", "report_templates"):
+        shutil.copytree(ROOT / name, folder / name)
+    for name in ("Snakefile", "tests/tiny.yaml"):
+        shutil.copy(ROOT / name, folder)
+    copy_cells(folder / "ablations")
 
 
 def run_cli(*arguments: str) -> str:

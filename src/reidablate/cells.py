@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
+import yaml
 from pydantic import Field, field_validator
 
 from reidablate.config import EvaluateConfig, Preset, RunConfig, Section, nearest, validate
@@ -97,40 +98,194 @@ class Cell:
         return validate(RunConfig, merge(base, self.options), where=self.where)
 
 
-def load_cells(folder: Path, presets: Iterable[Preset]) -> dict[str, Cell]:
-    """Returns every cell of a folder by name.
+_Files = Mapping[str, tuple[Path, CellFile]]  # the place and the content of each cell's own file, by its name
 
-    Every cell is checked against every preset, also those that will not run, so a slip is found at once.
+
+@dataclass(frozen=True, kw_only=True)
+class Broken:
+    """Why a cell cannot be used.
+
+    Attributes:
+        sentence: What is wrong, in which file, and what to do.
+        cause: The cell or file at fault; not the cell itself where that one only needs it.
+    """
+
+    sentence: str
+    cause: str
+
+
+class Cells(dict[str, Cell]):
+    """The usable cells of a folder by name.
+
+    Attributes:
+        broken: The others by name; a file that cannot be read stands under its name without the suffix.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.broken: dict[str, Broken] = {}
+
+    @property
+    def words(self) -> dict[str, list[str]]:
+        """The cells that each word selects: its own name one, the name of a file with a sweep all its points."""
+        files: dict[str, list[str]] = {}
+        for cell in self.values():
+            files.setdefault(cell.path.stem, []).append(cell.name)
+        return files | {name: [name] for name in self}
+
+    @property
+    def notices(self) -> list[str]:
+        """One line for each fault, with the cells that are left out because of it."""
+        lines = []
+        for name, fault in self.broken.items():
+            if fault.cause == name:
+                others = [other for other, why in self.broken.items() if why.cause == name != other]
+                lines.append(f"{fault.sentence} Left out until then: {', '.join([name, *others])}.")
+        return lines
+
+    def why_broken(self, name: str) -> Broken | None:
+        """Returns why a cell cannot be used, also a point of a sweep whose file is broken; None if nothing is known."""
+        points = (fault for stem, fault in self.broken.items() if name.startswith(f"{stem}_"))
+        return None if name in self else self.broken.get(name) or next(points, None)
+
+    def drop(self, name: str, error: UserError) -> None:
+        """Takes a cell out as broken."""
+        self.pop(name, None)
+        cause = error.cause if isinstance(error, _NeedsBrokenError) else name
+        self.broken[name] = Broken(sentence=str(error), cause=cause)
+
+
+def load_cells(folder: Path, presets: Iterable[Preset]) -> Cells:
+    """Returns the usable cells of a folder by name, and with them why the others are broken.
+
+    Every cell is checked against every preset, also those that will not run, so a slip is found at once. It breaks
+    its own cell and those that extend it or are compared with it, and no other.
 
     Raises:
-        UserError: Naming the file and the slip: an unknown key, an unsafe or repeated name, a cycle, and so on.
+        UserError: There is no such folder or no file in it, or two files give one name.
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder} with ablation cells; give it with --config ablations=FOLDER.")
-    files = {path: _read(path) for path in yaml_files(folder)}
-    if not files:
+    paths, presets = yaml_files(folder), list(presets)
+    if not paths:
         raise UserError(f"{folder} holds no .yaml file; `reidablate cells new NAME` makes one.")
-    expanded = [(path, cell) for path, file in files.items() for cell in _expand(file, path)]
-    by_name: dict[str, tuple[Path, CellFile]] = {}
-    for path, file in expanded:
-        if file.name in by_name:
-            raise UserError(f"{path}: cell name '{file.name}' is already used by {by_name[file.name][0]}; rename one.")
-        by_name[file.name] = (path, file)
-    cells = {name: _inherit(name, by_name) for name in by_name}
-    for cell in cells.values():
-        for reference in cell.references:
-            if reference not in cells:
-                raise UserError(f"{cell.path}: reference '{reference}' is no cell; {nearest(reference, list(cells))}")
-        for preset in presets:
-            cell.resolve(preset)
+    refuse_twins(paths)
+    cells = Cells()
+    files = _read_files(paths, cells)
+    for name in _parents_first(files, cells):
+        path, file = files[name]
+        try:
+            _require(path, "extends", [file.extends] if file.extends else [], cells, files)
+            cell = _inherit(name, files)
+            for preset in presets:
+                cell.resolve(preset)
+            cells[name] = cell
+        except UserError as error:
+            cells.drop(name, error)
+    _drop_uncomparable(cells, files)
     return cells
 
 
+def refuse_twins(paths: Iterable[Path]) -> None:
+    """Refuses files whose names differ in nothing but suffix and case, which on many systems are one file.
+
+    Raises:
+        UserError: There are two.
+    """
+    seen: dict[str, Path] = {}
+    for path in paths:
+        name = path.stem.casefold()
+        if name in seen:
+            raise UserError(
+                f"{path}: cell name '{name}' is already used by {seen[name]}; rename one, not only its case."
+            )
+        seen[name] = path
+
+
+def _read_files(paths: Iterable[Path], cells: Cells) -> dict[str, tuple[Path, CellFile]]:
+    """Returns every cell's own file by name, the points of a sweep one by one; a broken file is dropped."""
+    files: dict[str, tuple[Path, CellFile]] = {}
+    for path in paths:
+        try:
+            expanded = _expand(_read(path), path)
+        except UserError as error:
+            cells.drop(path.stem, error)
+            continue
+        for file in expanded:
+            if file.name in files:
+                raise UserError(
+                    f"{path}: cell name '{file.name}' is already used by {files[file.name][0]}; rename one."
+                )
+            files[file.name] = (path, file)
+    return files
+
+
+def _parents_first(files: _Files, cells: Cells) -> list[str]:
+    """Returns the names of the cells, each behind the one that it extends; those in a circle are dropped."""
+    depths = {}
+    for name, (path, file) in files.items():
+        chain, parent = [name], file.extends
+        while parent is not None and parent in files and parent not in chain:
+            chain.append(parent)
+            parent = files[parent][1].extends
+        if parent in chain:
+            loop = " -> ".join([*chain, parent])
+            sentence = f"{path}: 'extends' runs in a circle ({loop}); let one of them extend another cell."
+            cells.drop(name, UserError(sentence))
+        else:
+            depths[name] = len(chain)
+    return sorted(depths, key=lambda name: depths[name])
+
+
+def _require(path: Path, key: str, needed: Iterable[str], cells: Cells, files: _Files) -> None:
+    """Checks that a cell has the cells that it names under `key`.
+
+    Raises:
+        UserError: One is broken, with its fault, or is no cell.
+    """
+    for name in needed:
+        if fault := cells.why_broken(name):
+            why = cells.broken[fault.cause].sentence
+            raise _NeedsBrokenError(f"{path}: {key} '{name}' cannot be used, because {why}", fault.cause)
+        if name not in cells:
+            known = nearest(name, list(files))
+            raise UserError(f"{path}: {key} '{name}'{', which' if key == 'extends' else ''} is no cell; {known}")
+
+
+class _NeedsBrokenError(UserError):
+    def __init__(self, sentence: str, cause: str) -> None:
+        super().__init__(sentence)
+        self.cause = cause
+
+
+def _drop_uncomparable(cells: Cells, files: _Files) -> None:
+    """Drops the cells whose references cannot be used, and those that extend them or are compared with them."""
+    before = None
+    while before != len(cells):
+        before = len(cells)
+        for cell in list(cells.values()):
+            try:
+                _require(cell.path, "extends", [cell.extends] if cell.extends else [], cells, files)
+                _require(cell.path, "reference", cell.references, cells, files)
+            except UserError as error:
+                cells.drop(cell.name, error)
+
+
 def _read(path: Path) -> CellFile:
-    data = load_yaml(path)
+    data = _names_as_written(load_yaml(path), path)
     for dotted in PRESET_ONLY.keys() & flatten(data).keys():
         _refuse_presets(path, dotted, verb="scale it with")
     return _checked(data, path)
+
+
+def _names_as_written(data: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Returns the content of a cell file with names as text, also where YAML reads a number or date (2024_05)."""
+    keys = ("name", "extends", "reference")
+    values = [value for key in keys for value in (data[key] if isinstance(data.get(key), list) else [data.get(key)])]
+    if all(value is None or isinstance(value, str) for value in values):
+        return data
+    written = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+    return {**data, **{key: written[key] for key in keys if key in written and data[key] is not None}}
 
 
 def _refuse_presets(path: Path, dotted: str, *, verb: str) -> NoReturn:
@@ -176,16 +331,11 @@ def _nest(dotted: str, value: Any) -> dict[str, Any]:
     return dict(value)
 
 
-def _inherit(name: str, files: Mapping[str, tuple[Path, CellFile]]) -> Cell:
+def _inherit(name: str, files: _Files) -> Cell:
     """Returns the cell with its parents' keys filled in; the root of the chain is the baseline."""
     path, file = files[name]
     chain = [file]
     while (parent := chain[-1].extends) is not None:
-        if parent not in files:
-            raise UserError(f"{path}: extends '{parent}', which is no cell; {nearest(parent, list(files))}")
-        if any(parent == link.name for link in chain):
-            loop = " -> ".join([*(link.name for link in chain), parent])
-            raise UserError(f"{path}: 'extends' runs in a circle ({loop}); let one of them extend another cell.")
         chain.append(files[parent][1])
     options: dict[str, Any] = {}
     for link in reversed(chain):
@@ -222,9 +372,27 @@ def select(cells: Mapping[str, Cell], *, names: Iterable[str] | None, tier: Tier
     else:
         wanted = list(dict.fromkeys(names))
         for name in wanted:
+            if isinstance(cells, Cells) and (fault := cells.why_broken(name)):
+                raise UserError(fault.sentence)
             if name not in cells:
                 raise UserError(f"there is no cell '{name}'; {nearest(name, list(cells))}")
     return sorted((cells[name] for name in wanted), key=lambda cell: _ancestry(cell, cells))
+
+
+def unchanged_copies(chosen: Iterable[Cell], cells: Mapping[str, Cell], preset: Preset) -> list[str]:
+    """Returns a line for each chosen cell that has the runs of an earlier one, chosen too or a parent."""
+    asked = [cell.name for cell in chosen]
+    first: dict[tuple[RunConfig, int], str] = {}
+    lines = []
+    for name in dict.fromkeys(name for one in asked for name in _ancestry(cells[one], cells)):
+        cell = cells[name]
+        other = first.setdefault((cell.resolve(preset), cell.seed_offset), name)
+        if other != name and name in asked:
+            lines.append(
+                f"{name}: same configuration as {other}, so its runs repeat those of {other}; "
+                f"write what differs into {cell.path}."
+            )
+    return lines
 
 
 def _ancestry(cell: Cell, cells: Mapping[str, Cell]) -> tuple[str, ...]:
@@ -258,6 +426,41 @@ def describe(cell: Cell, cells: Mapping[str, Cell], preset: Preset) -> dict[str,
     }
 
 
+def as_cell_file(cell: Cell, preset: Preset) -> str:
+    """Returns a cell as the text of a cell file: every option once.
+
+    What the cell and its parents declare stands as YAML that means the same under every preset; what it has of the
+    preset or by default stands behind it in comments.
+    """
+    file = {
+        "name": cell.name,
+        "title": cell.title,
+        "group": cell.group,
+        "tier": cell.tier,
+        "question": cell.question,
+        "notes": cell.notes,
+        "extends": cell.extends,
+        "reference": list(cell.references) if cell.extends else [],
+        "seed_offset": cell.seed_offset,
+        **cell.options,
+        "evaluate": cell.evaluate.model_dump() if cell.evaluate else None,
+    }
+    empty = {"reference"} if cell.extends else set()
+    shown = {key: value for key, value in file.items() if value or key in empty}
+    text = yaml.dump(shown, Dumper=_PlainDumper, sort_keys=False, allow_unicode=True, width=110)
+    declared = flatten(cell.options)
+    rest = {key: value for key, value in flatten(cell.resolve(preset).dump()).items() if key not in declared}
+    lines = [f"#   {key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in rest.items()]
+    return "".join([text, f"# And of preset {preset.name}, or by default:\n", *lines])
+
+
+class _PlainDumper(yaml.SafeDumper):
+    """Writes equal values twice rather than as anchor and alias."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
 def new_cell(folder: Path, name: str, parent: Cell) -> Path:
     """Writes a commented `ablations/<name>.yaml` that extends `parent` and returns its path.
 
@@ -266,12 +469,12 @@ def new_cell(folder: Path, name: str, parent: Cell) -> Path:
     """
     path = folder / f"{name}.yaml"
     _checked({"name": name}, path)
-    if path.exists():
-        raise UserError(f"{path} exists already; choose another name or edit it.")
+    if taken := next((other for other in yaml_files(folder) if other.stem.casefold() == name), None):
+        raise UserError(f"{taken} exists already; choose another name or edit it.")
     path.write_text(
-        f"name: {name}\n"
+        f"name: {_as_yaml(name)}\n"
         f"title: {json.dumps(f'{parent.title}, changed', ensure_ascii=False)}\n"
-        f"extends: {parent.name}\n"
+        f"extends: {_as_yaml(parent.name)}\n"
         'question: ""\n'
         "# Write below only what differs from the parent, for example:\n"
         "# losses:\n"
@@ -279,6 +482,11 @@ def new_cell(folder: Path, name: str, parent: Cell) -> Path:
         encoding="utf-8",
     )
     return path
+
+
+def _as_yaml(name: str) -> str:
+    """Returns a name as YAML reads it back, in quotes where it looks like a number or a date."""
+    return name if yaml.safe_load(name) == name else json.dumps(name)
 
 
 def cell_schema() -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The subcommands of `reidablate cells`: argument parsing only."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,15 +41,12 @@ def cells_list(
 
 @app.command("show")
 def cells_show(name: str, ablations: AblationsOption = Path("ablations"), preset: PresetOption = "quickstart") -> None:
-    """Prints a cell with everything inherited filled in."""
-    import yaml
-
-    from reidablate.cells import describe, select
+    """Prints a cell with everything inherited filled in, as YAML for a cell of your own."""
+    from reidablate.cells import as_cell_file, select
 
     cells, scale = _cells(ablations, preset)
     (cell,) = select(cells, names=[name], tier="optional")
-    shown = json.loads(json.dumps(describe(cell, cells, scale)))  # copies, so that YAML needs no anchors
-    typer.echo(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True), nl=False)
+    typer.echo(as_cell_file(cell, scale), nl=False)
 
 
 @app.command("diff")
@@ -98,4 +96,7 @@ def _cells(ablations: Path, preset: str) -> tuple[Any, Any]:
     presets = load_presets()
     if preset not in presets:
         raise UserError(f"there is no preset '{preset}'; {nearest(preset, list(presets))}")
-    return load_cells(ablations, presets.values()), presets[preset]
+    cells = load_cells(ablations, presets.values())
+    for line in cells.notices:
+        print(f"reidablate: {line}", file=sys.stderr)
+    return cells, presets[preset]

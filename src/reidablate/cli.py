@@ -238,11 +238,34 @@ def reproduce(run: Annotated[Path, typer.Argument(help="A run's folder.")]) -> N
 
 
 @app.command()
-def evaluate(run: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    plan: Annotated[Path | None, typer.Option(help="Remove what the preset of this plan does not keep.")] = None,
+) -> None:
     """Scores the features of one run on both sides of the neck."""
     from reidablate.metrics.evaluate import evaluate_run
 
     typer.echo(evaluate_run(run))
+    if plan is not None:
+        from reidablate.keeping import release
+        from reidablate.study import load_study
+
+        release(load_study(plan), run)
+
+
+@app.command()
+def clean(
+    yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed.")] = False,
+    results: Annotated[
+        Path | None, typer.Option(help="results/<preset> of the study; not needed where there is only one.")
+    ] = None,
+) -> None:
+    """Lists what a study no longer needs, with sizes; removes it with --yes, when no call is using the study."""
+    from reidablate.report.imported import find_results
+    from reidablate.tidying import clean_study
+
+    for line in clean_study(results or find_results(), remove=yes):
+        typer.echo(line)
 
 
 @app.command("score")

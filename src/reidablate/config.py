@@ -335,6 +335,7 @@ class Preset(Section):
     train: dict[str, Any] = {}
     execution: Execution = Execution()
     evaluate: EvaluateConfig = EvaluateConfig()
+    keep: Literal["all", "last", "none"] = "all"  # whose weights and features stay when all scores are there
     synthetic: dict[str, SyntheticRecipe] | None = None
     pretrain: dict[str, Any] | None = None
 

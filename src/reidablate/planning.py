@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reidablate.cells import Cell, describe, load_cells, select
+from reidablate.cells import Cell, describe, load_cells, select, unchanged_copies
 from reidablate.config import Preset, RunConfig, nearest, validate
 from reidablate.data.formats import SYNTHETIC_FILE, locate
 from reidablate.errors import UserError
 from reidablate.scope import cells_of, read_scope, restrict, union
+from reidablate.selecting import check_folder, pick
 from reidablate.study import PRETRAIN, MissingDataset, PlannedCell, PlannedDataset, Selection, Settings, Study
 from reidablate.trees import load_yaml, merge, yaml_files
 
@@ -60,13 +61,15 @@ def plan(config: Mapping[str, Any]) -> Study:
     wanted = _wanted_datasets(settings)
     found, missing = _find(settings, wanted)
     preset = presets["paper" if found else "quickstart"] if settings.preset == "auto" else presets[settings.preset]
-    if any(letter.isspace() for letter in f"{settings.results}{preset.name}"):
-        raise UserError(f"results folder '{settings.results / preset.name}' has a space in it; choose one without.")
+    check_folder(settings.results / preset.name)
     datasets, notices = _datasets(settings, preset, wanted, found, missing)
     cells = load_cells(settings.ablations, presets.values())
-    names = None if settings.cells == "all" else _words("cells", settings.cells)
+    broken = {name: fault.sentence for name, fault in cells.broken.items()}
+    names = None if settings.cells == "all" else pick("cells", settings.cells, cells.words, broken)
     tier = preset.tier if settings.tier == "preset" else settings.tier
     chosen = select(cells, names=names, tier=tier)
+    if not chosen and cells.notices:
+        raise UserError(cells.notices[0])
     if not chosen:
         raise UserError(f"no cell of {settings.ablations} is of tier '{tier}'; name some with --config cells=NAME.")
     chosen, line = _with_references(chosen, cells)
@@ -82,6 +85,7 @@ def plan(config: Mapping[str, Any]) -> Study:
     datasets += _earlier_datasets(settings, preset, [d.name for d in datasets], planned)
     datasets.sort(key=lambda dataset: list(settings.dataset_table).index(dataset.name))
     palette = [name for name in (scope.palette if scope else []) if name in cells]
+    notices += [*line, *cells.notices, *unchanged_copies(kept, cells, preset)]
     return Study(
         settings=settings,
         preset=preset,
@@ -89,7 +93,7 @@ def plan(config: Mapping[str, Any]) -> Study:
         missing_datasets=[] if preset.synthetic else missing,
         cells=described,
         seeds=seeds,
-        notices=[*notices, *line, *_left_out(described, settings, [dataset.name for dataset in datasets])],
+        notices=[*notices, *_left_out(described, settings, [dataset.name for dataset in datasets])],
         planned=planned,
         asked=asked,
         palette=palette + [cell.name for cell in described if cell.name not in palette],
@@ -145,22 +149,9 @@ def _left_out(cells: list[PlannedCell], settings: Settings, present: list[str]) 
     ]
 
 
-def _words(key: str, text: str) -> list[str]:
-    words = [word.strip() for word in text.split(",") if word.strip()]
-    if not words:
-        raise UserError(f"--config {key}: '{text}' names none; write all, or names separated by commas.")
-    return words
-
-
 def _wanted_datasets(settings: Settings) -> list[str]:
-    if settings.datasets == "all":
-        return list(settings.dataset_table)
-    names = _words("datasets", settings.datasets)
-    for name in names:
-        if name not in settings.dataset_table:
-            known = nearest(name, list(settings.dataset_table))
-            raise UserError(f"--config datasets: there is no data set '{name}' in dataset_table; {known}")
-    return names
+    table = settings.dataset_table
+    return list(table) if settings.datasets == "all" else pick("datasets", settings.datasets, {n: [n] for n in table})
 
 
 def _find(settings: Settings, wanted: list[str]) -> tuple[dict[str, Path], list[MissingDataset]]:

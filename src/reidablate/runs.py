@@ -1,6 +1,7 @@
 """What runs and diagnoses leave on disk, checked where it is read: the form of a broken file is one sentence."""
 
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -153,7 +154,14 @@ class Provenance(BaseModel):
         return f"{self.dataset}/{self.cell}/seed{self.seed}{elsewhere}"
 
 
-def differs(run: Path, planned: Identity, *, features: bool = True, same_code: bool = False) -> str:
+def differs(
+    run: Path,
+    planned: Identity,
+    *,
+    features: bool = True,
+    same_code: bool = False,
+    removed: Collection[str] = (),
+) -> str:
     """Returns why the folder of a run does not hold a planned training, finished, as a phrase; empty when it does.
 
     Args:
@@ -161,9 +169,10 @@ def differs(run: Path, planned: Identity, *, features: bool = True, same_code: b
         planned: What the training should be.
         features: Whether features belong to it; the pre-training has none.
         same_code: Whether it must also be by the code that is installed.
+        removed: Files that were removed on purpose and need not be there.
     """
     needed = ["provenance.json", "history.parquet", "model.safetensors"] + ["features.npz"] * features
-    if gone := [name for name in needed if not (run / name).is_file()]:
+    if gone := [name for name in needed if name not in removed and not (run / name).is_file()]:
         return "not trained yet" if len(gone) == len(needed) else f"{' and '.join(gone)} missing"
     try:
         made = read_record(run / "provenance.json", Provenance)

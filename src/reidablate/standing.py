@@ -17,6 +17,7 @@ from reidablate.data.cache import differs_from
 from reidablate.data.formats import SYNTHETIC_FILE
 from reidablate.data.index import read_summary
 from reidablate.errors import UserError
+from reidablate.keeping import removed
 from reidablate.provenance import versions
 from reidablate.runs import (
     NO_WEIGHTS,
@@ -176,7 +177,10 @@ class Standing:
         if data is None or weights is None:
             return f"the {'images' if data is None else 'initial weights'} it was made from are not there"
         planned = Identity(configuration=config.hash, data=data, weights=weights, seed=run.seed)
-        return differs(folder, planned, same_code=self._same_code)
+        gone = removed(folder)
+        if "features.npz" in gone and unscored(folder):
+            return "its features were removed, so it cannot be scored again"
+        return differs(folder, planned, same_code=self._same_code, removed=gone)
 
     def _unscored(self, run: Run | Transfer) -> str:
         """Returns why a run does not stand as trained and scored, as a phrase; empty when it does."""
@@ -187,7 +191,7 @@ class Standing:
         folder = self.study.root / transfer.id
         if reason := self.untrained(transfer.run):
             return reason
-        if not all((folder / name).is_file() for name in ("features.npz", "provenance.json")):
+        if not all((folder / name).is_file() for name in {"features.npz", "provenance.json"} - removed(folder)):
             return "not extracted yet"
         try:
             run = read_record(self.study.root / transfer.run.id / "provenance.json", Provenance)
@@ -212,8 +216,9 @@ class Standing:
         """What has to be made."""
         study, asked = self.study, set(self.study.asked_runs)
         sets = [dataset.name for dataset in study.datasets] + [PRETRAIN] * study.pretrains
-        train = {run: None for run in study.asked_runs if self.untrained(run)}
         transfer = {t: None for t in study.transfers if t.run in asked and self.untransferred(t)}
+        weightless = {t.run for t in transfer if "model.safetensors" in removed(study.root / t.run.id)}
+        train = {run: None for run in study.asked_runs if self.untrained(run) or run in weightless}
         runs: list[Run | Transfer] = [*study.runs, *study.transfers]
         unscored = [run for run in runs if self.unscored(run)]
         caches = [name for name in sets if self.uncached(name)]

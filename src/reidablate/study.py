@@ -16,6 +16,7 @@ from reidablate.cells import Tier
 from reidablate.config import Preset, RunConfig, Section, nearest, validate
 from reidablate.data.formats import source_of
 from reidablate.errors import UserError
+from reidablate.selecting import Asked
 from reidablate.trees import merge
 
 S = TypeVar("S", bound=Section)
@@ -38,8 +39,8 @@ class Settings(Section):
     results: Path
     ablations: Path
     preset: str
-    cells: str
-    datasets: str
+    cells: Asked
+    datasets: Asked
     seeds: int | Literal["preset"]
     tier: Tier | Literal["preset"]
     device: Literal["auto", "cpu", "cuda"]

@@ -1,13 +1,24 @@
 """Cells: inheritance, references, sweeps, and every slip a user can make in a YAML file."""
 
 import json
+import re
 from pathlib import Path
 
 import jsonschema
 import pytest
 import yaml
 
-from reidablate.cells import Cell, cell_schema, describe, load_cells, new_cell, select
+from reidablate.cells import (
+    Cell,
+    Cells,
+    as_cell_file,
+    cell_schema,
+    describe,
+    load_cells,
+    new_cell,
+    select,
+    unchanged_copies,
+)
 from reidablate.config import EvaluateConfig
 from reidablate.errors import UserError
 from reidablate.planning import load_presets
@@ -26,7 +37,7 @@ CORE = {
 }
 
 
-def load(project: Path) -> dict[str, Cell]:
+def load(project: Path) -> Cells:
     return load_cells(project / "ablations", load_presets().values())
 
 
@@ -110,17 +121,98 @@ def test_a_sweep_makes_a_cell_of_every_combination(project: Path) -> None:
     ],
 )
 def test_a_slip_is_one_sentence_naming_the_file(project: Path, name: str, text: str, sentence: str) -> None:
+    before = set(load(project))
     write(project, name, text)
+    cells = load(project)
+    assert set(cells) == before
+    for found in (cells.broken[name].sentence, refusal(cells, name)):
+        assert sentence in found
+        assert f"{name}.yaml" in found
+    (line,) = cells.notices
+    assert line == f"{cells.broken[name].sentence} Left out until then: {name}."
+
+
+def refusal(cells: Cells, name: str) -> str:
     with pytest.raises(UserError) as caught:
-        load(project)
-    assert sentence in str(caught.value)
-    assert f"{name}.yaml" in str(caught.value)
+        select(cells, names=[name], tier="core")
+    return str(caught.value)
 
 
-def test_a_slip_in_one_point_of_a_sweep_names_the_point(project: Path) -> None:
+def test_a_slip_in_one_point_of_a_sweep_names_the_point_and_leaves_the_others(project: Path) -> None:
     write(project, "a", "name: a\nextends: p2_without_rpe\nsweep: {model.ape: [learned, none]}\n")
-    with pytest.raises(UserError, match=r"ablations/a.yaml, cell a_ape_none: .* the model has none"):
-        load(project)
+    cells = load(project)
+    assert list(cells.broken) == ["a_ape_none"]
+    assert re.match(r".*ablations/a.yaml, cell a_ape_none: .* the model has none", refusal(cells, "a_ape_none"))
+    assert "a_ape_learned" in cells
+
+
+def test_a_broken_file_takes_with_it_the_cells_that_need_it_and_no_other(project: Path) -> None:
+    whole = set(load(project))
+    write(project, "base", "name: base\nextends: p1\nlosses: [\n")
+    write(project, "child", "name: child\nextends: base\n")
+    write(project, "beside", "name: beside\nextends: p1\nreference: base\n")
+    write(project, "beyond", "name: beyond\nextends: beside\n")
+    cells = load(project)
+    assert set(cells) == whole
+    assert set(cells.broken) == {"base", "child", "beside", "beyond"}
+    (line,) = cells.notices
+    assert "base.yaml is not valid YAML" in line
+    assert line.endswith("Left out until then: base, child, beside, beyond.")
+    for name, key in (("child", "extends"), ("beside", "reference"), ("beyond", "extends")):
+        said = refusal(cells, name)
+        assert re.match(rf".*{name}.yaml: {key} '\w+' cannot be used, because .*base.yaml is not valid YAML", said)
+        assert said.count("because") == 1
+
+
+def test_a_point_of_a_sweep_whose_file_is_broken_ends_with_the_sentence_of_the_file(project: Path) -> None:
+    path = project / "ablations" / "p2_weight.yaml"
+    path.write_text(path.read_text() + "sweep: {}\n")
+    assert "p2_weight.yaml is not valid YAML: key 'sweep' stands twice" in refusal(load(project), "p2_weight_12")
+
+
+@pytest.mark.parametrize("name", ["501", "2024_05", "1e5", "2024-05-01", "no", "0x1f", "nan"])
+def test_names_that_yaml_reads_as_something_else_are_names(project: Path, name: str) -> None:
+    write(project, name, f"name: {name}\nextends: p1\n")
+    write(project, "child", f"name: child\nextends: {name}\nreference: [{name}, naive_triplet]\n")
+    cells = load(project)
+    assert cells[name].name == name
+    assert cells["child"].extends == name
+    assert cells["child"].references == (name, "naive_triplet")
+    new_cell(project / "ablations", f"{name}.2", cells[name])
+    again = load(project)[f"{name}.2"]
+    assert (again.name, again.extends) == (f"{name}.2", name)
+
+
+@pytest.mark.parametrize("preset", ["quickstart", "paper"])
+def test_a_shown_cell_is_a_cell_that_means_the_same_under_every_preset(project: Path, preset: str) -> None:
+    presets = load_presets()
+    before = load(project)
+    for name in ("naive_triplet", "p1_rpe_jsd", "p2_weight_12", "p1_rpe_jsd_as_run", "cls_term"):
+        text = as_cell_file(before[name], presets[preset])
+        options = [line.split(":")[0] for line in text.splitlines() if line.startswith("#   ")]
+        assert len(options) == len(set(options))
+        copy = text.replace(f"name: {name}\n", f"name: copy.{name}\n", 1)
+        write(project, f"copy.{name}", copy)
+    after = load(project)
+    for name, copied in ((name, cell) for name, cell in after.items() if name.startswith("copy.")):
+        cell = before[name.removeprefix("copy.")]
+        assert (copied.title, copied.extends, copied.references) == (cell.title, cell.extends, cell.references)
+        assert all(copied.resolve(scale) == cell.resolve(scale) for scale in presets.values())
+
+
+def test_an_unchanged_copy_is_named_beside_what_it_repeats(project: Path) -> None:
+    write(project, "mine", "name: mine\nextends: p1\n")
+    write(project, "again", "name: again\nextends: p1\nseed_offset: 100\n")
+    write(project, "other", "name: other\nextends: p1\nlosses: {weighted_triplet: {ratio: 0.25}}\n")
+    cells, preset = load(project), load_presets()["quickstart"]
+    (line,) = unchanged_copies([cells[name] for name in ("again", "mine", "other")], cells, preset)
+    assert line.startswith("mine: same configuration as p1, so its runs repeat those of p1; write what differs into")
+    assert line.endswith("ablations/mine.yaml.")
+    assert unchanged_copies(select(before_copies(cells), names=None, tier="core"), cells, preset) == []
+
+
+def before_copies(cells: Cells) -> dict[str, Cell]:
+    return {name: cell for name, cell in cells.items() if name not in {"mine", "again", "other"}}
 
 
 @pytest.mark.parametrize("name", ["mine.yaml", "mine.yml", "mine.YAML"])
@@ -137,14 +229,30 @@ def test_an_editors_hidden_file_is_no_cell(project: Path) -> None:
 def test_a_circle_of_two_is_found(project: Path) -> None:
     write(project, "a", "name: a\nextends: b\n")
     write(project, "b", "name: b\nextends: a\n")
-    with pytest.raises(UserError, match=r"circle \(a -> b -> a\)"):
-        load(project)
+    cells = load(project)
+    assert "circle (a -> b -> a)" in refusal(cells, "a")
+    assert "circle (b -> a -> b)" in refusal(cells, "b")
 
 
 def test_two_cells_of_one_name_are_refused(project: Path) -> None:
     (project / "ablations" / "p1.yml").write_text("name: p1\nextends: naive_triplet\n")
     with pytest.raises(UserError, match="cell name 'p1' is already used by"):
         load(project)
+
+
+@pytest.mark.parametrize("other", ["Mine.yaml", "mine.yml", "MINE.YAML"])
+def test_two_files_of_one_name_in_other_cases_are_refused(project: Path, other: str) -> None:
+    write(project, "mine", "name: mine\nextends: p1\n")
+    (project / "ablations" / other).write_text("not even YAML: [")
+    with pytest.raises(UserError, match=r"cell name 'mine' is already used by .*; rename one, not only its case"):
+        load(project)
+
+
+def test_a_new_cell_overwrites_no_file_of_its_name_in_another_case(project: Path) -> None:
+    cells = load(project)
+    (project / "ablations" / "Mine.yml").write_text("kept")
+    with pytest.raises(UserError, match=r"Mine.yml exists already"):
+        new_cell(project / "ablations", "mine", cells["p1"])
 
 
 def test_an_unknown_selection_names_the_nearest_cell(project: Path) -> None:
@@ -194,5 +302,4 @@ def test_where_else_a_cell_is_scored_is_inherited_and_is_no_science(project: Pat
 
 def test_a_mistyped_key_of_evaluate_is_named(project: Path) -> None:
     write(project, "typo", "name: typo\nextends: p1\nevaluate: {also: all}\n")
-    with pytest.raises(UserError, match=r"unknown key 'evaluate\.also'; did you mean 'also_on'\?"):
-        load(project)
+    assert "unknown key 'evaluate.also'; did you mean 'also_on'?" in refusal(load(project), "typo")

@@ -12,7 +12,6 @@ from pydantic import BaseModel
 import reidablate
 from reidablate import config
 from reidablate.artifacts import read_json, read_table
-from reidablate.cells import load_cells
 from reidablate.report.aggregate import RUN_COLUMNS, aggregate_study
 from reidablate.report.collect import collect
 from reidablate.report.exports import main_table
@@ -21,6 +20,7 @@ from reidablate.stats import claims, contrasts
 from reidablate.stats.pipeline import CALIBRATION, CLAIMS, write_statistics
 from reidablate.stats.slices import SLICE_COLUMNS
 from reidablate.study import Study
+from support import shipped_cells
 
 ROOT = Path(__file__).parents[2]
 METHODS = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
@@ -59,7 +59,7 @@ def test_every_value_of_the_model_options_is_explained() -> None:
 
 
 def test_the_cells_it_names_exist() -> None:
-    cells = set(load_cells(ROOT / "ablations", []))
+    cells = set(shipped_cells([]))
     named = set(re.findall(r"`((?:p1|p2|pos|naive|cls|rpe)_[a-z0-9_.*]*)`", METHODS))
     options = {"pos_source", "cls_term", "rpe_lr_factor", "cls_position"}
     assert len(named) > 15
@@ -70,7 +70,7 @@ def test_the_cells_it_names_exist() -> None:
 
 def test_the_cells_as_run_are_in_the_table_beside_those_as_defined() -> None:
     rows = [line for line in METHODS.splitlines() if line.startswith("| ")]
-    for name in (cell for cell in load_cells(ROOT / "ablations", []) if cell.endswith("_as_run")):
+    for name in (cell for cell in shipped_cells([]) if cell.endswith("_as_run")):
         assert any(f"`{name}`" in row and f"`{name.removesuffix('_as_run')}`" in row for row in rows), name
 
 

@@ -1,18 +1,18 @@
 """The cells and presets that the project ships: complete, distinct, and what their sources say."""
 
-from pathlib import Path
+import subprocess
 from typing import Any
 
 import pytest
 
-from reidablate.cells import SECTIONS, Cell, describe, load_cells
+from reidablate.cells import SECTIONS, Cell, describe
 from reidablate.config import Preset
 from reidablate.planning import load_preset, load_presets
 from reidablate.trees import flatten, load_yaml
+from support import ROOT, SHIPPED, shipped_cells
 
-ROOT = Path(__file__).parents[2]
 PRESETS = {**load_presets(ROOT / "workflow/config/presets"), "tiny": load_preset(ROOT / "tests/tiny.yaml")}
-CELLS = load_cells(ROOT / "ablations", PRESETS.values())
+CELLS = shipped_cells(PRESETS.values())
 GROUPS = {
     "main": "naive_triplet p1 p1_rpe p1_rpe_jsd p2",
     "as_run": "naive_triplet_as_run p1_as_run p1_classifier_as_run p1_rpe_as_run p1_rpe_jsd_as_run p2_as_run "
@@ -103,6 +103,14 @@ def at(config: dict[str, Any], dotted: str) -> Any:
     for key in dotted.split("."):
         config = config[key]
     return config
+
+
+def test_every_cell_file_under_version_control_is_among_the_shipped_ones() -> None:
+    listed = ["git", "ls-files", "ablations"]
+    if (ROOT / ".git").exists():
+        files = subprocess.run(listed, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
+        assert sorted(files) == [f"ablations/{name}.yaml" for name in sorted(SHIPPED)]
+    assert {cell.path.stem for cell in CELLS.values()} == set(SHIPPED)
 
 
 def test_the_cells_of_each_group_are_there() -> None:

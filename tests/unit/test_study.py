@@ -134,7 +134,10 @@ def test_wandb_off_in_yaml_is_a_boolean_and_means_disabled(settings: Settings) -
             "p2_patches.yaml, cell p2_patches_10 at preset 'tiny': "
             "losses.position_relation wants 10 patches but the grid of 4 x 2 has 8",
         ),
-        ({"results": "my results"}, "results folder 'my results/tiny' has a space in it"),
+        ({"results": "my {results}"}, "results: 'my {results}/tiny' contains '{'; Snakemake gives braces a meaning"),
+        ({"cells": ["p1", ["p2"]]}, "'cells' is"),
+        ({"cells": 501}, "--config cells: 501 is not the name of a cell; put the name in quotes"),
+        ({"cells": "q*"}, "there is no cell 'q*'"),
     ],
 )
 def test_a_wrong_setting_is_one_sentence(settings: Settings, change: Settings, sentence: str) -> None:

@@ -5,17 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from support import ROOT, snakemake
+from support import copy_project, snakemake
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose tiny study has run once. Tests copy it."""
     folder = tmp_path_factory.mktemp("project")
-    for name in ("workflow", "profiles", "ablations", "report_templates"):
-        shutil.copytree(ROOT / name, folder / name)
-    for name in ("Snakefile", "tests/tiny.yaml"):
-        shutil.copy(ROOT / name, folder)
+    copy_project(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         done = snakemake()

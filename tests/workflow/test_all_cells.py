@@ -17,10 +17,9 @@ from reidablate.report.aggregate import aggregate_study
 from reidablate.report.render import render_report
 from reidablate.stats.pipeline import write_statistics
 from reidablate.study import PRETRAIN, Study
+from support import ROOT, copy_cells
 
 pytestmark = pytest.mark.slow
-
-ROOT = Path(__file__).parents[2]
 
 
 def reduced_study(folder: Path) -> Study:
@@ -36,6 +35,7 @@ def reduced_study(folder: Path) -> Study:
         "results": str(folder / "results"),
         "data_root": str(folder / "data"),
         "datasets": "market1501",
+        "ablations": str(copy_cells(folder / "ablations")),
         "tier": "optional",
         "seeds": 1,
         "device": "cpu",

@@ -160,7 +160,9 @@ def test_a_run_killed_with_snakemake_itself_ends_with_the_same_bits(study: Path)
     ],
 )
 def test_a_refusal_is_one_sentence_and_status_2(study: Path, config: list[str], gpu: int, sentence: str) -> None:
-    (study / "ablations" / "fresh.yaml").write_text("name: fresh\nextends: p1\n")
+    (study / "ablations" / "fresh.yaml").write_text(
+        "name: fresh\nextends: p1\nlosses: {weighted_triplet: {ratio: 0.25}}\n"
+    )
     chosen = [entry.replace("cells=naive_triplet,p1", "cells=fresh") for entry in config]
     done = snakemake(config=chosen, gpu=gpu)
     assert done.returncode == 2

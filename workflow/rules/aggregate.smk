@@ -13,7 +13,7 @@ rule aggregate:
         LOGS / "aggregate.log",
     localrule: True
     shell:
-        "reidablate aggregate --plan {PLAN} 2> {log}"
+        "reidablate aggregate --plan {PLAN:q} 2> {log:q}"
 
 
 rule statistics:
@@ -32,4 +32,4 @@ rule statistics:
         LOGS / "statistics.log",
     localrule: True
     shell:
-        "reidablate statistics {ROOT} 2> {log}"
+        "reidablate statistics {ROOT:q} 2> {log:q}"

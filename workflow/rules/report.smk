@@ -20,4 +20,4 @@ rule report:
         LOGS / "report.log",
     localrule: True
     shell:
-        "reidablate report {ROOT} 2> {log}"
+        "reidablate report {ROOT:q} 2> {log:q}"

@@ -15,7 +15,7 @@ rule pretrain:
     resources:
         gpu=STUDY.gpus_per_run,
     shell:
-        "reidablate pretrain --plan {PLAN} 2> {log}"
+        "reidablate pretrain --plan {PLAN:q} 2> {log:q}"
 
 
 rule train:
@@ -34,5 +34,5 @@ rule train:
     params:
         run=lambda wildcards: Run.of(wildcards.run),
     shell:
-        "reidablate train --plan {PLAN} --dataset {params.run.dataset} --cell {params.run.cell}"
-        " --seed {params.run.seed} --gpus {resources.gpu} 2> {log}"
+        "reidablate train --plan {PLAN:q} --dataset {params.run.dataset} --cell {params.run.cell}"
+        " --seed {params.run.seed} --gpus {resources.gpu} 2> {log:q}"

@@ -14,6 +14,7 @@ from reidablate.data.index import read_index
 from reidablate.engine.spec import RunSpec
 from reidablate.engine.train import train_run
 from reidablate.errors import UserError
+from reidablate.keeping import removed
 
 COMPARED = ("model.safetensors", "features.npz")
 
@@ -35,6 +36,7 @@ class _Made(BaseModel):
     code_hash: str
     versions: dict[str, str]
     machine: dict[str, Any]
+    sha256: dict[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,9 +68,10 @@ def reproduce_run(run: Path) -> Outcome:
         raise UserError(f"{run} is no run's folder; give results/<preset>/<dataset>/<cell>/seed<k>.")
     made = read_record(run / "provenance.json", _Made)
     spec = _spec(run, made)
-    if gone := [name for name in COMPARED if not (run / name).is_file()]:
+    gone = [name for name in COMPARED if not (run / name).is_file()]
+    if set(gone) - removed(run):
         raise UserError(f"{run} lacks {' and '.join(gone)}, so there is nothing to compare with; run snakemake again.")
-    before = {name: sha256_file(run / name) for name in COMPARED}
+    before = {name: made.sha256[name] if name in gone else sha256_file(run / name) for name in COMPARED}
     again = run.with_name(f".{run.name}.reproduce")
     train_run(dataclasses.replace(spec, out=again))
     same = {name: digest == sha256_file(again / name) for name, digest in before.items()}

@@ -14,6 +14,7 @@ import pandas as pd
 
 from reidablate import provenance
 from reidablate.artifacts import atomic_path, only_writer, read_record, read_table, write_json, write_table
+from reidablate.disk import disk_use
 from reidablate.errors import UserError, last_words
 from reidablate.report.elsewhere import camera_pair_table, cross_domain_table
 from reidablate.report.imported import imported_table
@@ -197,6 +198,7 @@ def _description(study: Study, summaries: dict[str, dict[str, Any]], left_out: l
         "code": {**provenance.git_state(), "version": provenance.versions().get("reidablate")},
         "packages": provenance.versions(),
         "machine": provenance.machine(),
+        "disk_bytes": disk_use(study.root),
     }
 
 
