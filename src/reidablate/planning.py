@@ -6,9 +6,9 @@ from typing import Any
 
 from reidablate.cells import describe, load_cells, select
 from reidablate.config import Preset, RunConfig, nearest, validate
-from reidablate.data.formats import SYNTHETIC_FILE, locate
 from reidablate.errors import UserError
-from reidablate.study import PRETRAIN, MissingDataset, PlannedCell, PlannedDataset, Settings, Study
+from reidablate.sources import choose_datasets, name_notices, search_datasets
+from reidablate.study import PRETRAIN, PlannedCell, Settings, Study
 from reidablate.trees import load_yaml, merge, yaml_files
 
 CONFIG_FOLDER = Path("workflow/config")
@@ -57,11 +57,13 @@ def plan(config: Mapping[str, Any]) -> Study:
             f"--config preset: there is no preset '{settings.preset}'; {nearest(settings.preset, list(presets))}"
         )
     wanted = _wanted_datasets(settings)
-    found, missing = _find(settings, wanted)
-    preset = presets["paper" if found else "quickstart"] if settings.preset == "auto" else presets[settings.preset]
+    search = search_datasets(settings, wanted, presets.get(settings.preset))
+    auto = "paper" if search.found else "quickstart"
+    preset = presets[auto if settings.preset == "auto" else settings.preset]
     if any(letter.isspace() for letter in f"{settings.results}{preset.name}"):
         raise UserError(f"results folder '{settings.results / preset.name}' has a space in it; choose one without.")
-    datasets, notices = _datasets(settings, preset, wanted, found, missing)
+    sources = choose_datasets(settings, preset, wanted, search)
+    datasets, notices = sources.datasets, sources.notices
     cells = load_cells(settings.ablations, presets.values())
     names = None if settings.cells == "all" else _words("cells", settings.cells)
     tier = preset.tier if settings.tier == "preset" else settings.tier
@@ -71,12 +73,15 @@ def plan(config: Mapping[str, Any]) -> Study:
     for cell in chosen:
         cell.resolve(preset).require_patches(f"{cell.where} at preset '{preset.name}'")
     planned = [PlannedCell.model_validate(describe(cell, cells, preset)) for cell in chosen]
-    notices += _left_out(planned, settings, [dataset.name for dataset in datasets])
+    test_only = [d for d in sources.test_only if any(c.also_on == "all" or d.name in c.also_on for c in planned)]
+    notices += name_notices(test_only, settings.dataset_table)
+    notices += _left_out(planned, settings, [dataset.name for dataset in [*datasets, *test_only]])
     return Study(
         settings=settings,
         preset=preset,
         datasets=datasets,
-        missing_datasets=[] if preset.synthetic else missing,
+        test_only=test_only,
+        missing_datasets=sources.missing,
         cells=planned,
         seeds=preset.seeds if settings.seeds == "preset" else settings.seeds,
         notices=notices,
@@ -117,65 +122,3 @@ def _wanted_datasets(settings: Settings) -> list[str]:
             known = nearest(name, list(settings.dataset_table))
             raise UserError(f"--config datasets: there is no data set '{name}' in dataset_table; {known}")
     return names
-
-
-def _find(settings: Settings, wanted: list[str]) -> tuple[dict[str, Path], list[MissingDataset]]:
-    found: dict[str, Path] = {}
-    missing: list[MissingDataset] = []
-    for name in wanted:
-        folders = settings.dataset_table[name].folders
-        place = locate(settings.data_root, folders)
-        if place is None:
-            looked_in = [settings.data_root / folder for folder in folders]
-            missing.append(MissingDataset(name=name, looked_in=looked_in))
-        else:
-            found[name] = place
-    return found, missing
-
-
-def _datasets(
-    settings: Settings, preset: Preset, wanted: list[str], found: dict[str, Path], missing: list[MissingDataset]
-) -> tuple[list[PlannedDataset], list[str]]:
-    """Returns the study's data sets, found or to be generated, and the lines that say so."""
-    table = settings.dataset_table
-    if preset.synthetic:
-        root = settings.results / preset.name / "data"
-        names = [name for name in wanted if name in preset.synthetic]
-        if not names:
-            known = ", ".join(preset.synthetic.keys() - {PRETRAIN})
-            raise UserError(f"preset '{preset.name}' makes procedural pedestrians only for {known}; ask for those.")
-        why = "" if found else f"; no data set was found in {settings.data_root}/ (its place: --config data_root=...)"
-        roots = {name: root / name / "images" for name in names}
-        _check_recipes(preset, root)
-        planned = [
-            PlannedDataset(name=n, title=table[n].title, format=table[n].format, root=place, generated=True)
-            for n, place in roots.items()
-        ]
-        return planned, [f"Preset '{preset.name}' runs on SYNTHETIC procedural pedestrians{why}."]
-    if not found:
-        places = ", ".join(str(place) for entry in missing for place in entry.looked_in)
-        raise UserError(
-            f"no data set was found for preset '{preset.name}' (looked in {places}); set --config data_root=..."
-        )
-    planned = [
-        PlannedDataset(name=n, title=table[n].title, format=table[n].format, root=place, generated=False)
-        for n, place in found.items()
-    ]
-    lines = [
-        f"{table[entry.name].title} is missing and left out (looked in {', '.join(map(str, entry.looked_in))})."
-        for entry in missing
-    ]
-    return planned, lines
-
-
-def _check_recipes(preset: Preset, data: Path) -> None:
-    """Refuses numbers of images that no procedural set can have, of the sets that are still to be drawn."""
-    for name, recipe in (preset.synthetic or {}).items():
-        if (data / name / "images" / SYNTHETIC_FILE).is_file():
-            continue
-        from reidablate.data.synthetic import check_recipe  # takes a second to import
-
-        try:
-            check_recipe(recipe)
-        except UserError as error:
-            raise UserError(f"preset '{preset.name}', synthetic.{name}: {error}") from None

@@ -11,8 +11,8 @@ from reidablate.study import transfer_folder
 
 
 wildcard_constraints:
-    dataset="|".join(["pretrain", *(dataset.name for dataset in STUDY.datasets)]),
-    other="|".join(dataset.name for dataset in STUDY.datasets),
+    dataset="|".join(["pretrain", *(dataset.name for dataset in [*STUDY.datasets, *STUDY.test_only])]),
+    other="|".join(dataset.name for dataset in [*STUDY.datasets, *STUDY.test_only]),
     cell="[a-z0-9][a-z0-9_.-]*",
     seed=r"\d+",
 

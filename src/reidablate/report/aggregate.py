@@ -51,7 +51,8 @@ def aggregate_study(study: Study) -> str:
 
 
 def _write_tables(study: Study) -> str:
-    summaries = {dataset.name: _index_summary(study, dataset.name) for dataset in study.datasets}
+    everywhere = [*study.datasets, *study.test_only]
+    summaries = {dataset.name: _index_summary(study, dataset.name) for dataset in everywhere}
     parts = {run: _collect(study, run, summaries[run.dataset]) for run in study.runs}
     tables = study.root / "tables"
     finished = [run for run, part in parts.items() if part.run["status"] == "finished"]
