@@ -1,7 +1,7 @@
 """Which data sets a study runs on, and all that their names tell before anything is computed."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from reidablate.config import Preset
@@ -54,7 +54,15 @@ def search_datasets(settings: Settings, wanted: list[str], preset: Preset | None
             search.absent[name] = there
         else:
             (search.test_only if layout.test_only else search.found)[name] = there.root
+    for name, there in search.absent.items():
+        if there.folder is not None and _holds_one(there.folder, search):  # of another data set with the same name
+            search.absent[name] = replace(there, folder=None, incomplete="")
     return search
+
+
+def _holds_one(folder: Path, search: Search) -> bool:
+    roots = [root.resolve() for root in [*search.found.values(), *search.test_only.values()]]
+    return any(root.is_relative_to(folder.resolve()) for root in roots)
 
 
 def choose_datasets(settings: Settings, preset: Preset, wanted: list[str], search: Search) -> Sources:
@@ -63,16 +71,16 @@ def choose_datasets(settings: Settings, preset: Preset, wanted: list[str], searc
     Raises:
         UserError: What was asked for is not there, or a folder could not be indexed or scored.
     """
-    if preset.synthetic:
-        if settings.preset == "auto":
-            _refuse_to_replace(settings, search)
-        return _generated(settings, preset, wanted)
     if not search.found and search.test_only and settings.datasets != "all":
         titles = ", ".join(settings.dataset_table[name].title for name in search.test_only)
         raise UserError(
             f"--config datasets: there are no training images of {titles}; add a data set to train on, and name this "
             "one in evaluate.also_on of a cell or preset."
         )
+    if preset.synthetic:
+        if settings.preset == "auto":
+            _refuse_to_replace(settings, search)
+        return _generated(settings, preset, wanted)
     if not search.found:
         raise UserError(f"no data set was found for preset '{preset.name}' {_looked(settings, search)}.")
     table, notices = settings.dataset_table, []
@@ -173,14 +181,14 @@ def _looked(settings: Settings, search: Search) -> str:
     root, table = settings.data_root, settings.dataset_table
     asked = [name for name in search.absent if settings.datasets != "all" or not table[name].optional]
     places = ", ".join(str(place) for name in asked for place in search.absent[name].looked_in)
-    strays = stray_sets(root, table)
+    strays = [folder for folder in stray_sets(root, table) if not _holds_one(folder, search)]
     if root in strays:
         return (
             f"(looked in {places}; {root} is itself the folder of a data set: give the folder that holds it, and call "
             "it by one of these names)"
         )
     like = f"; {some([str(path) for path in strays])} looks like a data set, rename it" if strays else ""
-    return f"(looked in {places}; {root} holds {what_is_in(root)}{like}); set --config data_root=..."
+    return f"(looked in {places}; {root} holds {what_is_in(root)}{like}); correct --config data_root"
 
 
 def _generated(settings: Settings, preset: Preset, wanted: list[str]) -> Sources:

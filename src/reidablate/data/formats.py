@@ -177,8 +177,9 @@ def parse_name(name: str, layout: Layout, split: Split = "gallery") -> tuple[int
     """
     grammar = layout.grammar
     assert grammar is not None
-    match = grammar.names.fullmatch(_ENDINGS.sub("", name))
-    if match is None or not is_image_name(name):
+    ending = _ENDINGS.search(name)
+    match = ending and grammar.names.fullmatch(name, 0, ending.start())
+    if not match:
         raise UserError(f"{name!r} is not a {layout.title} name such as {grammar.example}; rename or remove the file.")
     found = match.groupdict()
     camid = int(found["camid"]) if "camid" in found else grammar.split_cameras[split]

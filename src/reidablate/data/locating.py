@@ -26,11 +26,13 @@ class Whereabouts:
 
     Attributes:
         root: Its folder, None where there is none.
-        incomplete: What is wrong with a folder of the right name, as a sentence; empty where there is no such folder.
+        folder: A folder of the right name that is not complete, None where there is none.
+        incomplete: What is wrong with it, as a sentence; empty where nothing is.
         looked_in: The places of the names in the table.
     """
 
     root: Path | None
+    folder: Path | None
     incomplete: str
     looked_in: tuple[Path, ...]
 
@@ -54,12 +56,11 @@ def find_set(data_root: Path, entry: DatasetEntry, layout: Layout) -> Whereabout
             "place of the one you mean with --config data_root=..."
         )
     if best:
-        return Whereabouts(best[0], "", looked_in)
-    wrong = ""
-    if named:
-        partial = max(named, key=lambda folder: len(_parts_of(folder, layout)))
-        wrong = _what_is_wrong(partial, entry, layout)
-    return Whereabouts(None, wrong, looked_in)
+        return Whereabouts(best[0], None, "", looked_in)
+    if not named:
+        return Whereabouts(None, None, "", looked_in)
+    partial = max(named, key=lambda folder: len(_parts_of(folder, layout)))
+    return Whereabouts(None, partial, _what_is_wrong(partial, entry, layout), looked_in)
 
 
 def _what_is_wrong(folder: Path, entry: DatasetEntry, layout: Layout) -> str:
