@@ -188,15 +188,19 @@ def _write_floors(study: Study, tables: Path) -> None:
 def _description(study: Study, summaries: dict[str, dict[str, Any]], left_out: list[str]) -> dict[str, Any]:
     """Returns `study.json`: what ran on which data, by which code, where."""
     kept = ("synthetic", "counts", "official_counts", "fingerprint", "warnings")
-    datasets = [
-        {**dataset.model_dump(mode="json"), **{key: summaries[dataset.name].get(key) for key in kept}}
-        for dataset in study.datasets
-    ]
+    datasets, test_only = (
+        [
+            {**dataset.model_dump(mode="json"), **{key: summaries[dataset.name].get(key) for key in kept}}
+            for dataset in sets
+        ]
+        for sets in (study.datasets, study.test_only)
+    )
     return {
         "preset": study.preset.name,
         "description": study.preset.description,
         "synthetic": any(entry["synthetic"] or entry["generated"] for entry in datasets),
         "datasets": datasets,
+        "test_only": test_only,
         "missing_datasets": [entry.model_dump(mode="json") for entry in study.missing_datasets],
         "seeds": list(range(study.seeds)),
         "runs": [[run.dataset, run.cell, run.seed] for run in study.runs],
