@@ -48,7 +48,8 @@ CORE: list[tuple[str, str, str | None, dict[str, list[Any]], float, float, str]]
     ("p2", "Proposed 2 alone", "naive_triplet", {**RPE, **JSD}, 0.07, 1.44, "Is the position-relation loss enough?"),
 ]  # fmt: skip
 RUN_COLUMNS = {
-    **dict.fromkeys(("status", "reason", "config_hash", "code_hash", "code", "git_commit", "data_fingerprint"), "string"),
+    **dict.fromkeys(("status", "reason", "config_hash", "code_hash", "code", "git_commit"), "string"),
+    "data_fingerprint": "string",
     **dict.fromkeys(("epoch", "threads", "num_parameters", "peak_memory_bytes"), "Int64"),
     **dict.fromkeys(("device", "precision", "weights"), "string"), "synthetic": "boolean", "git_dirty": "boolean",
     **dict.fromkeys(("wall_s", "device_s", "images_per_s"), "Float64"),

@@ -77,7 +77,7 @@ def _options(
 @data_app.command("synthesize")
 def data_synthesize(
     out: Path,
-    style: Annotated[str, typer.Option(help="market1501 or occluded_duke.")] = "market1501",
+    style: Annotated[str, typer.Option(help="Layout and names: an entry of dataset_table.")] = "market1501",
     counts: Annotated[str, typer.Option(help="official, or JSON such as '{\"train_images\": 400, ...}'.")] = "official",
     seed: Annotated[int, typer.Option(min=0)] = 0,
     image_size: Annotated[str, typer.Option(help="HEIGHTxWIDTH in pixels.")] = "128x64",
@@ -87,12 +87,12 @@ def data_synthesize(
 ) -> None:
     """Writes procedural pedestrians in the folder layout and file grammar of a real data set."""
     from reidablate.config import SyntheticRecipe, validate
-    from reidablate.data.synthetic import OFFICIAL, synthesize
+    from reidablate.data.synthetic import official_counts, synthesize
 
     if recipe is None:
         given: Any = {
             "style": style,
-            "counts": OFFICIAL.get(style, {}) if counts == "official" else _json(counts, "--counts"),
+            "counts": official_counts(style) if counts == "official" else _json(counts, "--counts"),
             "seed": seed,
             "image_size": image_size.split("x"),
             "occluded_share": occluded_share,
@@ -126,9 +126,10 @@ def data_index(plan: PlanOption, dataset: DatasetOption, workers: WorkersOption 
 
     study = load_study(plan)
     chosen = study.dataset(dataset)
-    index = index_dataset(chosen.root, chosen.format, study.data_folder(dataset) / "index", workers=workers)
+    index = index_dataset(chosen.root, chosen.layout, study.data_folder(dataset) / "index", workers=workers)
     for warning in index.summary["warnings"]:
-        print(f"{chosen.root}: {warning}", file=sys.stderr)
+        for stream in (sys.stdout, sys.stderr):  # Snakemake shows the first and logs the second
+            print(f"{chosen.title} in {chosen.root}: {warning}.", file=stream)
 
 
 @data_app.command("cache")
@@ -148,7 +149,9 @@ def data_cache(plan: PlanOption, dataset: DatasetOption, workers: WorkersOption 
 @data_app.command("check")
 def data_check(
     root: Annotated[Path, typer.Argument(help="The data set's folder, or its manifest.")],
-    format: Annotated[str, typer.Option("--format", help="market1501, occluded_duke or manifest.")],
+    format: Annotated[
+        str | None, typer.Option("--format", help="A data set of dataset_table, or manifest; found out if left out.")
+    ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Other counts than the published ones are an error.")
     ] = False,
@@ -157,13 +160,15 @@ def data_check(
     workers: WorkersOption = 2,
 ) -> None:
     """Checks names, counts, identities, files and, if asked, every pixel of a data set folder."""
-    from reidablate.data.check import check_folder, print_check
+    from reidablate.data.check import check_folder, choose_layout, print_check
+    from reidablate.data.table import shipped_table
 
-    found = check_folder(root, format, strict=strict, decode=decode, workers=workers)
+    root, layout = choose_layout(root, format, shipped_table())
+    found = check_folder(root, layout, strict=strict, decode=decode, workers=workers)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     else:
-        print_check(found)
+        print_check(found, layout)
 
 
 @weights_app.command("convert")

@@ -293,10 +293,22 @@ class Counts:
         return "study" if self.gallery_images else "pretrain"
 
 
+Style = Literal[
+    "market1501",
+    "occluded_duke",
+    "dukemtmc",
+    "msmt17_v1",
+    "msmt17_v2",
+    "cuhk03_detected",
+    "cuhk03_labeled",
+    "occluded_reid",
+]
+
+
 class SyntheticRecipe(Section):
     """Everything that decides a procedural data set, to the byte."""
 
-    style: Literal["market1501", "occluded_duke"]
+    style: Style
     counts: Counts
     seed: Annotated[int, Field(ge=0)] = 0
     image_size: tuple[Positive, Positive]  # (height, width) in pixels

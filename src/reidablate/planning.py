@@ -6,11 +6,11 @@ from typing import Any
 
 from reidablate.cells import Cell, describe, load_cells, select, unchanged_copies
 from reidablate.config import Preset, RunConfig, nearest, validate
-from reidablate.data.formats import SYNTHETIC_FILE, locate
 from reidablate.errors import UserError
 from reidablate.scope import cells_of, read_scope, restrict, union
 from reidablate.selecting import check_folder, pick
-from reidablate.study import PRETRAIN, MissingDataset, PlannedCell, PlannedDataset, Selection, Settings, Study
+from reidablate.sources import choose_datasets, earlier_datasets, name_notices, search_datasets
+from reidablate.study import PRETRAIN, PlannedCell, Settings, Study
 from reidablate.trees import load_yaml, merge, yaml_files
 
 CONFIG_FOLDER = Path("workflow/config")
@@ -59,10 +59,12 @@ def plan(config: Mapping[str, Any]) -> Study:
             f"--config preset: there is no preset '{settings.preset}'; {nearest(settings.preset, list(presets))}"
         )
     wanted = _wanted_datasets(settings)
-    found, missing = _find(settings, wanted)
-    preset = presets["paper" if found else "quickstart"] if settings.preset == "auto" else presets[settings.preset]
+    search = search_datasets(settings, wanted, presets.get(settings.preset))
+    auto = "paper" if search.found else "quickstart"
+    preset = presets[auto if settings.preset == "auto" else settings.preset]
     check_folder(settings.results / preset.name)
-    datasets, notices = _datasets(settings, preset, wanted, found, missing)
+    sources = choose_datasets(settings, preset, wanted, search)
+    datasets, notices = sources.datasets, sources.notices
     cells = load_cells(settings.ablations, presets.values())
     broken = {name: fault.sentence for name, fault in cells.broken.items()}
     names = None if settings.cells == "all" else pick("cells", settings.cells, cells.words, broken)
@@ -82,18 +84,21 @@ def plan(config: Mapping[str, Any]) -> Study:
     for cell in kept:
         cell.resolve(preset).require_patches(f"{cell.where} at preset '{preset.name}'")
     described = [PlannedCell.model_validate(describe(cell, cells, preset)) for cell in kept]
-    datasets += _earlier_datasets(settings, preset, [d.name for d in datasets], planned)
+    datasets += earlier_datasets(settings, preset, [n for n in planned if n not in {d.name for d in datasets}])
     datasets.sort(key=lambda dataset: list(settings.dataset_table).index(dataset.name))
     palette = [name for name in (scope.palette if scope else []) if name in cells]
+    test_only = [d for d in sources.test_only if any(c.also_on == "all" or d.name in c.also_on for c in described)]
+    notices += name_notices(test_only, settings.dataset_table)
     notices += [*line, *cells.notices, *unchanged_copies(kept, cells, preset)]
     return Study(
         settings=settings,
         preset=preset,
         datasets=datasets,
-        missing_datasets=[] if preset.synthetic else missing,
+        test_only=test_only,
+        missing_datasets=sources.missing,
         cells=described,
         seeds=seeds,
-        notices=[*notices, *_left_out(described, settings, [dataset.name for dataset in datasets])],
+        notices=[*notices, *_left_out(described, settings, [dataset.name for dataset in [*datasets, *test_only]])],
         planned=planned,
         asked=asked,
         palette=palette + [cell.name for cell in described if cell.name not in palette],
@@ -109,26 +114,6 @@ def _with_references(chosen: list[Cell], cells: Mapping[str, Cell]) -> tuple[lis
     added = list(dict.fromkeys(added))
     line = f"{', '.join(added)} run too: selected cells are compared with {'it' if len(added) == 1 else 'them'}."
     return select(cells, names=[*names, *added], tier="optional"), [line]
-
-
-def _earlier_datasets(
-    settings: Settings, preset: Preset, present: list[str], planned: Selection
-) -> list[PlannedDataset]:
-    """Returns the data sets of planned runs that this call does not ask for, wherever their images are now."""
-    names = [name for name in settings.dataset_table if name in planned and name not in present]
-    root = settings.results / preset.name / "data"
-    found, _ = _find(settings, names)
-    return [
-        PlannedDataset(
-            name=name,
-            title=settings.dataset_table[name].title,
-            format=settings.dataset_table[name].format,
-            root=root / name / "images" if preset.synthetic else found.get(name, settings.data_root / name),
-            generated=bool(preset.synthetic),
-        )
-        for name in names
-        if not preset.synthetic or name in preset.synthetic
-    ]
 
 
 def _left_out(cells: list[PlannedCell], settings: Settings, present: list[str]) -> list[str]:
@@ -152,65 +137,3 @@ def _left_out(cells: list[PlannedCell], settings: Settings, present: list[str]) 
 def _wanted_datasets(settings: Settings) -> list[str]:
     table = settings.dataset_table
     return list(table) if settings.datasets == "all" else pick("datasets", settings.datasets, {n: [n] for n in table})
-
-
-def _find(settings: Settings, wanted: list[str]) -> tuple[dict[str, Path], list[MissingDataset]]:
-    found: dict[str, Path] = {}
-    missing: list[MissingDataset] = []
-    for name in wanted:
-        folders = settings.dataset_table[name].folders
-        place = locate(settings.data_root, folders)
-        if place is None:
-            looked_in = [settings.data_root / folder for folder in folders]
-            missing.append(MissingDataset(name=name, looked_in=looked_in))
-        else:
-            found[name] = place
-    return found, missing
-
-
-def _datasets(
-    settings: Settings, preset: Preset, wanted: list[str], found: dict[str, Path], missing: list[MissingDataset]
-) -> tuple[list[PlannedDataset], list[str]]:
-    """Returns the study's data sets, found or to be generated, and the lines that say so."""
-    table = settings.dataset_table
-    if preset.synthetic:
-        root = settings.results / preset.name / "data"
-        names = [name for name in wanted if name in preset.synthetic]
-        if not names:
-            known = ", ".join(preset.synthetic.keys() - {PRETRAIN})
-            raise UserError(f"preset '{preset.name}' makes procedural pedestrians only for {known}; ask for those.")
-        why = "" if found else f"; no data set was found in {settings.data_root}/ (its place: --config data_root=...)"
-        roots = {name: root / name / "images" for name in names}
-        _check_recipes(preset, root)
-        planned = [
-            PlannedDataset(name=n, title=table[n].title, format=table[n].format, root=place, generated=True)
-            for n, place in roots.items()
-        ]
-        return planned, [f"Preset '{preset.name}' runs on SYNTHETIC procedural pedestrians{why}."]
-    if not found:
-        places = ", ".join(str(place) for entry in missing for place in entry.looked_in)
-        raise UserError(
-            f"no data set was found for preset '{preset.name}' (looked in {places}); set --config data_root=..."
-        )
-    planned = [
-        PlannedDataset(name=n, title=table[n].title, format=table[n].format, root=place, generated=False)
-        for n, place in found.items()
-    ]
-    lines = [
-        f"{table[entry.name].title} is missing and left out (looked in {', '.join(map(str, entry.looked_in))})."
-        for entry in missing
-    ]
-    return planned, lines
-
-
-def _check_recipes(preset: Preset, data: Path) -> None:
-    """Refuses numbers of images that no procedural set can have, of the sets that are still to be drawn."""
-    for name, recipe in (preset.synthetic or {}).items():
-        if (data / name / "images" / SYNTHETIC_FILE).is_file():
-            continue
-        from reidablate.data.synthetic import check_recipe  # takes a second to import
-
-        try:
-            check_recipe(recipe)
-        except UserError as error:
-            raise UserError(f"preset '{preset.name}', synthetic.{name}: {error}") from None

@@ -215,7 +215,7 @@ class Standing:
     def needs(self) -> Needs:
         """What has to be made."""
         study, asked = self.study, set(self.study.asked_runs)
-        sets = [dataset.name for dataset in study.datasets] + [PRETRAIN] * study.pretrains
+        sets = [dataset.name for dataset in [*study.datasets, *study.test_only]] + [PRETRAIN] * study.pretrains
         transfer = {t: None for t in study.transfers if t.run in asked and self.untransferred(t)}
         weightless = {t.run for t in transfer if "model.safetensors" in removed(study.root / t.run.id)}
         train = {run: None for run in study.asked_runs if self.untrained(run) or run in weightless}
@@ -263,7 +263,10 @@ class Standing:
             {
                 "version": versions().get("reidablate"),
                 "cells": [cell.model_dump(mode="json") for cell in study.cells],
-                "datasets": [[d.model_dump(mode="json"), self.fingerprint(d.name)] for d in study.datasets],
+                "datasets": [
+                    [dataset.model_dump(mode="json"), self.fingerprint(dataset.name)]
+                    for dataset in [*study.datasets, *study.test_only]
+                ],
                 "palette": study.palette,
                 "runs": {id: reason or _scores_of(study.root / id) for id, reason in folders.items()},
                 "imported": [[path.parent.name, path.read_text(encoding="utf-8")] for path in imported],

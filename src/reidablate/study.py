@@ -14,7 +14,8 @@ from pydantic import field_validator, model_validator
 from reidablate.artifacts import content_hash, read_json, write_json
 from reidablate.cells import Tier
 from reidablate.config import Preset, RunConfig, Section, nearest, validate
-from reidablate.data.formats import source_of
+from reidablate.data.formats import Grammar, Layout, Published, source_of
+from reidablate.data.table import DatasetEntry, layout_of
 from reidablate.errors import UserError
 from reidablate.selecting import Asked
 from reidablate.trees import merge
@@ -22,14 +23,6 @@ from reidablate.trees import merge
 S = TypeVar("S", bound=Section)
 PRETRAIN = "pretrain"
 Selection = dict[str, dict[str, list[int]]]  # data set -> cell -> seeds
-
-
-class DatasetEntry(Section):
-    """Where a data set is looked for and how it is read."""
-
-    title: str
-    format: Literal["market1501", "occluded_duke", "manifest"]
-    folders: list[str]
 
 
 class Settings(Section):
@@ -71,6 +64,14 @@ class PlannedDataset(Section):
     format: str
     root: Path
     generated: bool
+    grammar: Grammar | None = None
+    published: Published | None = None
+    delta: dict[str, float] = {}
+
+    @property
+    def layout(self) -> Layout:
+        """How the set is read."""
+        return Layout(self.title, self.format, self.grammar, self.published)
 
 
 class PlannedCell(Section):
@@ -150,6 +151,7 @@ class Study(Section):
     settings: Settings
     preset: Preset
     datasets: list[PlannedDataset]
+    test_only: list[PlannedDataset] = []  # runs of others are scored on them as well, and none is trained on them
     missing_datasets: list[MissingDataset]
     cells: list[PlannedCell]
     seeds: int
@@ -197,7 +199,7 @@ class Study(Section):
         return [
             Transfer(run=run, on=other.name)
             for run in self.runs
-            for other in self.datasets
+            for other in [*self.datasets, *self.test_only]
             if other.name != run.dataset and _asks(self.cell(run.cell), other.name)
         ]
 
@@ -234,9 +236,11 @@ class Study(Section):
         """Returns a data set of the study by name, also the one that only the pre-training uses."""
         if name == PRETRAIN and self.preset.synthetic:
             root = self.data_folder(name) / "images"
-            style = self.preset.synthetic[name].style
-            return PlannedDataset(name=name, title="Pre-training", format=style, root=root, generated=True)
-        return _named({dataset.name: dataset for dataset in self.datasets}, name, "data set")
+            layout = layout_of(self.preset.synthetic[name].style, self.settings.dataset_table)
+            return PlannedDataset(
+                name=name, title="Pre-training", format=layout.format, root=root, generated=True, grammar=layout.grammar
+            )
+        return _named({dataset.name: dataset for dataset in [*self.datasets, *self.test_only]}, name, "data set")
 
     def cell(self, name: str) -> PlannedCell:
         """Returns a cell of the study by name."""
@@ -276,19 +280,19 @@ class Study(Section):
         Raises:
             UserError: A changed data set is no longer a good one.
         """
-        for dataset in self.datasets:
+        for dataset in [*self.datasets, *self.test_only]:
             folder = self.data_folder(dataset.name) / "index"
             if dataset.generated or not (folder / "index.json").is_file():
                 continue
             try:
-                current = read_json(folder / "source.json") == source_of(dataset.root, dataset.format)
+                current = read_json(folder / "source.json") == source_of(dataset.root, dataset.layout)
             except UserError:
                 current = False
             if not current:
                 from reidablate.data.index import index_dataset
 
                 print(f"reidablate: the files of {dataset.title} changed; indexing {dataset.root}", file=sys.stderr)
-                index_dataset(dataset.root, dataset.format, folder, workers=2)
+                index_dataset(dataset.root, dataset.layout, folder, workers=2)
 
     def refusal(self, *, gpu_limit: int | None, num_gpus: int | None) -> str | None:
         """Returns why this study should not start on this machine, or None.

@@ -80,6 +80,19 @@ def test_interval_is_the_cluster_robust_one_of_statsmodels(pair: Pair) -> None:
     assert found.label == LABEL
 
 
+def test_names_that_differ_in_folders_and_endings_alone_are_paired(pair: Pair, tmp_path: Path) -> None:
+    (first, second), _ = pair
+    names = np.array([f"{pid:04}_{i}.jpg" for i, pid in enumerate(first["query_pids"])])
+    order = np.random.default_rng(0).permutation(80)
+    doubled = np.array([f"query/{name}.jpg" if i % 5 == 0 else f"query/{name}" for i, name in enumerate(names)])
+    paths = [
+        saved(tmp_path, "one.npz", {**first, "query_names": names}),
+        saved(tmp_path, "two.npz", reordered({**second, "query_names": doubled}, order)),
+    ]
+    same = saved(tmp_path, "same.npz", {**second, "query_names": names})
+    assert compare_files(*paths).metrics == compare_files(paths[0], same).metrics
+
+
 def test_queries_are_paired_by_name_in_any_order(pair: Pair, tmp_path: Path) -> None:
     (first, second), paths = pair
     names = np.array([f"{pid:04}_{i}.jpg" for i, pid in enumerate(first["query_pids"])])

@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from reidablate.cli import app
 from reidablate.data.check import check_folder
+from reidablate.data.table import layout_of
 from reidablate.errors import UserError
 
 
@@ -75,21 +76,35 @@ def test_table_shows_found_and_published(tmp_path: Path) -> None:
     assert "warning: the counts are not those of Market-1501" in done.stdout
 
 
+@pytest.mark.parametrize("deeper", ["", "Market-1501-v15.09.15", "one folder/Märkt"])
+def test_the_layout_is_found_out_and_an_archive_in_itself_is_entered(tmp_path: Path, deeper: str) -> None:
+    small(tmp_path / deeper)
+    assert json.loads(check(tmp_path, "--json").stdout)["format"] == "market1501"
+
+
+def test_a_folder_that_is_no_data_set_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="looks like none of market1501, occluded_duke"):
+        check(tmp_path)
+    (small(tmp_path) / "query" / "0001.jpg").touch()
+    with pytest.raises(UserError, match=r"'0001.jpg' is not a Market-1501 name"):
+        check(tmp_path)
+
+
 def test_strict_refuses_other_counts(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"it holds train images 2, .* the published set train images 12936"):
         check(small(tmp_path), "--format", "market1501", "--strict")
 
 
 def test_strict_refuses_a_query_that_nobody_can_answer(tmp_path: Path) -> None:
-    rows = ["a.jpg,1,1,train", "b.jpg,2,1,query", "c.jpg,2,1,gallery", "d.jpg,3,2,gallery"]
+    rows = ["a.jpg,1,1,train", "b.jpg,2,1,query", "c.jpg,2,1,gallery", "d.jpg,3,2,gallery", "e.jpg,3,1,query"]
     (tmp_path / "manifest.csv").write_text("\n".join(["path,pid,camid,split", *rows]) + "\n")
-    for name in "abcd":
+    for name in "abcde":
         (tmp_path / f"{name}.jpg").write_bytes(jpeg() + name.encode())
-    found = check_folder(tmp_path, "manifest", strict=False, decode=True, workers=1)
+    found = check_folder(tmp_path, layout_of("manifest"), strict=False, decode=True, workers=1)
     assert found["queries_without_positive"] == 1
     assert found["decoded"]
     with pytest.raises(UserError, match="1 queries have no positive from another camera"):
-        check_folder(tmp_path, "manifest", strict=True, decode=False, workers=1)
+        check_folder(tmp_path, layout_of("manifest"), strict=True, decode=False, workers=1)
 
 
 def test_only_decoding_finds_damage_inside_an_image(tmp_path: Path) -> None:
@@ -156,7 +171,7 @@ def test_published_counts_pass_strictly_and_within_ten_seconds(
 ) -> None:
     write(tmp_path, names())
     started = time.process_time()
-    found = check_folder(tmp_path, format, strict=True, decode=False, workers=2)
+    found = check_folder(tmp_path, layout_of(format), strict=True, decode=False, workers=2)
     assert time.process_time() - started < 10
     counts = found["counts"]
     split = [counts[part][key] for part in ("train", "query", "gallery") for key in ("images", "ids")]

@@ -1,3 +1,4 @@
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from reidablate.data.formats import Listing, Record
 from reidablate.data.index import _summary, build_index, check_pixels, read_index, write_index
+from reidablate.data.table import layout_of
 from reidablate.errors import UserError
 
+MARKET, MANIFEST = layout_of("market1501"), layout_of("manifest")
 IMAGES = {
     "bounding_box_train": ["0020_c1s1_000001_01.jpg", "0003_c2s1_000002_01.jpg", "0020_c2s1_000003_01.jpg"],
     "query": ["0001_c1s1_000004_01.jpg", "0005_c3s1_000005_01.jpg"],
@@ -38,7 +42,7 @@ def market(tmp_path: Path) -> Path:
 
 
 def test_the_index_has_a_row_an_image(market: Path) -> None:
-    frame = build_index(market, "market1501", workers=2).frame
+    frame = build_index(market, MARKET, workers=2).frame
     assert frame["split"].tolist() == ["train"] * 3 + ["query"] * 2 + ["gallery"] * 5
     assert frame["name"].tolist()[:3] == sorted(IMAGES["bounding_box_train"])
     assert frame["pid"].tolist() == [3, 20, 20, 1, 5, -1, 0, 1, 5, 5]
@@ -51,7 +55,8 @@ def test_the_index_has_a_row_an_image(market: Path) -> None:
 
 def test_the_summary_counts_people_junk_and_distractors(market: Path) -> None:
     (market / "query" / "Thumbs.db").touch()
-    summary = build_index(market, "market1501", workers=1).summary
+    (market / "query" / "notes.pdf").touch()
+    summary = build_index(market, MARKET, workers=1).summary
     assert summary["counts"] == {
         "train": {"images": 3, "ids": 2},
         "query": {"images": 2, "ids": 2},
@@ -63,11 +68,11 @@ def test_the_summary_counts_people_junk_and_distractors(market: Path) -> None:
     assert not summary["official_counts"]
     assert not summary["synthetic"]
     assert summary["queries_without_positive"] == 0
-    assert summary["ignored"] == ["query/Thumbs.db"]
+    assert summary["ignored"] == ["query/Thumbs.db", "query/notes.pdf"]
     counts, ignored = summary["warnings"]
     assert "train images 3 instead of 12936" in counts
     assert "junk 1 instead of 3819" in counts
-    assert "query/Thumbs.db" in ignored
+    assert ignored == "1 file ignored, not named as images: query/notes.pdf"
 
 
 def test_official_counts_are_recognised() -> None:
@@ -78,24 +83,27 @@ def test_official_counts_are_recognised() -> None:
     frame["camid"] = 1 + np.arange(len(frame)) // 751 % 6
     frame["size_bytes"] = 1
     frame["path"] = frame["name"] = frame["content_hash"] = [str(row) for row in range(len(frame))]
-    summary = _summary(frame, "market1501", synthetic=False, ignored=())
+    rows = frame[["split", "path", "name", "pid", "camid"]].itertuples(index=False, name=None)
+    listing = Listing(Path(), tuple(Record(*row) for row in rows), ())
+    summary = _summary(frame, listing, MARKET, synthetic=False)
     assert summary["official_counts"]
     assert summary["warnings"] == []
-    assert not _summary(frame[1:], "market1501", synthetic=False, ignored=())["official_counts"]
+    fewer = Listing(Path(), listing.records[1:], ())
+    assert not _summary(frame[1:], fewer, MARKET, synthetic=False)["official_counts"]
 
 
 def test_a_generated_set_for_pre_training_has_an_index(market: Path) -> None:
     for folder in ("query", "bounding_box_test"):
         shutil.rmtree(market / folder)
     (market / "SYNTHETIC").touch()
-    index = build_index(market, "market1501", workers=1)
+    index = build_index(market, MARKET, workers=1)
     assert index.frame["label"].tolist() == [0, 1, 1]
     assert index.summary["counts"]["query"] == {"images": 0, "ids": 0}
     assert index.summary["warnings"] == []
 
 
 def test_the_index_survives_its_files(market: Path, tmp_path: Path) -> None:
-    index = build_index(market, "market1501", workers=2)
+    index = build_index(market, MARKET, workers=2)
     write_index(index, tmp_path / "index")
     again = read_index(tmp_path / "index")
     pd.testing.assert_frame_equal(again.frame, index.frame)
@@ -107,12 +115,11 @@ def test_the_index_survives_its_files(market: Path, tmp_path: Path) -> None:
 
 def test_the_fingerprint_changes_with_bytes_and_names_only(market: Path) -> None:
     def fingerprint() -> str:
-        return str(build_index(market, "market1501", workers=2).summary["fingerprint"])
+        return str(build_index(market, MARKET, workers=2).summary["fingerprint"])
 
     first = fingerprint()
     assert (
-        fingerprint()
-        == build_index(market.rename(market.with_name("x")), "market1501", workers=1).summary["fingerprint"]
+        fingerprint() == build_index(market.rename(market.with_name("x")), MARKET, workers=1).summary["fingerprint"]
         if not market.exists()
         else first
     )
@@ -132,7 +139,7 @@ def test_either_mark_makes_a_set_synthetic(market: Path, mark: str) -> None:
         (market / "SYNTHETIC").touch()
     else:
         save(market / "bounding_box_test" / IMAGES["bounding_box_test"][0], 5, comment="reidablate synthetic v1")
-    assert build_index(market, "market1501", workers=1).summary["synthetic"]
+    assert build_index(market, MARKET, workers=1).summary["synthetic"]
 
 
 def test_broken_images_are_named(market: Path) -> None:
@@ -141,12 +148,13 @@ def test_broken_images_are_named(market: Path) -> None:
     whole = (folder / names[0]).read_bytes()
     (folder / names[0]).write_bytes(whole[:-40])
     (folder / names[1]).write_bytes(b"")
-    Image.new("RGB", (4, 8)).save(folder / names[2], format="PNG")
+    Image.new("RGB", (4, 8)).save(folder / names[2], format="GIF")
     with pytest.raises(UserError) as caught:
-        build_index(market, "market1501", workers=2)
+        build_index(market, MARKET, workers=2)
     assert str(caught.value) == (
         f"3 images cannot be used: bounding_box_train/{names[0]} (truncated JPEG), bounding_box_train/{names[1]} "
-        f"(no JPEG image), bounding_box_train/{names[2]} (no JPEG image); unpack the set again."
+        f"(not a JPEG, PNG or TIFF image), bounding_box_train/{names[2]} (not a JPEG, PNG or TIFF image); "
+        "unpack the set again."
     )
 
 
@@ -157,22 +165,22 @@ def test_a_jpeg_counts_as_truncated_exactly_when_pillow_cannot_decode_it(
 ) -> None:
     path = market / "query" / IMAGES["query"][0]
     save(path, 3, progressive=progressive)
-    build_index(market, "market1501", workers=1)
+    build_index(market, MARKET, workers=1)
     path.write_bytes(path.read_bytes()[:-cut])
     with pytest.raises(OSError, match="truncated"), Image.open(path) as image:
         image.load()
     with pytest.raises(UserError, match="truncated JPEG"):
-        build_index(market, "market1501", workers=1)
+        build_index(market, MARKET, workers=1)
 
 
 def test_damage_inside_the_pixels_is_found_by_decoding(market: Path) -> None:
-    index = build_index(market, "market1501", workers=1)
+    index = build_index(market, MARKET, workers=1)
     check_pixels(index, market, workers=2)
     path = market / "query" / IMAGES["query"][0]
     whole = path.read_bytes()
     huffman = whole.index(b"\xff\xc4") + 5
     path.write_bytes(whole[:huffman] + bytes(16) + whole[huffman + 16 :])
-    build_index(market, "market1501", workers=1)
+    build_index(market, MARKET, workers=1)
     with pytest.raises(UserError, match=f"1 image cannot be used: query/{path.name} .broken data stream"):
         check_pixels(index, market, workers=2)
 
@@ -180,13 +188,13 @@ def test_damage_inside_the_pixels_is_found_by_decoding(market: Path) -> None:
 def test_an_identity_in_train_and_test_is_refused(market: Path) -> None:
     save(market / "bounding_box_test" / "0020_c1s1_000077_01.jpg", 77)
     with pytest.raises(UserError, match=r"1 identity .*pid 20: bounding_box_test/0020_c1s1_000077_01.jpg"):
-        build_index(market, "market1501", workers=1)
+        build_index(market, MARKET, workers=1)
 
 
 def test_queries_without_a_positive_from_another_camera_are_counted(market: Path) -> None:
     (market / "bounding_box_test" / "0005_c4s1_000008_01.jpg").unlink()
     save(market / "query" / "0009_c1s1_000078_01.jpg", 78)
-    summary = build_index(market, "market1501", workers=1).summary
+    summary = build_index(market, MARKET, workers=1).summary
     assert summary["queries_without_positive"] == 2
     assert "0005_c3s1_000005_01.jpg, 0009_c1s1_000078_01.jpg" in summary["warnings"][1]
 
@@ -194,11 +202,11 @@ def test_queries_without_a_positive_from_another_camera_are_counted(market: Path
 def test_a_query_may_stand_in_the_gallery_and_other_repeats_are_reported(market: Path) -> None:
     query = market / "query" / IMAGES["query"][0]
     (market / "bounding_box_test" / query.name).write_bytes(query.read_bytes())
-    summary = build_index(market, "market1501", workers=1).summary
+    summary = build_index(market, MARKET, workers=1).summary
     assert summary["shared_query_gallery"] == 1
     assert len(summary["warnings"]) == 1
     (market / "bounding_box_test" / "0005_c1s1_000080_01.jpg").write_bytes(query.read_bytes())
-    repeats = build_index(market, "market1501", workers=1).summary["warnings"][1]
+    repeats = build_index(market, MARKET, workers=1).summary["warnings"][1]
     assert repeats == (
         f"1 image with the bytes of another: bounding_box_test/0005_c1s1_000080_01.jpg = query/{query.name}"
     )
@@ -210,13 +218,13 @@ def test_a_shared_file_must_mean_the_same_in_query_and_gallery(tmp_path: Path) -
     manifest = tmp_path / "manifest.csv"
     rows = "path,pid,camid,split\n0.png,0,1,train\n1.png,2,1,query\n2.png,2,2,gallery\n1.png,2,{},gallery\n"
     manifest.write_text(rows.format(1))
-    summary = build_index(manifest, "manifest", workers=1).summary
+    summary = build_index(manifest, MANIFEST, workers=1).summary
     assert summary["shared_query_gallery"] == 1
     assert summary["counts"]["train"]["ids"] == 1  # pid 0 is a person like any other here
     assert summary["warnings"] == []
     manifest.write_text(rows.format(3))
     with pytest.raises(UserError, match=r"1\.png stands in query and gallery with another pid or camera"):
-        build_index(manifest, "manifest", workers=1)
+        build_index(manifest, MANIFEST, workers=1)
 
 
 def test_a_manifest_may_name_an_image_that_is_not_there(tmp_path: Path) -> None:
@@ -224,4 +232,51 @@ def test_a_manifest_may_name_an_image_that_is_not_there(tmp_path: Path) -> None:
         "path,pid,camid,split\na.jpg,0,1,train\nb.jpg,2,1,query\nc.jpg,2,2,gallery\n"
     )
     with pytest.raises(UserError, match=r"3 images cannot be used: a.jpg .*No such file"):
-        build_index(tmp_path, "manifest", workers=1)
+        build_index(tmp_path, MANIFEST, workers=1)
+
+
+@pytest.mark.parametrize(("format", "ending"), [("PNG", "png"), ("TIFF", "tif"), ("JPEG", "JPEG"), ("PNG", "jpg")])
+def test_an_image_is_what_its_content_says(market: Path, format: str, ending: str) -> None:
+    old = market / "query" / IMAGES["query"][0]
+    new = old.with_suffix(f".{ending}")
+    old.unlink()
+    save(new, 3, format=format)
+    index = build_index(market, MARKET, workers=1)
+    check_pixels(index, market, workers=1)
+    assert new.name in index.frame["name"].tolist()
+
+
+def test_a_png_without_its_end_is_truncated(market: Path) -> None:
+    path = (market / "query" / IMAGES["query"][0]).with_suffix(".png")
+    save(path, 3)
+    path.write_bytes(path.read_bytes()[:-12])
+    with pytest.raises(UserError, match="truncated PNG"):
+        build_index(market, MARKET, workers=1)
+
+
+def test_a_pipe_in_a_manifest_does_not_wait_for_ever(tmp_path: Path) -> None:
+    for number in range(2):
+        save(tmp_path / f"{number}.png", number)
+    os.mkfifo(tmp_path / "pipe.png")
+    rows = "path,pid,camid,split\n0.png,0,1,train\n1.png,2,1,query\npipe.png,2,2,gallery\n"
+    (tmp_path / "manifest.csv").write_text(rows)
+    with pytest.raises(UserError, match=r"pipe\.png \(not a regular file\)"):
+        build_index(tmp_path, MANIFEST, workers=1)
+
+
+def test_a_manifest_with_one_camera_cannot_be_scored(tmp_path: Path) -> None:
+    for number in range(3):
+        save(tmp_path / f"{number}.png", number)
+    rows = "path,pid,camid,split\n0.png,0,1,train\n1.png,2,1,query\n2.png,2,1,gallery\n"
+    (tmp_path / "manifest.csv").write_text(rows)
+    with pytest.raises(UserError, match=r"none of the 1 queries .* \(all are of camera 1\), so nothing could"):
+        build_index(tmp_path, MANIFEST, workers=1)
+
+
+def test_pids_that_start_again_in_test_get_advice_that_follows_from_it(tmp_path: Path) -> None:
+    for number in range(3):
+        save(tmp_path / f"{number}.png", number)
+    rows = "path,pid,camid,split\n0.png,0,1,train\n1.png,0,1,query\n2.png,0,2,gallery\n"
+    (tmp_path / "manifest.csv").write_text(rows)
+    with pytest.raises(UserError, match=r"numbered separately, each from 0; .* add a number such as 10 to every pid"):
+        build_index(tmp_path, MANIFEST, workers=1)

@@ -13,8 +13,17 @@ Settings = dict[str, object]
 
 
 def real_looking(root: Path, *names: str) -> None:
+    """Writes Market-1501 folders that hold names and no images: planning opens none."""
+    images = {
+        "bounding_box_train": ["0002_c1s1_000451_03.jpg"],
+        "query": ["0001_c1s1_001051_00.jpg", "0003_c1s6_023021_00.jpg.jpg"],
+        "bounding_box_test": ["0001_c2s1_001076_01.jpg", "0003_c2s1_001076_01.JPG", "-1_c1s1_000401_03.jpg"],
+    }
     for name in names:
-        (root / name / "bounding_box_train").mkdir(parents=True)
+        for folder, files in images.items():
+            (root / name / folder).mkdir(parents=True)
+            for file in files:
+                (root / name / folder / file).touch()
 
 
 def test_without_data_the_quickstart_runs_and_says_so(settings: Settings) -> None:

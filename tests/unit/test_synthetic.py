@@ -4,24 +4,26 @@ import re
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from reidablate.config import Counts
-from reidablate.data.formats import SPLIT_FOLDERS
+from reidablate.config import Counts, Style
+from reidablate.data.formats import SPLIT_FOLDERS, parse_name
 from reidablate.data.identity import PATTERNS, sample_identity, sample_pose
+from reidablate.data.index import build_index
 from reidablate.data.occluders import OCCLUDERS, occluder
 from reidablate.data.scene import draw_person
 from reidablate.data.stripes import standardise_by_camera, stripe_means
-from reidablate.data.synthetic import OFFICIAL, Shot, plan, spread, synthesize
+from reidablate.data.synthetic import Shot, official_counts, plan, spread, synthesize
+from reidablate.data.table import layout_of
 from reidablate.errors import UserError
 from reidablate.planning import load_preset
 
 GRAMMAR = {
-    "market1501": re.compile(r"(?P<pid>-1|\d{4})_c(?P<cam>[1-6])s\d_\d{6}_\d{2}\.jpg"),
+    "market1501": re.compile(r"(?P<pid>-1|\d{4})_c(?P<cam>[1-6])s\d_\d{6}_\d{2}(\.jpg){1,2}"),
     "occluded_duke": re.compile(r"(?P<pid>\d{4})_c(?P<cam>[1-8])_f\d{7}\.jpg"),
 }
 SMALL = {
@@ -70,7 +72,7 @@ def contents(root: Path) -> dict[str, bytes]:
 def test_official_counts_are_met_exactly(
     style: Any, train: tuple[int, int], query: tuple[int, int], gallery: tuple[int, int]
 ) -> None:
-    shots: Any = plan(style, OFFICIAL[style], seed=0, occluded_share=1.0)
+    shots: Any = plan(style, official_counts(style), seed=0, occluded_share=1.0)
     people = {split: parsed(style, shots[split]) for split in SPLIT_FOLDERS}
     for split, (images, ids) in {"train": train, "query": query, "gallery": gallery}.items():
         assert len({shot.name for shot in shots[split]}) == images
@@ -79,6 +81,10 @@ def test_official_counts_are_met_exactly(
         labels = [pid for pid, _ in people["gallery"]]
         assert (labels.count(0), labels.count(-1)) == (2_798, 3_819)
         assert len(set(people["query"])) == 3_368  # one query a person and camera
+        # The published archive: 24 names with a doubled ending, 6 in query, 18 in the gallery, 2 of these junk.
+        double = {split: [shot.name for shot in shots[split] if shot.name.endswith(".jpg.jpg")] for split in shots}
+        assert [len(double[split]) for split in ("train", "query", "gallery")] == [0, 6, 18]
+        assert sum(name.startswith("-1_") for name in double["gallery"]) == 2
     else:
         shared = {shot.name for shot in shots["query"]} & {shot.name for shot in shots["gallery"]}
         assert len(shared) == 1_870
@@ -88,7 +94,7 @@ def test_official_counts_are_met_exactly(
 @pytest.mark.parametrize("style", ["market1501", "occluded_duke"])
 @pytest.mark.parametrize("size", ["official", "quickstart", "small"])
 def test_identities_are_disjoint_and_every_query_has_a_cross_camera_positive(style: Any, size: str) -> None:
-    counts = {"official": OFFICIAL, "quickstart": quickstart(), "small": SMALL}[size][style]
+    counts = official_counts(style) if size == "official" else {"quickstart": quickstart(), "small": SMALL}[size][style]
     shots: Any = plan(style, counts, seed=1, occluded_share=0.5)
     people = {split: parsed(style, shots[split]) for split in SPLIT_FOLDERS}
     assert not {pid for pid, _ in people["train"]} & {pid for pid, _ in people["gallery"]}
@@ -207,6 +213,38 @@ def test_contradicting_counts_are_refused_and_nothing_is_written(
     with pytest.raises(UserError, match=sentence):
         write(tmp_path / "set", style, counts=counts)
     assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize("style", get_args(Style))
+def test_every_layout_reads_back_with_its_counts(tmp_path: Path, style: Any) -> None:
+    counts = Counts(28, 4, 9, 4, 40, 5)
+    if style == "occluded_reid":
+        counts = replace(counts, train_images=0, train_ids=0)
+    write(tmp_path, style, counts=counts)
+    index = build_index(tmp_path, layout_of(style), workers=1)
+    found = index.summary["counts"]
+    assert found["train"] == {"images": counts.train_images, "ids": counts.train_ids}
+    assert found["query"] == {"images": 9, "ids": 4}
+    assert found["gallery"] == {"images": 40, "ids": 5}
+    assert found["cameras"] <= layout_of(style).grammar.cameras
+    assert index.summary["queries_without_positive"] == 0
+    assert index.summary["synthetic"]
+    (tmp_path / "SYNTHETIC").unlink()
+    assert build_index(tmp_path, layout_of(style), workers=1).summary["synthetic"]  # by the mark in the images
+    before = contents(tmp_path)
+    write(tmp_path, style, counts=counts)
+    assert contents(tmp_path).items() >= before.items()
+
+
+@pytest.mark.parametrize("style", [style for style in get_args(Style) if style not in SMALL])
+def test_official_counts_of_the_other_sets_are_met_by_name(style: Any) -> None:
+    layout, counts = layout_of(style), official_counts(style)
+    shots = plan(style, counts, seed=0, occluded_share=0.5)
+    for split in layout.grammar.splits:
+        names = [shot.name for shot in shots[split]]
+        published = getattr(layout.published, split)
+        assert len(set(names)) == published.images
+        assert len({parse_name(name, layout, split)[0] for name in names}) == published.ids
 
 
 def test_foreign_images_are_never_replaced(tmp_path: Path) -> None:

@@ -177,7 +177,8 @@ def test_a_broken_settings_file_is_one_sentence_and_status_2(study: Path) -> Non
     done = snakemake("-n")
     assert done.returncode == 2
     assert [line for line in done.stderr.splitlines() if not line.startswith("Using workflow specific profile")] == [
-        "reidablate: workflow/config/default.yaml is not valid YAML: key 'seeds' stands twice in line 24, column 1: "
+        "reidablate: workflow/config/default.yaml is not valid YAML: key 'seeds' stands twice in line "
+        f"{len(path.read_text().splitlines())}, column 1: "
         "seeds: 3 ^; correct the line."
     ]
 
@@ -237,7 +238,7 @@ def test_a_copied_data_set_repeats_nothing_and_a_changed_image_everything_behind
     last.write_bytes(b"no image")
     refused = call("-n", root="two")
     assert refused.returncode == 2
-    assert f"{last.name} (no JPEG image)" in refused.stderr
+    assert f"{last.name} (not a JPEG, PNG or TIFF image)" in refused.stderr
 
 
 def also_on(study: Path, cell: str, names: str) -> None:

@@ -4,12 +4,47 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reidablate.data.formats import OFFICIAL_COUNTS, SPLITS
+from reidablate.data.census import count
+from reidablate.data.formats import Layout, flat_counts, read_folder
 from reidablate.data.index import build_index, check_pixels
+from reidablate.data.locating import detect, settle
+from reidablate.data.table import Table, layout_of
 from reidablate.errors import UserError
 
 
-def check_folder(root: Path, format: str, *, strict: bool, decode: bool, workers: int) -> dict[str, Any]:
+def choose_layout(root: Path, name: str | None, table: Table) -> tuple[Path, Layout]:
+    """Returns the folder of the set in `root` and how it is read.
+
+    Without a name it is the data set of the table whose folders, names and published counts fit; where several fit as
+    well as each other, the first.
+
+    Raises:
+        UserError: No data set of the table has this name, or none fits; then the reason of the nearest one.
+    """
+    if name is not None:
+        layout = layout_of(name, table)
+        return settle(root, layout), layout
+    problems = []
+    fitting: list[tuple[Path, Layout, bool]] = []
+    for candidate in detect(root, table):
+        layout = layout_of(candidate, table)
+        place = settle(root, layout)
+        try:
+            counts = count(read_folder(place, layout).records, layout)
+        except UserError as error:
+            problems.append(error)
+            continue
+        fitting.append((place, layout, layout.published is not None and counts == layout.published.model_dump()))
+    if not fitting and problems:
+        raise problems[0]
+    if not fitting:
+        known = ", ".join(table)
+        raise UserError(f"{root} looks like none of {known}; name its layout with --format, or check the folder.")
+    place, layout, _ = max(fitting, key=lambda found: found[2])
+    return place, layout
+
+
+def check_folder(root: Path, layout: Layout, *, strict: bool, decode: bool, workers: int) -> dict[str, Any]:
     """Returns what a data set folder holds: the summary of its index, and two more counts of the gallery.
 
     `gallery_without_junk` is the gallery that is searched, `gallery_of_ids` the part of it that shows a person of the
@@ -17,7 +52,7 @@ def check_folder(root: Path, format: str, *, strict: bool, decode: bool, workers
 
     Args:
         root: The data set's folder, or its manifest.
-        format: One of `formats.FORMATS`.
+        layout: How the set is read.
         strict: Refuse what otherwise is a warning: counts other than the published ones, a query without a positive.
         decode: Decode every image.
         workers: Threads that read files.
@@ -25,22 +60,22 @@ def check_folder(root: Path, format: str, *, strict: bool, decode: bool, workers
     Raises:
         UserError: What `build_index` refuses; with `decode` an image that cannot be decoded; with `strict` as above.
     """
-    index = build_index(root, format, workers=workers)
+    index = build_index(root, layout, workers=workers)
     if decode:
         check_pixels(index, root, workers=workers)
     summary, counts = index.summary, index.summary["counts"]
     if strict:
-        _refuse(root, summary)
+        _refuse(root, summary, layout)
     without_junk = counts["gallery"]["images"] - counts["junk"]
     more = {"gallery_without_junk": without_junk, "gallery_of_ids": without_junk - counts["distractors"]}
     return {**summary, **more, "decoded": decode}
 
 
-def _refuse(root: Path, summary: Mapping[str, Any]) -> None:
+def _refuse(root: Path, summary: Mapping[str, Any], layout: Layout) -> None:
     problems = []
-    official = OFFICIAL_COUNTS.get(summary["format"])
-    if official is not None and not summary["official_counts"]:
-        found, wanted = (", ".join(f"{key} {value}" for key, value in _rows(c)) for c in (summary["counts"], official))
+    if layout.published is not None and not summary["official_counts"]:
+        both = (summary["counts"], layout.published.model_dump())
+        found, wanted = (", ".join(f"{key} {value}" for key, value in flat_counts(c).items()) for c in both)
         problems.append(f"it holds {found}, the published set {wanted}")
     if summary["queries_without_positive"]:
         problems.append(f"{summary['queries_without_positive']} queries have no positive from another camera")
@@ -48,18 +83,19 @@ def _refuse(root: Path, summary: Mapping[str, Any]) -> None:
         raise UserError(f"{root}: {'; '.join(problems)}; unpack the published set again, or check without --strict.")
 
 
-def print_check(found: Mapping[str, Any]) -> None:
+def print_check(found: Mapping[str, Any], layout: Layout) -> None:
     """Prints the counts of a checked folder beside the published ones, and every warning."""
+    from rich import table as tables
     from rich.console import Console
-    from rich.table import Table
 
     console = Console()
-    table = Table("", "found", *(["published"] if found["format"] in OFFICIAL_COUNTS else []))
+    columns = ["found"] if layout.published is None else ["found", f"{layout.title}, published"]
+    table = tables.Table("", *columns)
     for column in table.columns[1:]:
         column.justify = "right"
-    published = dict(_rows(OFFICIAL_COUNTS.get(found["format"], found["counts"])))
-    for name, number in _rows(found["counts"]):
-        table.add_row(name, f"{number:,}", *([f"{published[name]:,}"] if len(table.columns) == 3 else []))
+    published = {} if layout.published is None else flat_counts(layout.published.model_dump())
+    for name, number in flat_counts(found["counts"]).items():
+        table.add_row(name, f"{number:,}", *([f"{published[name]:,}"] if published else []))
     console.print(table)
     console.print(
         f"gallery without junk {found['gallery_without_junk']:,}, of the set's identities {found['gallery_of_ids']:,}; "
@@ -71,9 +107,3 @@ def print_check(found: Mapping[str, Any]) -> None:
     )
     for warning in found["warnings"]:
         console.print(f"warning: {warning}", highlight=False, soft_wrap=True, markup=False)
-
-
-def _rows(counts: Mapping[str, Any]) -> list[tuple[str, int]]:
-    """Returns the counts under plain names: "train images", ..., "junk", "distractors", "cameras"."""
-    parts = [(f"{split} {part}", counts[split][part]) for split in SPLITS for part in ("images", "ids")]
-    return [*parts, *((name, counts[name]) for name in ("junk", "distractors", "cameras"))]

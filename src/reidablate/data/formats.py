@@ -1,92 +1,128 @@
 """Reading a data set folder: which images it holds, of whom, from which camera, in which split.
 
-Two layouts of the field and one of our own:
+What distinguishes the sets of the field is data, kept in `dataset_table` of `workflow/config/default.yaml`: how their
+files are named, which folders and lists they have, and what is published about them (`Grammar`, `Published`). Here
+are the three ways in which such folders are read:
 
-- `market1501`: `bounding_box_train`, `query`, `bounding_box_test`, names `0002_c1s1_000451_03.jpg`
-  (person, camera and sequence, frame, box); person -1 is junk, person 0000 a distractor.
-- `occluded_duke`: the same folders, names `0001_c2_f0046182.jpg` (person, camera, frame).
-- `manifest`: a table `manifest.csv` or `manifest.parquet` with the columns path, pid, camid, split.
+- split folders such as `bounding_box_train`, `query`, `bounding_box_test`, or the same images sorted into a folder for
+  each person (`train_all`, `query`, `gallery`);
+- list files, a line for each image: its path and the number of its person (MSMT17);
+- a manifest, a table with the columns path, pid, camid, split (`manifest.py`).
 
-Only base names are parsed, so a parent folder such as `run-1_c3` is never read as an identity.
+Grammars are strict about what carries meaning (person, camera, split) and lenient about what does not: doubled endings,
+upper and lower case of endings, and what archives and operating systems leave behind. Only base names are parsed, so a
+parent folder such as `run-1_c3` is never read as an identity.
 """
 
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+from reidablate.config import Positive, Section
 from reidablate.errors import UserError
 
-SPLITS = ("train", "query", "gallery")
-SPLIT_FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
+Split = Literal["train", "query", "gallery"]
+SPLITS: tuple[Split, ...] = ("train", "query", "gallery")
+SPLIT_FOLDERS: dict[Split, str] = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
+PERSON_FOLDERS: dict[Split, str] = {"train": "train_all", "query": "query", "gallery": "gallery"}
 SYNTHETIC_FILE = "SYNTHETIC"  # marks a folder of generated images
-SYNTHETIC_COMMENT = "reidablate synthetic"  # begins the JPEG comment of each
+SYNTHETIC_COMMENT = "reidablate synthetic"  # begins the comment in each of them
 JUNK = -1
+MANIFEST = "manifest"
 MANIFEST_NAMES = ("manifest.csv", "manifest.parquet")
-MANIFEST_COLUMNS = ("path", "pid", "camid", "split")
+LISTED_TRAIN_PIDS_FROM = 10_000
+"""Lists number the people of train and of test from 0 each; this is added to those of train."""
 
-# Gallery images count junk and distractors, gallery ids do not.
-OFFICIAL_COUNTS: dict[str, dict[str, Any]] = {
-    "market1501": {
-        "train": {"images": 12936, "ids": 751},
-        "query": {"images": 3368, "ids": 750},
-        "gallery": {"images": 19732, "ids": 750},
-        "junk": 3819,
-        "distractors": 2798,
-        "cameras": 6,
-    },
-    "occluded_duke": {
-        "train": {"images": 15618, "ids": 702},
-        "query": {"images": 2210, "ids": 519},
-        "gallery": {"images": 17661, "ids": 1110},
-        "junk": 0,
-        "distractors": 0,
-        "cameras": 8,
-    },
-}
+_ENDINGS = re.compile(r"(?:\.(?:jpe?g|png|tiff?))+\Z", re.IGNORECASE)
+_LEFT_BEHIND = re.compile(r"\..*|__MACOSX|thumbs\.db|desktop\.ini|read_?me(\..*)?", re.IGNORECASE)
+_NAMED = 5  # names that a sentence spells out before it only counts
+
+
+class SplitCounts(Section):
+    """Images and people of a split; gallery images count junk and distractors, people do not."""
+
+    images: int = 0
+    ids: int = 0
+
+
+class Published(Section):
+    """What is published about the size of a set."""
+
+    train: SplitCounts = SplitCounts()
+    query: SplitCounts = SplitCounts()
+    gallery: SplitCounts = SplitCounts()
+    junk: int = 0
+    distractors: int = 0
+    cameras: int
+
+
+class Grammar(Section):
+    """How a set names and sorts its images.
+
+    Attributes:
+        names: Regular expression of a whole base name without its endings, with the group `pid` and, unless
+            `split_cameras` states the camera, `camid`.
+        example: A name, for error messages.
+        cameras: Cameras are numbered from 1 to this.
+        distractor: The person of gallery images that are nobody's positive, None where the set has none.
+        folders: The folder of each split; a set without `train` can only be tested on.
+        by_person: Whether the images of each person lie in a folder of their own below.
+        lists: Files that list the images of each split, with the person's number; empty where folders tell.
+        split_cameras: The camera of each split where names do not state it.
+    """
+
+    names: re.Pattern[str]
+    example: str
+    cameras: Positive
+    distractor: int | None = None
+    folders: dict[Split, str] = SPLIT_FOLDERS
+    by_person: bool = False
+    lists: dict[Split, list[str]] = {}
+    split_cameras: dict[Split, int] = {}
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The splits that the set has."""
+        return tuple(split for split in SPLITS if split in self.folders)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The folders and files that the set's folder holds."""
+        listed = [name for split in self.lists for name in self.lists[split]]
+        return tuple(dict.fromkeys([*(self.folders[split] for split in self.splits), *listed]))
 
 
 @dataclass(frozen=True)
-class Grammar:
-    """How a layout names its images.
+class Layout:
+    """What has to be known of a data set before its folder can be read.
 
     Attributes:
         title: The set's usual name.
-        pattern: Regular expression of a whole base name with the groups `pid` and `camid`.
-        shown: The same in words, for error messages.
-        num_cameras: Cameras are numbered from 1 to this.
-        distractor: The person of gallery images that are nobody's positive, None where the layout has none.
+        format: `manifest`, or the entry of `dataset_table` whose grammar this is.
+        grammar: None for a manifest.
+        published: None where nothing is published.
     """
 
     title: str
-    pattern: re.Pattern[str]
-    shown: str
-    num_cameras: int
-    distractor: int | None
+    format: str
+    grammar: Grammar | None = None
+    published: Published | None = None
 
+    @property
+    def nobody(self) -> set[int]:
+        """The pids that are no person of the set: junk and distractors."""
+        distractor = None if self.grammar is None else self.grammar.distractor
+        return {JUNK} if distractor is None else {JUNK, distractor}
 
-GRAMMARS = {
-    "market1501": Grammar(
-        title="Market-1501",
-        pattern=re.compile(r"(?P<pid>-1|[0-9]{4})_c(?P<camid>[0-9])s[0-9]+_[0-9]{6}_[0-9]{2}\.jpg"),
-        shown="{pid: -1 or 4 digits}_c{camera: 1-6}s{sequence}_{frame: 6 digits}_{box: 2 digits}.jpg",
-        num_cameras=6,
-        distractor=0,
-    ),
-    "occluded_duke": Grammar(
-        title="Occluded-Duke",
-        pattern=re.compile(r"(?P<pid>[0-9]{4})_c(?P<camid>[0-9])_f[0-9]{7}\.jpg"),
-        shown="{pid: 4 digits}_c{camera: 1-8}_f{frame: 7 digits}.jpg",
-        num_cameras=8,
-        distractor=None,
-    ),
-}
-FORMATS = (*GRAMMARS, "manifest")
+    @property
+    def test_only(self) -> bool:
+        """Whether the set has no training images."""
+        return self.grammar is not None and "train" not in self.grammar.folders
 
 
 class Record(NamedTuple):
@@ -113,53 +149,97 @@ class Listing:
     records: tuple[Record, ...]
     ignored: tuple[str, ...]
 
+    @property
+    def unexpected(self) -> tuple[str, ...]:
+        """Those of the ignored entries that archives and operating systems do not usually leave behind."""
+        return tuple(path for path in self.ignored if not _LEFT_BEHIND.fullmatch(PurePosixPath(path).name))
 
-def locate(data_root: Path, names: Sequence[str]) -> Path | None:
-    """Returns the first folder of `data_root` that has one of the accepted `names`, None where there is none."""
-    return next((data_root / name for name in names if (data_root / name).is_dir()), None)
+
+def is_image_name(name: str) -> bool:
+    """Returns whether a base name has the ending of an image and is not hidden (`._x.jpg` comes from macOS)."""
+    return not name.startswith(".") and _ENDINGS.search(name) is not None
 
 
-def parse_name(name: str, grammar: Grammar) -> tuple[int, int]:
+def image_key(name: str) -> str:
+    """Returns a name without folders and endings, by which the files of different code bases are matched.
+
+    >>> image_key("query/1488_c1s6_023021_00.jpg.jpg") == image_key("1488_c1s6_023021_00.JPG")
+    True
+    """
+    return _ENDINGS.sub("", name.replace("\\", "/").rpartition("/")[2])
+
+
+def parse_name(name: str, layout: Layout, split: Split = "gallery") -> tuple[int, int]:
     """Returns the person and the camera (from 1) that a base name states.
 
     Raises:
         UserError: The name breaks the grammar or names a camera that the set does not have.
     """
-    match = grammar.pattern.fullmatch(name)
-    if match is None:
-        raise UserError(f"{name!r} is no {grammar.title} name, expected {grammar.shown}; rename or remove the file.")
-    camid = int(match["camid"])
-    if not 1 <= camid <= grammar.num_cameras:
+    grammar = layout.grammar
+    assert grammar is not None
+    ending = _ENDINGS.search(name)
+    match = ending and grammar.names.fullmatch(name, 0, ending.start())
+    if not match:
+        raise UserError(f"{name!r} is not a {layout.title} name such as {grammar.example}; rename or remove the file.")
+    found = match.groupdict()
+    camid = int(found["camid"]) if "camid" in found else grammar.split_cameras[split]
+    if not 1 <= camid <= grammar.cameras:
         raise UserError(
-            f"{name!r} names camera {camid}, {grammar.title} has 1 to {grammar.num_cameras} "
-            f"(expected {grammar.shown}); rename or remove the file."
+            f"{name!r} names camera {camid}, {layout.title} has 1 to {grammar.cameras}; rename or remove the file."
         )
-    return int(match["pid"]), camid
+    return int(found["pid"]), camid
 
 
-def source_of(root: Path, format: str) -> dict[str, str]:
+def grammar_at(root: Path, grammar: Grammar) -> Grammar:
+    """Returns the grammar as a folder follows it: that of the set, or the same with a folder for each person."""
+    if dict(grammar.folders) != SPLIT_FOLDERS or not (root / PERSON_FOLDERS["train"]).is_dir():
+        return grammar
+    if any((root / SPLIT_FOLDERS[split]).is_dir() for split in ("train", "gallery")):
+        return grammar
+    return grammar.model_copy(update={"folders": PERSON_FOLDERS, "by_person": True})
+
+
+def source_of(root: Path, layout: Layout) -> dict[str, str]:
     """Returns what an index is built from, without opening an image: the place, the format, the state of the files."""
-    return {"root": str(root.resolve()), "format": format, "listing": listing_hash(root)}
+    return {"root": str(root.resolve()), "format": layout.format, "listing": listing_hash(root, layout)}
 
 
-def listing_hash(root: Path) -> str:
+def listing_hash(root: Path, layout: Layout) -> str:
     """Returns a hash that changes when an image of a set comes, goes, or changes its name, size or time of change.
 
-    A manifest counts with its bytes and with the images that it names. Planning calls this, so what is missing or
-    broken is no error here: reading the set will say what is wrong.
+    Lists and manifests count with their bytes and with the images that they name. Planning calls this, so what is
+    missing or broken is no error here: reading the set will say what is wrong.
     """
-    manifests = [root] if root.is_file() else [root / name for name in MANIFEST_NAMES if (root / name).is_file()]
     digest = hashlib.sha256()
-    for manifest in manifests:
-        digest.update(manifest.read_bytes())
-        with suppress(UserError):
-            _digest_states(digest, manifest.parent, sorted(row[0] for row in _manifest_rows(manifest)))
-    for folder in SPLIT_FOLDERS.values():
-        if (root / folder).is_dir():
-            names = sorted(name for name in os.listdir(root / folder) if name.lower().endswith((".jpg", ".jpeg")))
-            digest.update(f"{folder}\0".encode())
-            _digest_states(digest, root / folder, names)
+    if layout.grammar is None:
+        from reidablate.data.manifest import manifest_rows  # needs pandas
+
+        manifests = [root] if root.is_file() else [root / name for name in MANIFEST_NAMES if (root / name).is_file()]
+        for manifest in manifests:
+            digest.update(manifest.read_bytes())
+            with suppress(UserError):
+                _digest_states(digest, manifest.parent, sorted(row[0] for row in manifest_rows(manifest)))
+        return digest.hexdigest()[:16]
+    grammar = grammar_at(root, layout.grammar)
+    for split in grammar.splits:
+        folder = root / grammar.folders[split]
+        if not folder.is_dir():
+            continue
+        digest.update(f"{grammar.folders[split]}\0".encode())
+        with suppress(OSError, UserError):
+            _digest_states(digest, folder, sorted(_named_images(root, grammar, split)))
     return digest.hexdigest()[:16]
+
+
+def _named_images(root: Path, grammar: Grammar, split: Split) -> Iterator[str]:
+    """Yields the images of a split, relative to its folder."""
+    if grammar.lists:
+        for name in grammar.lists[split]:
+            yield from (relative for relative, _ in _listed(root / name))
+        return
+    for relative, entry in _entries(root / grammar.folders[split], by_person=grammar.by_person):
+        if is_image_name(entry.name):
+            yield relative
 
 
 def _digest_states(digest: "hashlib._Hash", folder: Path, names: Iterable[str]) -> None:
@@ -171,123 +251,155 @@ def _digest_states(digest: "hashlib._Hash", folder: Path, names: Iterable[str]) 
             digest.update(f"{state.st_size} {state.st_mtime_ns}\0".encode())
 
 
-def read_folder(root: Path, format: str) -> Listing:
-    """Returns the images of a data set folder.
+def read_folder(root: Path, layout: Layout) -> Listing:
+    """Returns the images of a data set folder; only names are read, no image is opened.
 
     Args:
-        root: The folder with the three split folders; for `manifest` the table itself or the folder that holds it.
-            A folder marked as generated may hold training images alone, for pre-training.
-        format: One of `FORMATS`.
+        root: The folder of the set; for a manifest the table itself or the folder that holds it. A folder marked as
+            generated may hold training images alone, for pre-training.
+        layout: How the set is read.
 
     Raises:
-        UserError: The format is unknown, a folder, file or column is missing, a name breaks the grammar, a split is
-            empty, or an image outside the gallery is junk or a distractor.
+        UserError: A folder, file or column is missing, a name breaks the grammar, an image is not a regular file, a
+            split is empty, or an image outside the gallery is junk or a distractor.
     """
-    if format not in FORMATS:
-        raise UserError(f"{format!r} is no data set format; choose one of {', '.join(FORMATS)}.")
     if not root.exists():
         raise UserError(f"the data set folder {root} does not exist; give the folder that holds the set.")
-    splits = _splits(root)
-    listing = _read_manifest(root) if format == "manifest" else _read_layout(root, GRAMMARS[format], splits)
+    if layout.grammar is None:
+        from reidablate.data.manifest import read_manifest  # needs pandas
+
+        listing, splits = read_manifest(root), SPLITS
+    else:
+        grammar = grammar_at(root, layout.grammar)
+        splits = _splits(root, grammar)
+        listing = _read_layout(root, layout, grammar, splits)
     for split in splits:
         if not any(record.split == split for record in listing.records):
             raise UserError(f"the {split} split of {root} holds no image; check that the set was unpacked whole.")
-    return listing
-
-
-def _splits(root: Path) -> tuple[str, ...]:
-    """Returns the splits that a set must have; a generated one for pre-training has no folder but the training one."""
-    tests = (root / SPLIT_FOLDERS["query"], root / SPLIT_FOLDERS["gallery"])
-    generated = (root / SYNTHETIC_FILE).is_file()
-    return ("train",) if generated and not any(folder.exists() for folder in tests) else SPLITS
-
-
-def _read_layout(root: Path, grammar: Grammar, splits: Sequence[str]) -> Listing:
-    missing = [SPLIT_FOLDERS[split] for split in splits if not (root / SPLIT_FOLDERS[split]).is_dir()]
-    if missing:
-        expected = ", ".join(SPLIT_FOLDERS.values())
-        raise UserError(f"{root} has no folder {', '.join(missing)}; a {grammar.title} folder holds {expected}.")
-    records: list[Record] = []
-    ignored: list[str] = []
-    for split in splits:
-        folder = SPLIT_FOLDERS[split]
-        for name in sorted(os.listdir(root / folder)):
-            path = f"{folder}/{name}"
-            # "._x.jpg" are the resource forks that macOS leaves in archives.
-            if name.startswith(".") or not name.lower().endswith((".jpg", ".jpeg")):
-                ignored.append(path)
-                continue
-            try:
-                pid, camid = parse_name(name, grammar)
-            except UserError as error:
-                raise UserError(f"in {root / folder}: {error}") from None
-            records.append(Record(split, path, name, pid, camid))
-    _check_gallery_only(records, {JUNK} if grammar.distractor is None else {JUNK, grammar.distractor})
-    return Listing(root, tuple(records), tuple(ignored))
-
-
-def _check_gallery_only(records: Iterable[Record], pids: set[int]) -> None:
-    for record in records:
-        if record.pid in pids and record.split != "gallery":
+    for record in listing.records:
+        if record.split != "gallery" and record.pid in layout.nobody:
             raise UserError(
                 f"{record.path} has pid {record.pid} in the {record.split} split, but junk and distractors belong to "
                 "the gallery alone; move or remove the image."
             )
+    return listing
 
 
-def _read_manifest(root: Path) -> Listing:
-    path = _manifest_path(root)
-    rows = _manifest_rows(path)
-    splits = {split: position for position, split in enumerate(SPLITS)}
-    records: list[Record] = []
-    for number, (name, pid, camid, split) in enumerate(rows, start=1):
-        where = f"row {number} of {path}"
-        if split not in splits:
-            raise UserError(f"{where} has split {split!r}; write one of {', '.join(SPLITS)}.")
-        if not name or PurePosixPath(name).is_absolute():
-            raise UserError(f"{where} has path {name!r}; write paths relative to the manifest's folder.")
-        person, camera = _whole(pid, "pid", JUNK, where), _whole(camid, "camid", 0, where)
-        records.append(Record(split, name, name, person, camera))
-    records.sort(key=lambda record: (splits[record.split], record.name))
-    for first, second in pairwise(records):
-        if first[:2] == second[:2]:
-            raise UserError(f"{first.path} stands twice in the {first.split} split of {path}; remove one of the rows.")
-    _check_gallery_only(records, {JUNK})
-    return Listing(path.parent, tuple(records), ())
+def _splits(root: Path, grammar: Grammar) -> tuple[Split, ...]:
+    """Returns the splits that a folder must have; a generated one for pre-training may have the training one alone."""
+    tests = [root / grammar.folders[split] for split in grammar.splits if split != "train"]
+    alone = (root / SYNTHETIC_FILE).is_file() and not any(folder.exists() for folder in tests)
+    return ("train",) if alone else grammar.splits
 
 
-def _manifest_path(root: Path) -> Path:
-    if root.is_file():
-        return root
-    found = [root / name for name in MANIFEST_NAMES if (root / name).is_file()]
-    if len(found) != 1:
-        raise UserError(
-            f"{root} holds {len(found)} of {' and '.join(MANIFEST_NAMES)}; give the manifest itself, "
-            "or the folder with exactly one of them."
-        )
-    return found[0]
-
-
-def _manifest_rows(path: Path) -> list[tuple[str, str, str, str]]:
-    import pandas as pd
-
-    try:
-        if path.suffix == ".parquet":
-            frame = pd.read_parquet(path)
-        else:
-            frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"the manifest {path} cannot be read ({error}); write it again as CSV or Parquet.") from error
-    missing = [column for column in MANIFEST_COLUMNS if column not in frame.columns]
+def _read_layout(root: Path, layout: Layout, grammar: Grammar, splits: Sequence[Split]) -> Listing:
+    needed = dict.fromkeys(grammar.folders[split] for split in splits)
+    missing = [name for name in needed if not (root / name).is_dir()]
+    missing += [name for split in splits for name in grammar.lists.get(split, ()) if not (root / name).is_file()]
     if missing:
-        expected = ", ".join(MANIFEST_COLUMNS)
-        raise UserError(f"the manifest {path} lacks the column {', '.join(missing)}; it needs {expected}.")
-    columns = [frame[column].astype(str).tolist() for column in MANIFEST_COLUMNS]
-    return list(zip(*columns, strict=True))
+        kind = "list" if missing[0] not in needed else "folder"
+        raise UserError(
+            f"{root} has no {kind} {', '.join(missing)}; a {layout.title} folder holds {', '.join(grammar.parts)}."
+        )
+    records: list[Record] = []
+    ignored: list[str] = []
+    for split in splits:
+        if grammar.lists:
+            found = _read_lists(root, layout, split)
+        else:
+            found, others = _read_split(root, layout, grammar, split)
+            ignored += others
+        found.sort(key=lambda record: record.name)
+        records += found
+    return Listing(root, tuple(records), tuple(ignored))
 
 
-def _whole(text: str, column: str, low: int, where: str) -> int:
-    """Returns a table entry as an integer of at least `low`."""
-    if re.fullmatch(r"-?[0-9]{1,15}", text) is None or int(text) < low:
-        raise UserError(f"{where} has {column} {text!r}; write a whole number from {low} up.")
-    return int(text)
+def _read_split(root: Path, layout: Layout, grammar: Grammar, split: Split) -> tuple[list[Record], list[str]]:
+    """Returns the images of a split folder, and what else it holds."""
+    folder = grammar.folders[split]
+    records: list[Record] = []
+    ignored: list[str] = []
+    for relative, entry in _entries(root / folder, by_person=grammar.by_person):
+        name, path = entry.name, f"{folder}/{relative}"
+        if not is_image_name(name):
+            ignored.append(path.encode(errors="backslashreplace").decode())
+            continue
+        try:
+            pid, camid = parse_name(name, layout, split)
+        except UserError as error:
+            raise UserError(f"in {root / path.removesuffix(f'/{name}')}: {error}") from None
+        if not entry.is_file():
+            raise _not_a_file(root / path)
+        # Where the split is the camera, query and gallery use the same base names for different images.
+        records.append(Record(split, path, path if grammar.split_cameras else name, pid, camid))
+    return records, sorted(ignored)
+
+
+def _not_a_file(path: Path) -> UserError:
+    return UserError(f"{path} is not a regular file but a folder, a pipe or a link to nothing; replace or remove it.")
+
+
+def _entries(folder: Path, *, by_person: bool) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
+    """Yields the entries of a folder, and of the folders of people in it, with their paths relative to it."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if by_person and not _LEFT_BEHIND.fullmatch(entry.name) and entry.is_dir():
+                yield from ((f"{entry.name}/{name}", below) for name, below in _entries(Path(entry), by_person=False))
+            else:
+                yield entry.name, entry
+
+
+def _read_lists(root: Path, layout: Layout, split: Split) -> list[Record]:
+    """Returns the images that the lists of a split name; the list states the person, the name the camera."""
+    grammar = layout.grammar
+    assert grammar is not None
+    folder, first = grammar.folders[split], LISTED_TRAIN_PIDS_FROM if split == "train" else 0
+    records: list[Record] = []
+    lost: list[str] = []
+    for listed in grammar.lists[split]:
+        for relative, number in _listed(root / listed):
+            name = relative.rpartition("/")[2]
+            try:
+                _, camid = parse_name(name, layout, split)
+            except UserError as error:
+                raise UserError(f"in {root / listed}: {error}") from None
+            if not os.path.isfile(f"{root}/{folder}/{relative}"):
+                lost.append(f"{folder}/{relative}")
+            records.append(Record(split, f"{folder}/{relative}", name, first + number, camid))
+    if lost:
+        raise UserError(
+            f"{root} lacks {len(lost)} of the {len(records)} images that its lists of the {split} split name "
+            f"({some(lost)}); unpack the set again."
+        )
+    names = {record.name for record in records}
+    if len(names) < len(records):
+        raise UserError(f"an image stands twice in {' and '.join(grammar.lists[split])} of {root}; remove one line.")
+    return records
+
+
+def _listed(path: Path) -> Iterator[tuple[str, int]]:
+    """Yields the relative path and the person's number of each line of a list."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); unpack the set again.") from None
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        relative, _, person = line.strip().rpartition(" ")
+        inside = PurePosixPath(relative)
+        if not relative or not re.fullmatch("[0-9]{1,9}", person) or inside.is_absolute() or ".." in inside.parts:
+            raise UserError(f"line {number} of {path} is {line!r}; write the path of an image and a person's number.")
+        yield relative, int(person)
+
+
+def some(names: Sequence[str]) -> str:
+    """Returns the first few names, and how many more there are."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def flat_counts(counts: Mapping[str, Any]) -> dict[str, int]:
+    """Returns counts under plain names: "train images", ..., "junk", "distractors", "cameras"."""
+    parts = {f"{split} {part}": counts[split][part] for split in SPLITS for part in ("images", "ids")}
+    return parts | {name: counts[name] for name in ("junk", "distractors", "cameras")}

@@ -7,6 +7,7 @@ identities in both train and test, queries that nobody can answer, files whose b
 import hashlib
 import io
 import os
+import stat
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -21,15 +22,14 @@ from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel
 
 from reidablate.artifacts import only_writer, read_record, read_table, write_json, write_table
+from reidablate.data.census import check_identities, count, counted, shared_files, unanswerable, warnings_by_name
 from reidablate.data.formats import (
-    GRAMMARS,
-    JUNK,
-    OFFICIAL_COUNTS,
-    SPLITS,
     SYNTHETIC_COMMENT,
     SYNTHETIC_FILE,
+    Layout,
     Listing,
     read_folder,
+    some,
     source_of,
 )
 from reidablate.errors import UserError
@@ -38,7 +38,8 @@ COLUMNS = ("split", "path", "name", "pid", "camid", "label", "width", "height", 
 
 # What Pillow raises for files that it cannot open or decode.
 BROKEN_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-_NAMED = 5  # names that an error or a warning spells out before it only counts
+IMAGE_FORMATS = ("JPEG", "PNG", "TIFF")  # whatever the ending says
+_DESCRIPTION = 270  # the tag of a TIFF that holds its comment
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -84,27 +85,26 @@ def image_path(root: Path, relative: str) -> Path:
     return (root.parent if root.is_file() else root) / relative
 
 
-def build_index(root: Path, format: str, *, workers: int) -> Index:
+def build_index(root: Path, layout: Layout, *, workers: int) -> Index:
     """Returns the checked index of a data set folder; every file is read once, its pixels are not decoded.
 
     Args:
         root: The data set's folder, or its manifest.
-        format: One of `formats.FORMATS`.
+        layout: How the set is read.
         workers: Threads that read files.
 
     Raises:
-        UserError: What `read_folder` refuses; an image that is truncated or no JPEG; an identity in both train and
-            test; a file shared by query and gallery with another pid or camera.
+        UserError: What `read_folder` and `census.check_identities` refuse; an image that is truncated or of no known
+            format.
     """
-    listing = read_folder(root, format)
-    allowed = ("JPEG",) if format in GRAMMARS else ("JPEG", "PNG")
+    listing = read_folder(root, layout)
     paths = [listing.root / record.path for record in listing.records]
-    facts = _map(lambda path: _inspect(path, allowed), paths, workers)
+    facts = _map(_inspect, paths, workers)
     _refuse_broken((record.path, fact.problem) for record, fact in zip(listing.records, facts, strict=True))
     frame = _frame(listing, facts)
-    _check_disjoint(frame, format)
+    check_identities(listing.records, layout)
     synthetic = (listing.root / SYNTHETIC_FILE).is_file() or any(fact.marked for fact in facts)
-    return Index(frame, _summary(frame, format, synthetic=synthetic, ignored=listing.ignored))
+    return Index(frame, _summary(frame, listing, layout, synthetic=synthetic))
 
 
 def check_pixels(index: Index, root: Path, *, workers: int) -> None:
@@ -132,7 +132,7 @@ def write_index(index: Index, folder: Path) -> None:
     write_json(folder / "index.json", index.summary)
 
 
-def index_dataset(root: Path, format: str, folder: Path, *, workers: int) -> Index:
+def index_dataset(root: Path, layout: Layout, folder: Path, *, workers: int) -> Index:
     """Builds and writes the index of a data set, and `source.json` beside it: the state of the files it was built from.
 
     When the images turn out to be those of the index that is there, by fingerprint, its `index.json` keeps its time,
@@ -141,8 +141,8 @@ def index_dataset(root: Path, format: str, folder: Path, *, workers: int) -> Ind
     Raises:
         UserError: What `build_index` refuses, or the folder cannot be written.
     """
-    source = source_of(root, format)
-    index = build_index(root, format, workers=workers)
+    source = source_of(root, layout)
+    index = build_index(root, layout, workers=workers)
     before = None
     with only_writer(folder, "index"):
         with suppress(UserError):
@@ -183,29 +183,36 @@ def _map(work: Callable[[_T], _R], items: Sequence[_T], workers: int) -> list[_R
         return list(chain.from_iterable(pool.map(work_off, range(0, len(items), 64))))
 
 
-def _inspect(path: Path, allowed: tuple[str, ...]) -> _Facts:
+def _inspect(path: Path) -> _Facts:
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would wait for ever
+            return _Facts(0, 0, 0, "", False, "not a regular file")
         data = path.read_bytes()
-        with Image.open(io.BytesIO(data), formats=allowed) as image:
+        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
             width, height = image.size
-            is_jpeg = image.format != "PNG"
-            comment = image.info.get("comment", b"")
+            kind = image.format
+            marked = _comment(image).startswith(SYNTHETIC_COMMENT)
     except UnidentifiedImageError:
-        return _Facts(0, 0, 0, "", False, f"no {' or '.join(allowed)} image")
+        return _Facts(0, 0, 0, "", False, "not a JPEG, PNG or TIFF image")
     except BROKEN_IMAGE as error:
         return _Facts(0, 0, 0, "", False, str(error))
     # In the coded data 0xFF is always followed by 0 or a restart mark, so an end mark behind the last start of scan
     # is the end of the image; Pillow refuses to decode a JPEG without it.
-    truncated = is_jpeg and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
-    marked = is_jpeg and comment.startswith(SYNTHETIC_COMMENT.encode())
+    truncated = kind == "JPEG" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+    truncated |= kind == "PNG" and b"IEND" not in data
     digest = hashlib.sha256(data).hexdigest()[:16]
-    return _Facts(width, height, len(data), digest, marked, "truncated JPEG" if truncated else None)
+    return _Facts(width, height, len(data), digest, marked, f"truncated {kind}" if truncated else None)
+
+
+def _comment(image: Image.Image) -> str:
+    comment = getattr(image, "tag_v2", image.info).get(_DESCRIPTION if image.format == "TIFF" else "comment", "")
+    return comment.decode(errors="replace") if isinstance(comment, bytes) else str(comment)
 
 
 def _refuse_broken(problems: Iterable[tuple[str, str | None]]) -> None:
     broken = [f"{path} ({problem})" for path, problem in problems if problem is not None]
     if broken:
-        raise UserError(f"{_count(len(broken), 'image')} cannot be used: {_some(broken)}; unpack the set again.")
+        raise UserError(f"{counted(len(broken), 'image')} cannot be used: {some(broken)}; unpack the set again.")
 
 
 def _frame(listing: Listing, facts: Sequence[_Facts]) -> pd.DataFrame:
@@ -219,105 +226,22 @@ def _frame(listing: Listing, facts: Sequence[_Facts]) -> pd.DataFrame:
     return frame
 
 
-def _identities(frame: pd.DataFrame, format: str) -> pd.DataFrame:
-    """Returns the rows that show a person of the set: neither junk nor distractors."""
-    others = [JUNK]
-    if format in GRAMMARS and (distractor := GRAMMARS[format].distractor) is not None:
-        others.append(distractor)
-    return frame[~frame["pid"].isin(others)]
-
-
-def _check_disjoint(frame: pd.DataFrame, format: str) -> None:
-    people = _identities(frame, format)
-    train = people["split"] == "train"
-    both = sorted(set(people.loc[train, "pid"]) & set(people.loc[~train, "pid"]))
-    if both:
-        example = people.loc[~train & (people["pid"] == both[0]), "path"].iloc[0]
-        raise UserError(
-            f"{_count(len(both), 'identity', 'identities')} of the training images also in query or gallery "
-            f"(pid {both[0]}: {example}), so a test score would mean nothing; use the official split."
-        )
-
-
-def _summary(frame: pd.DataFrame, format: str, *, synthetic: bool, ignored: tuple[str, ...]) -> dict[str, Any]:
-    counts = _counts(frame, format)
-    official = OFFICIAL_COUNTS.get(format)
-    warnings = []
-    if official is not None and counts != official and not synthetic:
-        warnings.append(f"the counts are not those of {GRAMMARS[format].title}: {_differences(counts, official)}")
-    lost = _queries_without_positive(frame)
-    if lost:
-        warnings.append(
-            f"{_count(len(lost), 'query', 'queries')} without a positive from another camera: {_some(lost)}"
-        )
+def _summary(frame: pd.DataFrame, listing: Listing, layout: Layout, *, synthetic: bool) -> dict[str, Any]:
+    counts = count(listing.records, layout)
+    warnings = warnings_by_name(listing, layout, synthetic=synthetic)
     if repeats := _repeats(frame):
-        warnings.append(f"{_count(len(repeats), 'image')} with the bytes of another: {_some(repeats)}")
-    if ignored:
-        warnings.append(f"{_count(len(ignored), 'file')} ignored, no JPEG by name: {_some(ignored)}")
+        warnings.append(f"{counted(len(repeats), 'image')} with the bytes of another: {some(repeats)}")
     return {
-        "format": format,
+        "format": layout.format,
         "synthetic": synthetic,
         "counts": counts,
-        "official_counts": counts == official,
-        "shared_query_gallery": _check_shared(frame),
-        "queries_without_positive": len(lost),
+        "official_counts": layout.published is not None and counts == layout.published.model_dump(),
+        "shared_query_gallery": shared_files(listing.records),
+        "queries_without_positive": len(unanswerable(listing.records)),
         "fingerprint": _fingerprint(frame),
-        "ignored": list(ignored),
+        "ignored": list(listing.ignored),
         "warnings": warnings,
     }
-
-
-def _counts(frame: pd.DataFrame, format: str) -> dict[str, Any]:
-    people = _identities(frame, format)
-    junk = int((frame["pid"] == JUNK).sum())
-    counts: dict[str, Any] = {
-        split: {
-            "images": int((frame["split"] == split).sum()),
-            "ids": int(people.loc[people["split"] == split, "pid"].nunique()),
-        }
-        for split in SPLITS
-    }
-    return counts | {
-        "junk": junk,
-        "distractors": len(frame) - len(people) - junk,
-        "cameras": int(frame["camid"].nunique()),
-    }
-
-
-def _differences(counts: dict[str, Any], official: dict[str, Any]) -> str:
-    found, expected = _flat(counts), _flat(official)
-    return ", ".join(f"{key} {found[key]} instead of {expected[key]}" for key in found if found[key] != expected[key])
-
-
-def _flat(counts: dict[str, Any]) -> dict[str, int]:
-    single = {key: value for key, value in counts.items() if key not in SPLITS}
-    return {f"{split} {part}": counts[split][part] for split in SPLITS for part in counts[split]} | single
-
-
-def _queries_without_positive(frame: pd.DataFrame) -> list[str]:
-    query, gallery = frame[frame["split"] == "query"], frame[frame["split"] == "gallery"]
-    seen = gallery[["pid", "camid"]].drop_duplicates()
-    cameras = query["pid"].map(seen.groupby("pid").size()).fillna(0)
-    own = pd.MultiIndex.from_frame(query[["pid", "camid"]]).isin(pd.MultiIndex.from_frame(seen))
-    return query.loc[cameras - own == 0, "name"].tolist()
-
-
-def _check_shared(frame: pd.DataFrame) -> int:
-    """Returns how many files stand in query and gallery; the same-camera rule removes them if pid and camera agree.
-
-    Raises:
-        UserError: A shared file has another pid or camera in the gallery.
-    """
-    keys = ["name", "pid", "camid"]
-    query, gallery = (frame.loc[frame["split"] == split, keys] for split in ("query", "gallery"))
-    shared = query.merge(gallery, on="name", suffixes=("", "_gallery"))
-    wrong = shared[(shared["pid"] != shared["pid_gallery"]) | (shared["camid"] != shared["camid_gallery"])]
-    if len(wrong):
-        raise UserError(
-            f"{wrong['name'].iloc[0]} stands in query and gallery with another pid or camera; "
-            "give a shared file the same pid and camid in both."
-        )
-    return len(shared)
 
 
 def _repeats(frame: pd.DataFrame) -> list[str]:
@@ -334,12 +258,3 @@ def _fingerprint(frame: pd.DataFrame) -> str:
     for row in frame[["split", "name", "pid", "camid", "size_bytes", "content_hash"]].itertuples(index=False):
         digest.update(("\t".join(map(str, row)) + "\n").encode())
     return digest.hexdigest()[:16]
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
-
-
-def _count(number: int, singular: str, plural: str = "") -> str:
-    return f"{number} {singular if number == 1 else plural or singular + 's'}"

@@ -8,30 +8,28 @@ import multiprocessing
 import os
 import shutil
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from math import pi
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
 from reidablate.artifacts import only_writer, write_text
-from reidablate.config import Counts, SyntheticRecipe
+from reidablate.config import Counts, Style, SyntheticRecipe
 from reidablate.data import scene
-from reidablate.data.formats import GRAMMARS, OFFICIAL_COUNTS
-from reidablate.data.formats import SPLIT_FOLDERS as FOLDERS
 from reidablate.data.formats import SYNTHETIC_COMMENT as COMMENT
 from reidablate.data.formats import SYNTHETIC_FILE as MARK
+from reidablate.data.formats import Grammar, Split
 from reidablate.data.identity import Identity, look_alike, sample_identity, sample_pose
+from reidablate.data.naming import DOUBLED, Sitter, encoded, lists_of, names_of, place_of
 from reidablate.data.occluders import occluder
+from reidablate.data.table import layout_of
 from reidablate.errors import UserError
 from reidablate.rng import generator
-
-Style = Literal["market1501", "occluded_duke"]
-Split = Literal["train", "query", "gallery"]
 
 GENERATOR_VERSION = 1
 """Raised whenever the same seed gives other images."""
@@ -41,28 +39,33 @@ OCCLUDED_AREA = (0.2, 0.4)
 """Least and greatest share of an occluded image's area that is hidden."""
 FAMILY: dict[str, int] = {"market1501": 3, "occluded_duke": 2}
 """Identities come in families of this size that share most attributes."""
-
-
-def _official(style: str, **further: int) -> Counts:
-    table = OFFICIAL_COUNTS[style]
-    train, query, gallery = table["train"], table["query"], table["gallery"]
-    others = {"distractors": table["distractors"], "junk": table["junk"]}
-    return Counts(
-        train["images"],
-        train["ids"],
-        query["images"],
-        query["ids"],
-        gallery["images"] - sum(others.values()),
-        gallery["ids"],
-        **others,
-        **further,
-    )
-
-
-OFFICIAL: dict[str, Counts] = {
-    "market1501": _official("market1501"),
-    "occluded_duke": _official("occluded_duke", shared_queries=1_870),
+DRAWN_LIKE: dict[str, Literal["market1501", "occluded_duke"]] = {
+    "market1501": "market1501",
+    "occluded_duke": "occluded_duke",
+    "dukemtmc": "market1501",
+    "msmt17_v1": "market1501",
+    "msmt17_v2": "market1501",
+    "cuhk03_detected": "market1501",
+    "cuhk03_labeled": "market1501",
+    "occluded_reid": "occluded_duke",
 }
+"""Whose people, scenes and structure the images of a layout have."""
+
+
+def official_counts(style: str) -> Counts:
+    """Returns the published counts of a set as counts to draw.
+
+    Raises:
+        UserError: There is no such data set in `dataset_table`, or nothing is published about it.
+    """
+    published = layout_of(style).published
+    if published is None:
+        raise UserError(f"nothing is published about the size of '{style}'; give --counts as JSON.")
+    train, query, gallery = published.train, published.query, published.gallery
+    others = {"distractors": published.distractors, "junk": published.junk}
+    shared = {"shared_queries": 1_870} if style == "occluded_duke" else {}
+    own = gallery.images - sum(others.values())
+    return Counts(train.images, train.ids, query.images, query.ids, own, gallery.ids, **others, **shared)
 
 
 @dataclass(frozen=True)
@@ -106,8 +109,8 @@ def synthesize(
     another synthetic set are replaced; a folder with images that do not carry our mark is never touched.
 
     Args:
-        root: Folder that gets `bounding_box_train`, `query` and `bounding_box_test`.
-        style: Layout, file names, number of cameras and kind of clutter.
+        root: Folder that gets the folders of the data set, such as `bounding_box_train`, and its lists.
+        style: Data set whose layout, file names, number of cameras and kind of clutter it has.
         counts: Exact numbers of images and identities.
         seed: Every file follows from it.
         image_size: (height, width) in pixels.
@@ -119,34 +122,56 @@ def synthesize(
         UserError: An argument is out of range, counts contradict each other, or `root` holds foreign images.
     """
     _check(style, counts, image_size, occluded_share, occluded_area, workers)
-    splits: tuple[Split, ...] = ("train", "query", "gallery") if counts.gallery_images else ("train",)
-    for split in splits:
-        _refuse_foreign(root / FOLDERS[split])
-    recipe = Recipe(style, counts.population, seed, image_size, occluded_area)
+    grammar = _grammar(style)
+    splits = grammar.splits if counts.gallery_images else ("train",)
+    drawn = DRAWN_LIKE[style]
+    recipe = Recipe(drawn, counts.population, seed, image_size, occluded_area)
     shots = plan(style, counts, seed, occluded_share)
+    folders = _folders(grammar, {split: shots[split] for split in splits})
+    for folder in folders:
+        _refuse_foreign(root / folder)
     facts = {"style": style, "seed": seed, "generator_version": GENERATOR_VERSION, "image_size": image_size,
              **asdict(counts)}  # fmt: skip
-    if style == "occluded_duke":
+    if drawn == "occluded_duke":
         facts |= {"occluded_share": occluded_share, "occluded_area": occluded_area}
     lines = ["Procedural pedestrians written by reidablate: drawings, no photographs, no real people.", ""]
     mark = "\n".join(lines + [f"{key}: {value}" for key, value in facts.items()]) + "\n"
     with only_writer(root, "synthesize"):
-        if _is_whole(root, mark, {split: shots[split] for split in splits}):
+        if _is_whole(root, mark, folders):
             return
         (root / MARK).unlink(missing_ok=True)
-        for split in splits:
-            _write_folder(root / FOLDERS[split], recipe, shots[split], workers)
+        for folder, files in folders.items():
+            _write_folder(root / folder, recipe, files, workers)
+        for name, text in lists_of({split: [shot.name for shot in shots[split]] for split in splits}, grammar).items():
+            write_text(root / name, text)
         write_text(root / MARK, mark)
 
 
-def _is_whole(root: Path, mark: str, shots: dict[Split, list[Shot]]) -> bool:
+def _grammar(style: str) -> Grammar:
+    grammar = layout_of(style).grammar
+    assert grammar is not None
+    return grammar
+
+
+def _folders(grammar: Grammar, shots: dict[Split, list[Shot]]) -> dict[str, dict[str, Shot]]:
+    """Returns {folder: {path below it: image}}; query and gallery may share a folder."""
+    folders: dict[str, dict[str, Shot]] = {}
+    for split, planned in shots.items():
+        files = folders.setdefault(grammar.folders[split], {})
+        files.update((place_of(shot.name, grammar), shot) for shot in planned)
+    return folders
+
+
+def _is_whole(root: Path, mark: str, folders: dict[str, dict[str, Shot]]) -> bool:
     """Whether this very set is there already, left by another process that this one waited for."""
     if not (root / MARK).is_file() or (root / MARK).read_text(encoding="utf-8") != mark:
         return False
-    return all(
-        (root / FOLDERS[split]).is_dir() and set(os.listdir(root / FOLDERS[split])) == {shot.name for shot in planned}
-        for split, planned in shots.items()
-    )
+    return all(_files_below(root / folder) == files.keys() for folder, files in folders.items())
+
+
+def _files_below(folder: Path) -> set[str]:
+    walked = os.walk(folder)
+    return {Path(place, name).relative_to(folder).as_posix() for place, _, names in walked for name in names}
 
 
 def check_recipe(recipe: SyntheticRecipe) -> None:
@@ -169,10 +194,18 @@ def _check(
 ) -> None:
     c = counts
     tested = bool(c.query_images or c.gallery_images)
+    known = get_args(Style)
+    if style not in known:
+        raise UserError(f"cannot synthesize: style {style!r} is unknown; choose one of {', '.join(known)}.")
+    untrained = "train" not in _grammar(style).folders
     demands = [
-        (style in GRAMMARS, f"style {style!r} is unknown; choose one of {', '.join(GRAMMARS)}"),
         (min(asdict(c).values()) >= 0, "counts cannot be negative"),
-        (c.train_ids >= 1 and c.train_images >= 2 * c.train_ids, "training needs at least two images an identity"),
+        (
+            untrained or (c.train_ids >= 1 and c.train_images >= 2 * c.train_ids),
+            "training needs at least two images an identity",
+        ),
+        (not untrained or not (c.train_ids or c.train_images), f"{style} has no training images"),
+        (not untrained or tested, f"{style} needs a query and a gallery"),
         (not tested or 1 <= c.query_ids <= c.query_images, "queries need at least one image an identity"),
         (not tested or c.query_ids <= c.gallery_ids, "every query identity must be in the gallery: raise gallery_ids"),
         (c.shared_queries <= c.query_images, "shared_queries cannot exceed query_images"),
@@ -191,7 +224,11 @@ def _check(
 
 
 def _refuse_foreign(folder: Path) -> None:
-    for path in folder.iterdir() if folder.is_dir() else ():
+    for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
+        if path.is_dir():
+            continue
+        if not path.is_file():
+            raise UserError(f"{path} is not a regular file; choose an empty folder to synthesize into.")
         with path.open("rb") as stream:
             if COMMENT.encode() not in stream.read(4096):
                 raise UserError(f"{path} was not written by this generator; choose an empty folder to synthesize into.")
@@ -214,10 +251,11 @@ def spread(rng: np.random.Generator, total: int, low: NDArray[np.int64], high: N
 
 def plan(style: Style, counts: Counts, seed: int, occluded_share: float) -> dict[Split, list[Shot]]:
     """Returns the images of every split; identities of train and test are disjoint people with disjoint pids."""
-    rng = generator(seed, f"{counts.population} plan {style}")
+    drawn = DRAWN_LIKE[style]
+    rng = generator(seed, f"{counts.population} plan {drawn}")
     total = counts.train_images + counts.query_images + counts.gallery_images + counts.distractors + counts.junk
     pids = 1 + rng.permutation(counts.train_ids + counts.gallery_ids)
-    book = _Book(style, rng, rng.permutation(max(1_000_000, total)))
+    book = _Book(drawn, rng, rng.permutation(max(1_000_000, total)), _grammar(style).cameras)
     train = spread(rng, counts.train_images, np.full(counts.train_ids, 2), np.full(counts.train_ids, total))
     shots: dict[Split, list[Shot]] = {"train": [], "query": [], "gallery": []}
     for person, number in enumerate(train):
@@ -225,19 +263,48 @@ def plan(style: Style, counts: Counts, seed: int, occluded_share: float) -> dict
         shots["train"] += [book.shot("train", person, pids[person], camera) for camera in cameras]
     if counts.gallery_images:
         _plan_test(book, counts, pids[counts.train_ids :], shots, occluded_share)
-    if style == "occluded_duke":
+    if drawn == "occluded_duke":
         queries = {shot.key for shot in shots["query"]}  # a shared file stays as it is in the query folder
         for split, share in ALSO_OCCLUDED.items():
             book.occlude(shots[split], [shot.key for shot in shots[split] if shot.key not in queries], share)
+    if style != drawn:
+        return _renamed(style, shots)
+    if style == "market1501" and counts == official_counts(style):
+        return _with_doubled_endings(shots)
     return shots
+
+
+def _renamed(style: Style, shots: dict[Split, list[Shot]]) -> dict[Split, list[Shot]]:
+    """Returns the images under names of another data set than the one whose drawing they share."""
+    sitters = {
+        split: [Sitter(int(shot.name.partition("_")[0]), shot.person, shot.camera) for shot in planned]
+        for split, planned in shots.items()
+    }
+    names = names_of(style, sitters)
+    return {
+        split: [replace(shot, name=name) for shot, name in zip(planned, names[split], strict=True)]
+        for split, planned in shots.items()
+    }
+
+
+def _with_doubled_endings(shots: dict[Split, list[Shot]]) -> dict[Split, list[Shot]]:
+    """Returns the images of Market-1501 with as many names ending in `.jpg.jpg` as the published archive has."""
+    chosen: set[int] = set()
+    for kind, split, number in (("person", "query", DOUBLED["query"]), ("person", "gallery", DOUBLED["gallery"]),
+                                ("junk", "gallery", DOUBLED["junk"])):  # fmt: skip
+        keys = [shot.key for shot in shots[split] if shot.kind == kind]  # type: ignore[index]
+        chosen.update(keys[i * len(keys) // number] for i in range(number))
+    return {
+        split: [replace(shot, name=f"{shot.name}.jpg") if shot.key in chosen else shot for shot in planned]
+        for split, planned in shots.items()
+    }
 
 
 class _Book:
     """Hands out cameras, names and random streams while a set is planned."""
 
-    def __init__(self, style: str, rng: np.random.Generator, frames: NDArray[np.int64]) -> None:
-        self.style, self.rng, self.frames = style, rng, frames
-        self.num_cameras = GRAMMARS[style].num_cameras
+    def __init__(self, style: str, rng: np.random.Generator, frames: NDArray[np.int64], num_cameras: int) -> None:
+        self.style, self.rng, self.frames, self.num_cameras = style, rng, frames, num_cameras
         self.key = 0
 
     def cameras(self, distinct: int, number: int) -> list[int]:
@@ -273,7 +340,7 @@ def _plan_test(
     most = book.num_cameras if book.style == "market1501" else counts.query_images
     queries = np.zeros(ids, dtype=np.int64)
     queries[queried] = spread(rng, counts.query_images, np.ones(counts.query_ids, int), np.full(counts.query_ids, most))
-    distinct = rng.integers(2, book.num_cameras - 1, ids)
+    distinct = rng.integers(2, max(3, book.num_cameras - 1), ids)
     least = np.full(ids, 2)
     if book.style == "market1501":  # every camera of a query has gallery images of the person too
         distinct = np.where(queries > 0, np.maximum(2, queries), distinct)
@@ -317,7 +384,7 @@ def _identity(recipe: Recipe, group: str, index: int) -> Identity:
 
 
 def render(recipe: Recipe, shot: Shot) -> bytes:
-    """Returns the JPEG file of one planned image."""
+    """Returns the file of one planned image, in the format that its name states."""
     rng = generator(recipe.seed, f"{recipe.population} image {recipe.style}", shot.key)
     camera = _camera(recipe, shot.camera)
     canvas = scene.background(rng, camera, recipe.size)
@@ -343,25 +410,28 @@ def render(recipe: Recipe, shot: Shot) -> bytes:
         hidden = occluder(rng, recipe.size, rng.uniform(*recipe.occluded_area), foot[0])
         canvas = scene.over(canvas, hidden)
         comment += f" occluded={float(hidden[..., 3].mean()):.3f}"
-    return scene.encode(scene.expose(rng, camera, canvas), camera.quality, comment)
+    return encoded(scene.encode(scene.expose(rng, camera, canvas), camera.quality, comment), shot.name, comment)
 
 
-def _write(recipe: Recipe, folder: Path, shot: Shot) -> None:
-    (folder / shot.name).write_bytes(render(recipe, shot))
+def _write(recipe: Recipe, folder: Path, file: tuple[str, Shot]) -> None:
+    place, shot = file
+    (folder / place).write_bytes(render(recipe, shot))
 
 
-def _write_folder(folder: Path, recipe: Recipe, shots: list[Shot], workers: int) -> None:
+def _write_folder(folder: Path, recipe: Recipe, files: dict[str, Shot], workers: int) -> None:
     partial_folder = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial_folder, ignore_errors=True)
     try:
         partial_folder.mkdir(parents=True)
+        for below in sorted({(partial_folder / place).parent for place in files} - {partial_folder}):
+            below.mkdir()
         write = partial(_write, recipe, partial_folder)
         if workers == 1:
-            _drain(map(write, shots), folder.name, len(shots))
+            _drain(map(write, files.items()), folder.name, len(files))
         else:
             # spawn: no lock or thread of the calling process is copied into a worker
             with multiprocessing.get_context("spawn").Pool(workers) as pool:
-                _drain(pool.imap_unordered(write, shots, chunksize=32), folder.name, len(shots))
+                _drain(pool.imap_unordered(write, files.items(), chunksize=32), folder.name, len(files))
         os.sync()
         shutil.rmtree(folder, ignore_errors=True)
         partial_folder.rename(folder)

@@ -6,12 +6,13 @@ One run each shows how much the difference depends on which identities stand in 
 would change if either network were trained again. The interval is labelled accordingly.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from reidablate.data.formats import image_key
 from reidablate.errors import UserError
 from reidablate.metrics.checks import Labels
 from reidablate.metrics.files import Options, Retrieval, read_file, score_retrieval
@@ -59,6 +60,7 @@ def compare_files(first: Path, second: Path, *, side: str | None = None) -> Comp
         raise UserError(f"'{side}' is no side of the neck; choose {' or '.join(SIDES)}.")
     problems = [_one(path, side) for path in (first, second)]
     _check_same_gallery(*(problem.labels for problem in problems))
+    problems = _with_keys(problems)
     by_name = _check_same_queries(*(problem.labels for problem in problems))
     scores = [score_retrieval(problem, Options()) for problem in problems]
     return compare_scores(*(_ordered(found, by_name) for found in scores))
@@ -113,6 +115,19 @@ def _check_same_gallery(first: Labels, second: Labels) -> None:
         raise UserError(
             f"the galleries differ in pids or camids ({sizes} images without junk); score both on one gallery."
         )
+
+
+def _with_keys(problems: list[Retrieval]) -> list[Retrieval]:
+    """Returns the problems with queries named alike where only folders or endings of their names differ."""
+    names = [[str(name) for name in problem.labels.query_names] for problem in problems]
+    keys = [[image_key(name) for name in own] for own in names]
+    unique = all(len(set(own)) == len(own) for own in keys)
+    if sorted(names[0]) == sorted(names[1]) or not unique or sorted(keys[0]) != sorted(keys[1]):
+        return problems
+    return [
+        replace(problem, labels=replace(problem.labels, query_names=np.array(own)))
+        for problem, own in zip(problems, keys, strict=True)
+    ]
 
 
 def _counted(labels: Labels) -> IntArray:

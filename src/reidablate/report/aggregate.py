@@ -54,7 +54,8 @@ def aggregate_study(study: Study) -> str:
 
 def _write_tables(study: Study) -> str:
     standing = Standing(study)
-    summaries = {dataset.name: standing.summary(dataset.name) for dataset in study.datasets}
+    everywhere = [*study.datasets, *study.test_only]
+    summaries = {dataset.name: standing.summary(dataset.name) for dataset in everywhere}
     asked = set(study.asked_runs)
     parts = {run: _collect(study, run, standing.unscored(run), asked=run in asked) for run in study.runs}
     tables = study.root / "tables"
@@ -179,15 +180,19 @@ def _write_floors(study: Study, tables: Path) -> None:
 def _description(study: Study, summaries: dict[str, dict[str, Any]], left_out: list[str]) -> dict[str, Any]:
     """Returns `study.json`: what ran on which data, by which code, where."""
     kept = ("synthetic", "counts", "official_counts", "fingerprint", "warnings")
-    datasets = [
-        {**dataset.model_dump(mode="json"), **{key: summaries[dataset.name].get(key) for key in kept}}
-        for dataset in study.datasets
-    ]
+    datasets, test_only = (
+        [
+            {**dataset.model_dump(mode="json"), **{key: summaries[dataset.name].get(key) for key in kept}}
+            for dataset in sets
+        ]
+        for sets in (study.datasets, study.test_only)
+    )
     return {
         "preset": study.preset.name,
         "description": study.preset.description,
         "synthetic": any(entry["synthetic"] or entry["generated"] for entry in datasets),
         "datasets": datasets,
+        "test_only": test_only,
         "missing_datasets": [entry.model_dump(mode="json") for entry in study.missing_datasets],
         "seeds": sorted({run.seed for run in study.runs}),
         "runs": [[run.dataset, run.cell, run.seed] for run in study.runs],

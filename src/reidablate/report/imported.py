@@ -17,7 +17,7 @@ from pydantic import BaseModel, RootModel
 from reidablate import provenance
 from reidablate.artifacts import only_writer, read_record, sha256_file, write_json
 from reidablate.cells import check_name
-from reidablate.data.formats import JUNK
+from reidablate.data.formats import JUNK, image_key
 from reidablate.data.index import read_index
 from reidablate.errors import UserError
 from reidablate.metrics.checks import Labels
@@ -154,8 +154,9 @@ def _differences(
     for split in ("query", "gallery"):
         pids, camids = getattr(labels, f"{split}_pids"), getattr(labels, f"{split}_camids") + shift
         columns, own = [pids, camids], frame.loc[frame["split"] == split, ["pid", "camid", "name"]]
+        own = own.assign(name=own["name"].map(image_key))
         if f"{split}_names" in names:
-            columns.append([Path(str(name)).name for name in names[f"{split}_names"]])
+            columns.append([image_key(str(name)) for name in names[f"{split}_names"]])
         given = pd.DataFrame(dict(zip(own.columns, columns, strict=False)))
         counts = [Counter(rows[list(given.columns)].itertuples(index=False, name=None)) for rows in (given, own)]
         theirs, ours = counts[0], counts[1]

@@ -60,6 +60,7 @@ def make_environment(templates: Path) -> Environment:
 
 def render_html(study: StudyTables, plots: list[Plot], environment: Environment) -> str:
     """Returns the page; its own script is allowed by hash, every other script and every request is refused."""
+    everywhere = [*study.datasets, *study.about.get("test_only", [])]
     overall = {dataset["name"]: study.to_baseline(dataset["name"]) for dataset in study.datasets}
     script = environment.get_template("script.js.j2").render()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -67,7 +68,7 @@ def render_html(study: StudyTables, plots: list[Plot], environment: Environment)
         "study": study,
         "plots": plots,
         "overall": overall,
-        "titles": {d["name"]: str(d.get("title") or d["name"])[:60] for d in study.datasets},
+        "titles": {d["name"]: str(d.get("title") or d["name"])[:60] for d in everywhere},
         "spans": {name: span(contrasts.values()) for name, contrasts in overall.items()},
         "script": script,
         "script_hash": f"sha256-{digest}",

@@ -37,12 +37,6 @@ from reidablate.stats.scores import METRICS, Layout, RunStatus, ScoreBook, numbe
 MIN_SEEDS = 3
 MAX_SIGN_FLIP_SEEDS = 16
 
-DEFAULT_DELTA_POINTS: dict[str, dict[str, float]] = {
-    "market1501": {"mAP": 0.2, "mAP_trapezoid": 0.2},
-    "occluded_duke": {"mAP": 0.5, "mAP_trapezoid": 0.5},
-}
-"""Largest difference that does not matter, in points."""
-
 COLUMNS: dict[str, tuple[str, str]] = {
     "dataset": ("string", "Data set."),
     "group": ("string", "Group of the cell; a family is one data set, group, metric and feature side."),

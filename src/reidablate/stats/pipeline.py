@@ -4,7 +4,7 @@ from pathlib import Path
 
 from reidablate.artifacts import only_writer, read_json, read_table, write_table
 from reidablate.stats.claims import judge, load_claims
-from reidablate.stats.contrasts import DEFAULT_DELTA_POINTS, contrast_table
+from reidablate.stats.contrasts import contrast_table
 from reidablate.stats.slices import slice_table
 
 CLAIMS = Path("workflow/config/claims.yaml")
@@ -30,7 +30,8 @@ def write_statistics(results: Path, claims: Path = CLAIMS, calibration: Path = C
 def _write_tables(tables: Path, claims: Path, calibration: Path) -> str:
     study, cells = read_json(tables / "study.json"), read_json(tables / "cells.json")
     queries, runs = read_table(tables / "queries.parquet"), read_table(tables / "runs.parquet")
-    deltas = {name: {m: points / 100 for m, points in by.items()} for name, by in DEFAULT_DELTA_POINTS.items()}
+    declared = {entry["name"]: entry.get("delta") or {} for entry in study["datasets"]}
+    deltas = {name: {m: points / 100 for m, points in by.items()} for name, by in declared.items()}
     contrasts = contrast_table(queries, runs, cells, deltas=deltas, headline_side=study["headline"])
     slices = slice_table(queries, runs, cells, deltas=deltas, headline_side=study["headline"])
     judged = judge(load_claims(claims), contrasts, study, runs)
