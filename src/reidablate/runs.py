@@ -59,6 +59,12 @@ class Transferred(BaseModel):
     data_fingerprint: str
 
 
+class Checksums(BaseModel):
+    """Of any record, the SHA-256 of the files beside it; older ones name none."""
+
+    sha256: dict[str, str] = {}
+
+
 class Provenance(BaseModel):
     """`provenance.json`, as far as later stages read it."""
 

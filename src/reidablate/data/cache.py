@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from PIL import Image, features
 from pydantic import BaseModel
 
-from reidablate.artifacts import atomic_path, only_writer, read_json, read_record, write_json
+from reidablate import integrity
+from reidablate.artifacts import atomic_path, only_writer, read_json, read_record, write_record
 from reidablate.data.formats import SPLITS
 from reidablate.data.index import BROKEN_IMAGE, Index, image_path
-from reidablate.errors import UserError
+from reidablate.errors import UserError, reading
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 # shrinking, so nothing aliases. Decoding to a smaller JPEG scale ("draft") would change pixels and is not used.
 FILTERS = {"train": Image.Resampling.BICUBIC, "query": Image.Resampling.BILINEAR, "gallery": Image.Resampling.BILINEAR}
 
+_AGAIN = "run the same command again, which builds the cache again"
 _CHUNK = 16  # images that a thread decodes and then writes
 
 
@@ -44,6 +46,7 @@ class _Facts(BaseModel):
     height: int
     width: int
     images: dict[str, int]
+    sha256: dict[str, str] = {}
 
 
 def build_cache(index: Index, root: Path, out: Path, *, height: int, width: int, workers: int) -> None:
@@ -83,13 +86,16 @@ def build_cache(index: Index, root: Path, out: Path, *, height: int, width: int,
             with atomic_path(out / f"{split}.npy") as temporary:
                 for done in _write_split(temporary, files, _Layout(height, width, FILTERS[split]), workers):
                     progress.advance(task, done)
-        write_json(out / "cache.json", facts)
+        write_record(out / "cache.json", facts, [f"{split}.npy" for split in paths])
 
 
 def _is_whole(out: Path, facts: dict[str, Any]) -> bool:
     """Whether this very cache is there already, left by another process that this one waited for."""
     try:
-        return bool(read_json(out / "cache.json") == facts and [read_cache(out, split) for split in facts["images"]])
+        found = read_json(out / "cache.json")
+        if not isinstance(found, dict) or {**found, "sha256": None} != {**facts, "sha256": None}:
+            return False
+        return bool([read_cache(out, split) for split in facts["images"]])
     except UserError:
         return False
 
@@ -98,20 +104,19 @@ def read_cache(out: Path, split: str) -> "np.memmap[Any, np.dtype[np.uint8]]":
     """Returns the images of a split, (N, height, width, 3) uint8, memory-mapped and read-only.
 
     Raises:
-        UserError: The cache is missing or not whole.
+        UserError: The cache is missing, not whole, or not what `build_cache` wrote.
     """
     cache = read_record(out / "cache.json", _Facts)
     if split not in cache.images:
         raise UserError(f"the cache {out} has no {split} images; it holds {', '.join(cache.images)}.")
     path = out / f"{split}.npy"
     expected = (cache.images[split], cache.height, cache.width, 3)
-    try:
+    integrity.check(path, out / "cache.json", cache.sha256)
+    with reading(path, "an array of images", remedy=_AGAIN, missing=_AGAIN):
         pixels: np.memmap[Any, np.dtype[np.uint8]] = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); build the cache again.") from error
     if pixels.shape != expected or pixels.dtype != np.uint8:
         found = f"{pixels.dtype} {pixels.shape}"
-        raise UserError(f"{path} holds {found}, cache.json says uint8 {expected}; build the cache again.")
+        raise UserError(f"{path} holds {found}, cache.json says uint8 {expected}; {_AGAIN}.")
     return pixels
 
 

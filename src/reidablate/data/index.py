@@ -20,7 +20,8 @@ import pandas as pd
 from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel
 
-from reidablate.artifacts import only_writer, read_record, read_table, write_json, write_table
+from reidablate import integrity
+from reidablate.artifacts import only_writer, read_record, read_table, write_json, write_record, write_table
 from reidablate.data.formats import (
     GRAMMARS,
     JUNK,
@@ -127,9 +128,9 @@ def check_pixels(index: Index, root: Path, *, workers: int) -> None:
 
 
 def write_index(index: Index, folder: Path) -> None:
-    """Writes `index.parquet` and `index.json` into a folder."""
+    """Writes `index.parquet` and, naming its checksum, `index.json` into a folder."""
     write_table(index.frame, folder / "index.parquet")
-    write_json(folder / "index.json", index.summary)
+    write_record(folder / "index.json", index.summary, ["index.parquet"])
 
 
 def index_dataset(root: Path, format: str, folder: Path, *, workers: int) -> Index:
@@ -159,9 +160,11 @@ def read_index(folder: Path) -> Index:
     """Returns the index that `write_index` left in a folder.
 
     Raises:
-        UserError: A file is missing or broken, or was written by another version.
+        UserError: A file is missing or broken, was changed since, or was written by another version.
     """
-    return Index(read_table(folder / "index.parquet", COLUMNS), read_summary(folder))
+    summary = read_summary(folder)
+    integrity.check(folder / "index.parquet", folder / "index.json", summary.pop("sha256", None))
+    return Index(read_table(folder / "index.parquet", COLUMNS), summary)
 
 
 def read_summary(folder: Path) -> dict[str, Any]:

@@ -9,21 +9,23 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from reidablate import provenance
+from reidablate import integrity, provenance
 from reidablate.artifacts import (
     content_hash,
     only_writer,
     read_json,
+    read_record,
     remove_half_written,
     sha256_file,
-    write_json,
     write_npz,
+    write_record,
     write_table,
 )
 from reidablate.data import augment
@@ -40,13 +42,13 @@ from reidablate.engine.schedule import build_optimiser, build_schedule, set_epoc
 from reidablate.engine.spec import RunSpec, be_deterministic, place
 from reidablate.engine.stopping import StopSignal
 from reidablate.engine.tracking import Tracker
-from reidablate.errors import UserError
+from reidablate.errors import UserError, reading
 from reidablate.losses.positions import PositionState
 from reidablate.losses.total import BatchOutputs, study_loss
 from reidablate.models.checkpoints import load_weights, save_weights
 from reidablate.models.neck import ReidModel, ReidOutput, initialise
 from reidablate.rng import generator, seed_int, torch_generator
-from reidablate.runs import remove_state
+from reidablate.runs import Checksums, remove_state
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -95,7 +97,7 @@ class _Training:
             num_instances=self.config.train.num_instances,
             seed=spec.seed,
         )
-        self.weights_hash = sha256_file(spec.weights) if spec.weights else "none"
+        self.weights_hash = _weights_hash(spec.weights) if spec.weights else "none"
         self.identity = {
             "configuration": self.config.hash,
             "data": self.fingerprint,
@@ -111,6 +113,9 @@ class _Training:
         out = self.spec.out
         files = ["provenance.json", "history.parquet", "model.safetensors"] + ["features.npz"] * self.spec.extract
         if not all((out / name).is_file() for name in files):
+            return False
+        if broken := [name for name in integrity.broken_files(out) if name in files]:
+            self._say(f"{' and '.join(broken)} {'is' if len(broken) == 1 else 'are'} damaged, so the run is made again")
             return False
         made: dict[str, Any] = read_json(out / "provenance.json")
         wanted = {
@@ -294,7 +299,8 @@ class _Training:
         save_weights(fit.model, out / "model.safetensors")
         if self.spec.extract:
             write_npz(out / "features.npz", no_features(fit.model) if divergence else self._features(fit.model, stop))
-        write_json(out / "provenance.json", self._provenance(fit, divergence))
+        files = ["model.safetensors", "history.parquet"] + ["features.npz"] * self.spec.extract
+        write_record(out / "provenance.json", self._provenance(fit, divergence), files)
         if not self.spec.extract:  # nobody scores a pre-training
             remove_state(out)
         if divergence:
@@ -326,8 +332,7 @@ class _Training:
             )
 
     def _provenance(self, fit: Fit, divergence: Divergence | None) -> dict[str, Any]:
-        out, on_gpu = self.spec.out, self.device.type == "cuda"
-        files = ["model.safetensors", "history.parquet"] + ["features.npz"] * self.spec.extract
+        on_gpu = self.device.type == "cuda"
         return {
             "dataset": self.spec.dataset,
             "cell": self.spec.cell,
@@ -365,8 +370,16 @@ class _Training:
             "wall_s": fit.wall_s + time.perf_counter() - self.started,
             "device_s": fit.train_s,
             "peak_memory_bytes": torch.cuda.max_memory_allocated() if on_gpu else _peak_rss_bytes(),
-            "sha256": {name: sha256_file(out / name) for name in files},
         }
+
+
+def _weights_hash(path: Path) -> str:
+    """Returns the SHA-256 of initial weights, which must be what their training wrote where that is known."""
+    record = path.with_name("provenance.json")
+    if record.is_file():
+        integrity.check(path, record, read_record(record, Checksums).sha256)
+    with reading(path, "weights", remedy="give others", missing="correct --config weights=PATH"):
+        return sha256_file(path)
 
 
 def _next(loader: Iterator[torch.Tensor], stop: StopSignal) -> torch.Tensor | None:
