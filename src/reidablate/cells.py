@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from reidablate.trees import difference, flatten, load_yaml, merge, yaml_files
 SECTIONS = ("model", "losses", "train")
 # What belongs to the preset, and what a cell may use in its place.
 PRESET_ONLY = {"train.lr": "train.lr_factor", "train.epochs": "train.epochs_factor", "model.image_size": None}
+MOST_SEED = 10**9
+MOST_POINTS = 500  # of the sweep of one file
+MOST_CELLS = 2000
 _SAFE_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 
 Tier = Literal["core", "extended", "optional"]
@@ -47,7 +51,7 @@ class CellFile(Section):
     notes: str = ""
     extends: str | None = None
     reference: list[str] | None = None
-    seed_offset: Annotated[int, Field(ge=0)] | None = None
+    seed_offset: Annotated[int, Field(ge=0, le=MOST_SEED)] | None = None
     sweep: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     model: dict[str, Any] = {}
     losses: dict[str, Any] = {}
@@ -110,6 +114,8 @@ def load_cells(folder: Path, presets: Iterable[Preset]) -> dict[str, Cell]:
     files = {path: _read(path) for path in yaml_files(folder)}
     if not files:
         raise UserError(f"{folder} holds no .yaml file; `reidablate cells new NAME` makes one.")
+    if (total := sum(_points(file) for file in files.values())) > MOST_CELLS:
+        raise UserError(f"{folder} holds {total} cells, more than {MOST_CELLS}; move some to a folder of their own.")
     expanded = [(path, cell) for path, file in files.items() for cell in _expand(file, path)]
     by_name: dict[str, tuple[Path, CellFile]] = {}
     for path, file in expanded:
@@ -145,12 +151,18 @@ def _checked(data: Mapping[str, Any], path: Path) -> CellFile:
     return file
 
 
+def _points(file: CellFile) -> int:
+    return math.prod(len(values) for values in file.sweep.values())
+
+
 def _expand(file: CellFile, path: Path) -> list[CellFile]:
     """Returns one file per point of its sweep, or the file itself."""
     if not file.sweep:
         if path.stem != file.name:
             raise UserError(f"{path}: the file holds cell '{file.name}'; rename the file to {file.name}.yaml.")
         return [file]
+    if (number := _points(file)) > MOST_POINTS:
+        raise UserError(f"{path}: the sweep has {number} points, more than {MOST_POINTS}; write fewer values.")
     for key in file.sweep:
         if key.split(".")[0] not in SECTIONS or "." not in key:
             raise UserError(f"{path}: sweep key '{key}' should start with {', '.join(SECTIONS)} and a dot.")

@@ -88,7 +88,7 @@ def test_weights_of_another_training_are_refused(spec: RunSpec) -> None:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (lambda made: [made], r"provenance\.json is of another form"),
+        (lambda made: [made], r"provenance\.json has an unexpected structure"),
         (lambda made: {key: made[key] for key in made if key != "num_classes"}, "'num_classes': Field required"),
         (lambda made: made | {"config": "p1"}, "'config': Input should be a valid dictionary"),
     ],

@@ -19,8 +19,9 @@ from pydantic import BaseModel
 
 from reidablate import integrity
 from reidablate.artifacts import atomic_path, only_writer, read_json, read_record, write_record
+from reidablate.data import pixels
 from reidablate.data.formats import SPLITS
-from reidablate.data.index import BROKEN_IMAGE, Index, image_path
+from reidablate.data.index import Index, image_path
 from reidablate.errors import UserError, reading
 
 if TYPE_CHECKING:
@@ -38,6 +39,11 @@ class _Layout(NamedTuple):
     height: int
     width: int
     resample: Image.Resampling
+
+
+class _File(NamedTuple):
+    path: Path
+    content_hash: str
 
 
 class _Facts(BaseModel):
@@ -64,29 +70,30 @@ def build_cache(index: Index, root: Path, out: Path, *, height: int, width: int,
         workers: Threads; Pillow decodes and resizes outside Python's lock.
 
     Raises:
-        UserError: An image cannot be decoded, or the disk is full.
+        UserError: An image cannot be decoded or is not the one that was indexed, or the disk is full.
     """
     splits = index.frame["split"]
-    paths = {split: index.frame.loc[splits == split, "path"].tolist() for split in SPLITS if (splits == split).any()}
+    rows = {split: index.frame[splits == split] for split in SPLITS if (splits == split).any()}
     facts = {
         "fingerprint": index.summary["fingerprint"],
         "height": height,
         "width": width,
-        "images": {split: len(paths[split]) for split in paths},
-        "filters": {split: FILTERS[split].name.lower() for split in paths},
+        "images": {split: len(images) for split, images in rows.items()},
+        "filters": {split: FILTERS[split].name.lower() for split in rows},
         "packages": {"pillow": PIL.__version__, "libjpeg_turbo": features.version("libjpeg_turbo")},
     }
     with only_writer(out, "cache"), _progress() as progress:
         if _is_whole(out, facts):
             return
         (out / "cache.json").unlink(missing_ok=True)
-        for split in paths:
-            files = [image_path(root, path) for path in paths[split]]
+        for split, images in rows.items():
+            names = zip(images["path"], images["content_hash"], strict=True)
+            files = [_File(image_path(root, path), content) for path, content in names]
             task = progress.add_task(f"cache {split}", total=len(files))
             with atomic_path(out / f"{split}.npy") as temporary:
                 for done in _write_split(temporary, files, _Layout(height, width, FILTERS[split]), workers):
                     progress.advance(task, done)
-        write_record(out / "cache.json", facts, [f"{split}.npy" for split in paths])
+        write_record(out / "cache.json", facts, [f"{split}.npy" for split in rows])
 
 
 def _is_whole(out: Path, facts: dict[str, Any]) -> bool:
@@ -113,11 +120,11 @@ def read_cache(out: Path, split: str) -> "np.memmap[Any, np.dtype[np.uint8]]":
     expected = (cache.images[split], cache.height, cache.width, 3)
     integrity.check(path, out / "cache.json", cache.sha256)
     with reading(path, "an array of images", remedy=_AGAIN, missing=_AGAIN):
-        pixels: np.memmap[Any, np.dtype[np.uint8]] = np.lib.format.open_memmap(path, mode="r")
-    if pixels.shape != expected or pixels.dtype != np.uint8:
-        found = f"{pixels.dtype} {pixels.shape}"
+        images: np.memmap[Any, np.dtype[np.uint8]] = np.lib.format.open_memmap(path, mode="r")
+    if images.shape != expected or images.dtype != np.uint8:
+        found = f"{images.dtype} {images.shape}"
         raise UserError(f"{path} holds {found}, cache.json says uint8 {expected}; {_AGAIN}.")
-    return pixels
+    return images
 
 
 @contextmanager
@@ -130,7 +137,7 @@ def _progress() -> Iterator["Progress"]:
         yield progress
 
 
-def _write_split(path: Path, files: list[Path], layout: _Layout, workers: int) -> Iterator[int]:
+def _write_split(path: Path, files: list[_File], layout: _Layout, workers: int) -> Iterator[int]:
     """Writes the decoded `files` as one `.npy`; yields the number of images done, chunk by chunk.
 
     Chunks are written at their place as they are ready. Writing through a memory map instead took up to a quarter
@@ -144,22 +151,25 @@ def _write_split(path: Path, files: list[Path], layout: _Layout, workers: int) -
             yield from pool.map(write_chunk, range(0, len(files), _CHUNK))
 
 
-def _write_chunk(descriptor: int, offset: int, files: list[Path], layout: _Layout, start: int) -> int:
+def _write_chunk(descriptor: int, offset: int, files: list[_File], layout: _Layout, start: int) -> int:
     chunk = files[start : start + _CHUNK]
-    pixels = np.empty((len(chunk), layout.height, layout.width, 3), dtype=np.uint8)
-    for row, path in zip(pixels, chunk, strict=True):
-        row[:] = _decode(path, layout)
-    rest, place = pixels.data.cast("B"), offset + start * pixels[0].nbytes
+    decoded = np.empty((len(chunk), layout.height, layout.width, 3), dtype=np.uint8)
+    for row, file in zip(decoded, chunk, strict=True):
+        row[:] = _decode(file, layout)
+    rest, place = decoded.data.cast("B"), offset + start * decoded[0].nbytes
     while rest:
         done = os.pwrite(descriptor, rest, place)
         rest, place = rest[done:], place + done
     return len(chunk)
 
 
-def _decode(path: Path, layout: _Layout) -> NDArray[np.uint8]:
+def _decode(file: _File, layout: _Layout) -> NDArray[np.uint8]:
     try:
-        with Image.open(path) as image:
-            colour = image if image.mode == "RGB" else image.convert("RGB")
-            return np.asarray(colour.resize((layout.width, layout.height), layout.resample))
-    except BROKEN_IMAGE as error:
-        raise UserError(f"{path} cannot be read ({error}); unpack the set again.") from error
+        data = pixels.read_bytes(file.path)
+        if pixels.content_hash(data) != file.content_hash:
+            raise UserError(
+                f"{file.path} is not the image that was indexed; run the same command again, which indexes it."
+            )
+        return np.asarray(pixels.decode(data).resize((layout.width, layout.height), layout.resample))
+    except pixels.BadImage as error:
+        raise UserError(f"{file.path} cannot be read ({error}); unpack the set again.") from None

@@ -5,7 +5,6 @@ identities in both train and test, queries that nobody can answer, files whose b
 """
 
 import hashlib
-import io
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,11 +16,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel
 
 from reidablate import integrity
 from reidablate.artifacts import only_writer, read_record, read_table, write_json, write_record, write_table
+from reidablate.data import pixels
 from reidablate.data.formats import (
     GRAMMARS,
     JUNK,
@@ -37,8 +36,6 @@ from reidablate.errors import UserError
 
 COLUMNS = ("split", "path", "name", "pid", "camid", "label", "width", "height", "size_bytes", "content_hash")
 
-# What Pillow raises for files that it cannot open or decode.
-BROKEN_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 _NAMED = 5  # names that an error or a warning spells out before it only counts
 
 _T = TypeVar("_T")
@@ -109,7 +106,7 @@ def build_index(root: Path, format: str, *, workers: int) -> Index:
 
 
 def check_pixels(index: Index, root: Path, *, workers: int) -> None:
-    """Decodes every image of an index.
+    """Decodes every image of an index, as the cache will.
 
     Raises:
         UserError: Images that cannot be decoded, by name.
@@ -117,9 +114,8 @@ def check_pixels(index: Index, root: Path, *, workers: int) -> None:
 
     def problem(relative: str) -> str | None:
         try:
-            with Image.open(image_path(root, relative)) as image:
-                image.load()
-        except BROKEN_IMAGE as error:
+            pixels.decode(pixels.read_bytes(image_path(root, relative)))
+        except pixels.BadImage as error:
             return str(error)
         return None
 
@@ -188,20 +184,15 @@ def _map(work: Callable[[_T], _R], items: Sequence[_T], workers: int) -> list[_R
 
 def _inspect(path: Path, allowed: tuple[str, ...]) -> _Facts:
     try:
-        data = path.read_bytes()
-        with Image.open(io.BytesIO(data), formats=allowed) as image:
-            width, height = image.size
-            is_jpeg = image.format != "PNG"
-            comment = image.info.get("comment", b"")
-    except UnidentifiedImageError:
-        return _Facts(0, 0, 0, "", False, f"no {' or '.join(allowed)} image")
-    except BROKEN_IMAGE as error:
+        data = pixels.read_bytes(path)
+        width, height, kind, comment = pixels.read_header(data, allowed)
+    except pixels.BadImage as error:
         return _Facts(0, 0, 0, "", False, str(error))
     # In the coded data 0xFF is always followed by 0 or a restart mark, so an end mark behind the last start of scan
     # is the end of the image; Pillow refuses to decode a JPEG without it.
-    truncated = is_jpeg and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
-    marked = is_jpeg and comment.startswith(SYNTHETIC_COMMENT.encode())
-    digest = hashlib.sha256(data).hexdigest()[:16]
+    truncated = kind == "JPEG" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+    marked = kind == "JPEG" and comment.startswith(SYNTHETIC_COMMENT.encode())
+    digest = pixels.content_hash(data)
     return _Facts(width, height, len(data), digest, marked, "truncated JPEG" if truncated else None)
 
 
