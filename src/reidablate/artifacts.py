@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from reidablate.errors import UserError, check_file, reading, shortened
+from reidablate.errors import UserError, check_file, reading, reason, shortened
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,8 +105,8 @@ def only_writer(folder: Path, name: str) -> Iterator[None]:
     except Timeout:
         print(f"{name}: another process is writing {folder}; waiting for it", file=sys.stderr, flush=True)
         lock.acquire()
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror}; free the disk or fix its rights.") from error
+    except (OSError, NotImplementedError) as error:  # a disk without locks
+        raise UserError(f"cannot write {folder}: {reason(error)}; free the disk or fix its rights.") from error
     try:
         remove_half_written(folder)
         yield

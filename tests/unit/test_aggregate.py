@@ -195,6 +195,7 @@ def test_a_run_of_another_form_is_not_scored(study: Study, file: str, sentence: 
     if file == "features.npz":
         arrays = read_npz(run / file)
         write_npz(run / file, {name: array for name, array in arrays.items() if name != "query_after_neck"})
+        write_record(run / "provenance.json", read_json(run / "provenance.json"), [file])
     else:
         write_json(run / file, {})
     with pytest.raises(UserError, match=sentence):

@@ -139,7 +139,11 @@ class _Training:
             config=self.config.dump(),
         )
         loader = image_batches(
-            self.images, self._rows_left(fit), workers=self.spec.workers, pin=self.device.type == "cuda"
+            self.images,
+            self._rows_left(fit),
+            workers=self.spec.workers,
+            pin=self.device.type == "cuda",
+            batch_size=self.config.train.num_ids * self.config.train.num_instances,
         )
         divergence = None
         with ProgressBar(self.spec.name, self.config.train.num_epochs) as bar, closing(loader):
