@@ -70,11 +70,11 @@ def reason(error: BaseException) -> str:
 
 
 @contextmanager
-def reading(path: Path, form: str, *, remedy: str, missing: str = "correct the path") -> Iterator[None]:
+def reading(path: Path | str, form: str, *, remedy: str, missing: str = "correct the path") -> Iterator[None]:
     """Makes one sentence of whatever a library raises while it reads a file: the one door for every kind of file.
 
     Args:
-        path: The file.
+        path: The file, or words for a part of it.
         form: What it should be, for example `a JSON file`.
         remedy: What to do about a file that is not.
         missing: What to do where there is no such file.

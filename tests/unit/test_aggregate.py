@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from reidablate.artifacts import read_json, read_npz, read_table, write_json, write_npz, write_table
+from reidablate.artifacts import read_json, read_npz, read_table, write_json, write_npz, write_record, write_table
 from reidablate.diagnostics.floors import diagnose_dataset, sample_sheet
 from reidablate.engine.stages import train_spec
 from reidablate.engine.train import train_run

@@ -1,13 +1,13 @@
 """A finished run trained again from its own provenance."""
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
 
+from reidablate.artifacts import read_json, write_json
 from reidablate.engine.reproduce import reproduce_run
 from reidablate.engine.stages import train_spec
 from reidablate.engine.train import train_run

@@ -294,21 +294,18 @@ def _names(path: Path) -> set[str]:
 
 def _read(path: Path, name: str) -> Array:
     """Returns one array of an `.npz`, mapped if it is large and not compressed; pickled objects are refused."""
-    try:
-        with reading(path, "an .npz archive", remedy=_REMEDY), zipfile.ZipFile(path) as archive:
-            member = archive.getinfo(f"{name}.npy")
-            with archive.open(member) as stream:
-                claimed = _checked_claim(stream, member.file_size)
-            if member.file_size >= MAPPED_FROM_BYTES and member.compress_type == zipfile.ZIP_STORED:
-                return _mapped(path, member)
-            memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-            if claimed > memory_bytes:
-                raise ValueError(f"it has {claimed:,} bytes, and this machine a memory of {memory_bytes:,}")
-            with archive.open(member) as stream:
-                array: Array = np.lib.format.read_array(stream, allow_pickle=False)
-                return array
-    except UserError as error:
-        raise UserError(f"array {name}: {error}") from None
+    with reading(f"{name} of {path}", "a plain array", remedy=_REMEDY), zipfile.ZipFile(path) as archive:
+        member = archive.getinfo(f"{name}.npy")
+        with archive.open(member) as stream:
+            claimed = _checked_claim(stream, member.file_size)
+        if member.file_size >= MAPPED_FROM_BYTES and member.compress_type == zipfile.ZIP_STORED:
+            return _mapped(path, member)
+        memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if claimed > memory_bytes:
+            raise ValueError(f"it has {claimed:,} bytes, and this machine a memory of {memory_bytes:,}")
+        with archive.open(member) as stream:
+            array: Array = np.lib.format.read_array(stream, allow_pickle=False)
+            return array
 
 
 def _checked_claim(stream: Any, size_bytes: int) -> int:
