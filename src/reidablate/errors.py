@@ -18,6 +18,7 @@ _DEVICE = (
     "the GPU is out of memory ({}); free it of other processes (nvidia-smi), set train.precision to bf16, or lower "
     "train.num_ids or train.num_instances."
 )
+_LONGEST_SENTENCE = 2000  # a value of thousands of letters is not repeated whole
 _LONGEST = 300  # letters of a library's message that a sentence quotes
 TURNING = "".join(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))))  # turn the direction of what follows
 # Colours and cursor movements of a terminal, and titles of its window.
@@ -35,7 +36,7 @@ def sentence(error: UserError | OSError) -> str:
     """Returns the one sentence to print for an error that the user can solve."""
     if isinstance(error, OSError):
         return plain(_of_system(error))
-    return plain(str(error))
+    return shortened(error, _LONGEST_SENTENCE)
 
 
 def plain(text: str) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reidablate.errors import UserError
+from reidablate.errors import UserError, sentence
 
 ROOT = Path(__file__).parents[2]
 ALPHABET = [
@@ -185,8 +185,8 @@ def fuzz(reader: str, number: int, seed: int, keep: Path | None = None) -> Count
             try:
                 read(path)
             except UserError as error:
-                good = str(error).encode("utf-8", "replace") and len(str(error)) < 8000
-                outcome = "refused" if good else "fault: a sentence of thousands of letters"
+                words = sentence(error)
+                outcome = "refused" if len(words.encode()) < 9000 and "\n" not in words else "fault: no sentence"
             except Exception as error:
                 outcome = f"fault: {type(error).__name__}"
                 where = error.__traceback__
