@@ -89,7 +89,7 @@ def reading(path: Path | str, form: str, *, remedy: str, missing: str = "correct
         raise
     except FileNotFoundError:
         raise UserError(f"{path} is missing; {missing}.") from None
-    except (IsADirectoryError, PermissionError) as error:
+    except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
         raise UserError(f"{path} cannot be read: {reason(error)}; give a file that you may read.") from None
     except Exception as error:
         raise UserError(f"{path} cannot be read as {form} ({reason(error)}); {remedy}.") from None
