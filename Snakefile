@@ -28,6 +28,8 @@ try:
         if TURN.undisturbed:
             STUDY.reindex_changed()
     NEEDS = Standing(STUDY).needs
+    for line in NEEDS.damaged if workflow.is_main_process else []:
+        print(f"reidablate: {line}; what is needed of it is made again", file=sys.stderr)
     if workflow.is_main_process and only_looks(sys.argv):
         print(NEEDS.in_words(), file=sys.stderr)
 except (UserError, OSError) as error:

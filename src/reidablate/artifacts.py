@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from reidablate.errors import UserError
+from reidablate.errors import UserError, check_file, reading, reason, shortened
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +24,11 @@ M = TypeVar("M", bound="BaseModel")
 
 _TEMPORARY = ".tmp-"  # begins the names of files that are not whole yet
 _FULL_BYTES = 2**20  # a disk with less is full
+_RECORD_BYTES = 2**28  # far more than the plan of any study has
+_AGAIN = "run the same command again, which makes it again"
+_MAKE_FIRST = "run the stage that makes it first"
+_HALF = re.compile("[\ud800-\udfff]")  # half of a surrogate pair: no letter, and no UTF-8
+_FORMULA = re.compile(r"[=@\t\r]|[-+](?![\w.]*$)")  # what a spreadsheet would compute
 
 
 @contextmanager
@@ -99,8 +105,8 @@ def only_writer(folder: Path, name: str) -> Iterator[None]:
     except Timeout:
         print(f"{name}: another process is writing {folder}; waiting for it", file=sys.stderr, flush=True)
         lock.acquire()
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror}; free the disk or fix its rights.") from error
+    except (OSError, NotImplementedError) as error:  # a disk without locks
+        raise UserError(f"cannot write {folder}: {reason(error)}; free the disk or fix its rights.") from error
     try:
         remove_half_written(folder)
         yield
@@ -117,28 +123,77 @@ def remove_half_written(folder: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Writes UTF-8 text atomically."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON, atomically; NaN and infinity are refused."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Writes `value` as indented JSON, atomically; NaN and infinity are refused.
+
+    A record that names its own checksum (see `write_record`) gets the one of its content.
+    """
+    if isinstance(value, dict) and isinstance(value.get("sha256"), dict) and path.name in value["sha256"]:
+        value = sealed(value, path.name)
+    write_text(path, _dumped(value, indent=2) + "\n")
+
+
+def write_record(path: Path, record: Mapping[str, Any], files: Iterable[str] = ()) -> None:
+    """Writes a JSON record that names, under `sha256`, the files beside it and its own content.
+
+    What is written last vouches for the rest: `integrity.broken_files` finds a file that has changed since.
+
+    Args:
+        path: The record.
+        record: Its content.
+        files: Names of files in the same folder, which are there already.
+    """
+    digests = {**record.get("sha256", {}), **{name: sha256_file(path.parent / name) for name in files}}
+    write_json(path, {**record, "sha256": {**digests, path.name: ""}})
+
+
+def sealed(record: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Returns a record with the SHA-256 of its own canonical JSON under `sha256`, in the place of its file's `name`."""
+    others = {key: value for key, value in record.get("sha256", {}).items() if key != name}
+    digest = hashlib.sha256(canonical_json({**record, "sha256": others}).encode()).hexdigest()
+    return {**record, "sha256": {**others, name: digest}}
+
+
+def _is_sealed(value: Any, name: str) -> bool:
+    """Whether a record's content is what was written; records of older versions do not say."""
+    digests = value.get("sha256") if isinstance(value, dict) else None
+    if not isinstance(digests, dict) or name not in digests:
+        return True
+    return bool(sealed(value, name)["sha256"][name] == digests[name])
 
 
 def read_json(path: Path) -> Any:
     """Returns the content of a JSON file.
 
     Raises:
-        UserError: The file is missing, cannot be read or is not whole JSON.
+        UserError: The file is missing, cannot be read, is not JSON of ours, or is a record that was changed after it
+            was written.
     """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; run the stage that makes it first.") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}; give a file that you may read.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{path} is not whole JSON ({error}); delete it and repeat the stage that makes it.") from None
+    with reading(path, "a JSON file", remedy=_AGAIN, missing=_MAKE_FIRST):
+        check_file(path, most_bytes=_RECORD_BYTES)
+        text = path.read_text(encoding="utf-8")
+        value = json.loads(text, parse_int=_whole, parse_float=_finite, parse_constant=_finite)
+        if "\\ud" in text.lower() and _HALF.search(json.dumps(value, ensure_ascii=False)):
+            raise ValueError("half of a surrogate pair is no letter")
+        if not _is_sealed(value, path.name):
+            raise UserError(f"{path} is not what was written, by its own checksum; {_AGAIN}.")
+        return value
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > 19 or not -(2**63) <= int(digits) < 2**63:
+        raise ValueError(f"{shortened(digits, 40)} is beyond 64 bits")
+    return int(digits)
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if number - number != 0:
+        raise ValueError(f"{shortened(digits, 40)} is not a finite number")
+    return number
 
 
 def read_record(path: Path, model: type[M]) -> M:
@@ -153,14 +208,23 @@ def read_record(path: Path, model: type[M]) -> M:
         return model.model_validate(read_json(path))
     except ValidationError as error:
         first = error.errors()[0]
-    key = ".".join(map(str, first["loc"]))
-    problem = f"'{key}': {first['msg']}" if key else first["msg"]
-    raise UserError(f"{path} is of another form ({problem}); delete it and repeat the stage that makes it.")
+    key = shortened(".".join(map(str, first["loc"])))
+    problem = f"'{key}': {shortened(first['msg'])}" if key else shortened(first["msg"])
+    raise UserError(f"{path} has an unexpected structure ({problem}); {_AGAIN}.")
 
 
 def canonical_json(value: Any) -> str:
     """Returns JSON with sorted keys and no spaces: equal values give equal text, whatever their order."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _dumped(value, sort_keys=True, separators=(",", ":"))
+
+
+def _dumped(value: Any, **layout: Any) -> str:
+    """Returns the JSON of a value, the same for hashes and for files; half of a surrogate pair is spelled out.
+
+    Such halves stand in the names of files that are not UTF-8, as Python reads them.
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, **layout)
+    return _HALF.sub(lambda half: rf"\\u{ord(half[0]):04x}", text)
 
 
 def content_hash(value: Any) -> str:
@@ -175,30 +239,45 @@ def sha256_file(path: Path) -> str:
 
 
 def write_table(frame: "pd.DataFrame", path: Path) -> None:
-    """Writes a data frame atomically as `.parquet` or `.csv`, by the suffix of `path`, without its index."""
+    """Writes a data frame atomically as `.parquet` or `.csv`, by the suffix of `path`, without its index.
+
+    In a `.csv`, text that a spreadsheet would take for a formula stands behind an apostrophe.
+    """
     with atomic_path(path) as temporary:
         if path.suffix == ".csv":
-            frame.to_csv(temporary, index=False)
+            _without_formulas(frame).to_csv(temporary, index=False, errors="backslashreplace")
         else:
             frame.to_parquet(temporary, index=False)
 
 
-def read_table(path: Path, columns: Iterable[str] = ()) -> "pd.DataFrame":
+def _without_formulas(frame: "pd.DataFrame") -> "pd.DataFrame":
+    import pandas as pd
+
+    def harmless(value: Any) -> Any:
+        return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+
+    words = [name for name in frame.columns if not pd.api.types.is_numeric_dtype(frame[name].dtype)]
+    return frame.assign(**{name: frame[name].map(harmless) for name in words})
+
+
+def read_table(path: Path, columns: Iterable[str] = (), **options: Any) -> "pd.DataFrame":
     """Returns a data frame from a Parquet file, which may have more columns than it needs.
+
+    Args:
+        path: The file.
+        columns: Columns that it must have.
+        options: What `pandas.read_parquet` takes.
 
     Raises:
         UserError: The file is missing or broken, or lacks one of the `columns`.
     """
     import pandas as pd
 
-    try:
-        frame = pd.read_parquet(path)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; run the stage that makes it first.") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); delete it and repeat the stage that makes it.") from None
+    with reading(path, "a Parquet table", remedy=_AGAIN, missing=_MAKE_FIRST):
+        check_file(path, most_bytes=2**40)
+        frame = pd.read_parquet(path, **options)
     if missing := [name for name in columns if name not in frame.columns]:
-        raise UserError(f"{path} lacks the column {', '.join(missing)}; delete it and repeat the stage that makes it.")
+        raise UserError(f"{path} lacks the column {', '.join(missing)}; {_AGAIN}.")
     return frame
 
 
@@ -216,17 +295,14 @@ def read_npz(path: Path, names: Iterable[str] = ()) -> dict[str, "np.ndarray[Any
     Raises:
         UserError: The file is missing, truncated, or holds pickled objects, or lacks one of the `names`.
     """
-    import zipfile
-
     import numpy as np
 
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; run the stage that makes it first.") from None
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is no whole .npz of plain arrays ({error}); make it again.") from None
+    with (
+        reading(path, "an .npz of plain arrays", remedy=_AGAIN, missing=_MAKE_FIRST),
+        path.open("rb") as stream,
+        np.load(stream, allow_pickle=False) as archive,
+    ):
+        arrays = {name: archive[name] for name in archive.files}
     if missing := [name for name in names if name not in arrays]:
-        raise UserError(f"{path} lacks the array {', '.join(missing)}; make it again.")
+        raise UserError(f"{path} lacks the array {', '.join(missing)}; {_AGAIN}.")
     return arrays

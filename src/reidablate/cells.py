@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from reidablate.trees import difference, flatten, load_yaml, merge, yaml_files
 SECTIONS = ("model", "losses", "train")
 # What belongs to the preset, and what a cell may use in its place.
 PRESET_ONLY = {"train.lr": "train.lr_factor", "train.epochs": "train.epochs_factor", "model.image_size": None}
+MOST_SEED = 10**9
+MOST_POINTS = 500  # of the sweep of one file
+MOST_CELLS = 2000
 _SAFE_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 
 Tier = Literal["core", "extended", "optional"]
@@ -48,7 +52,7 @@ class CellFile(Section):
     notes: str = ""
     extends: str | None = None
     reference: list[str] | None = None
-    seed_offset: Annotated[int, Field(ge=0)] | None = None
+    seed_offset: Annotated[int, Field(ge=0, le=MOST_SEED)] | None = None
     sweep: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     model: dict[str, Any] = {}
     losses: dict[str, Any] = {}
@@ -172,6 +176,10 @@ def load_cells(folder: Path, presets: Iterable[Preset]) -> Cells:
     refuse_twins(paths)
     cells = Cells()
     files = _read_files(paths, cells)
+    if len(files) > MOST_CELLS:
+        raise UserError(
+            f"{folder} holds {len(files)} cells, more than {MOST_CELLS}; move some to a folder of their own."
+        )
     for name in _parents_first(files, cells):
         path, file = files[name]
         try:
@@ -300,12 +308,18 @@ def _checked(data: Mapping[str, Any], path: Path) -> CellFile:
     return file
 
 
+def _points(file: CellFile) -> int:
+    return math.prod(len(values) for values in file.sweep.values())
+
+
 def _expand(file: CellFile, path: Path) -> list[CellFile]:
     """Returns one file per point of its sweep, or the file itself."""
     if not file.sweep:
         if path.stem != file.name:
             raise UserError(f"{path}: the file holds cell '{file.name}'; rename the file to {file.name}.yaml.")
         return [file]
+    if (number := _points(file)) > MOST_POINTS:
+        raise UserError(f"{path}: the sweep has {number} points, more than {MOST_POINTS}; write fewer values.")
     for key in file.sweep:
         if key.split(".")[0] not in SECTIONS or "." not in key:
             raise UserError(f"{path}: sweep key '{key}' should start with {', '.join(SECTIONS)} and a dot.")

@@ -1,5 +1,6 @@
 """The command line: one subcommand a stage, argument parsing only."""
 
+import io
 import json
 import os
 import sys
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from reidablate import cells_cli
-from reidablate.errors import UserError, sentence
+from reidablate.errors import UserError, knob, plain, reason, sentence
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -32,6 +33,9 @@ WorkersOption = Annotated[int, typer.Option(min=1, help="Threads that read image
 
 def main() -> None:
     """Runs the command line; whatever the user can solve becomes one sentence and exit status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may lack a letter or a sign; what is around it matters
+            stream.reconfigure(errors="replace")
     try:
         status = app(standalone_mode=False)
         sys.stdout.flush()
@@ -44,15 +48,18 @@ def main() -> None:
     except KeyboardInterrupt:
         status = 130
     except Exception as error:
-        if not hasattr(error, "format_message"):  # Typer's errors of usage have it, and no public class in common
+        if hasattr(error, "format_message"):  # Typer's errors of usage have it, and no public class in common
+            _print_usage_error(error)
+        elif (words := knob(error)) is not None:
+            print(f"reidablate: {words}", file=sys.stderr)
+        else:
             raise
-        _print_usage_error(error)
         status = 2
     sys.exit(status)
 
 
 def _print_usage_error(error: Any) -> None:
-    problem = " ".join(error.format_message().split())
+    problem = plain(error.format_message())
     if problem:  # empty where the help was printed because nothing was asked
         command = error.ctx.command_path if getattr(error, "ctx", None) else "reidablate"
         print(f"reidablate: {problem[0].lower()}{problem[1:].rstrip('.')}; see {command} --help.", file=sys.stderr)
@@ -114,8 +121,8 @@ def data_synthesize(
 def _json(text: str, option: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{option} is no JSON ({error}); quote it like '{{\"key\": 1}}'.") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{option} is no JSON ({reason(error)}); quote it like '{{\"key\": 1}}'.") from None
 
 
 @data_app.command("index")

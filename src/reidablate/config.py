@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from reidablate.artifacts import content_hash
-from reidablate.errors import UserError
+from reidablate.errors import UserError, shortened
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -41,6 +41,7 @@ Weight = Annotated[float, Field(ge=0)]
 Factor = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
+MOST_SEEDS = 1000
 
 
 class RpeConfig(Section):
@@ -339,7 +340,7 @@ class Preset(Section):
 
     name: str
     description: str = ""
-    seeds: Positive
+    seeds: Annotated[int, Field(ge=1, le=MOST_SEEDS)]
     tier: Literal["core", "extended", "optional"] = "core"
     weights: Literal["pretrain", "file", "none"]
     model: dict[str, Any] = {}
@@ -385,17 +386,26 @@ def validate(model: type[T], data: Any, *, where: str) -> T:
     unknown = {"extra_forbidden", "unexpected_keyword_argument"}  # another key is often missing because of it
     first = next((error for error in errors if error["type"] in unknown), errors[0])
     location = tuple(part for part in first["loc"] if _is_key(part))
-    key = ".".join(str(part) for part in location) or "the file"
+    if first["type"] in unknown and first["loc"] and not _is_key(first["loc"][-1]):
+        location += (first["loc"][-1],)  # the user's own key, whatever it looks like
+    key = shortened(".".join(str(part) for part in location)) or "the file"
     if first["type"] in unknown:
         known = _schema_at(model, location)
-        raise UserError(f"{where}: unknown key '{key}'; {nearest(str(location[-1]), known)}")
+        raise UserError(f"{where}: unknown key '{key}'; {nearest(str(first['loc'][-1]), known)}")
     if first["type"] == "missing":
         raise UserError(f"{where}: key '{key}' is missing; add it.")
     if first["type"] == "value_error" and isinstance(first["input"], Mapping):
         raise UserError(f"{where}: {'' if key == 'the file' else f'{key}: '}{_expectation(first)}")
     same_place = [e for e in errors if tuple(part for part in e["loc"] if _is_key(part)) == location]
     wanted = " or ".join(dict.fromkeys(_expectation(e) for e in same_place))
-    raise UserError(f"{where}: '{key}' is {first['input']!r} but should be {wanted}.")
+    raise UserError(f"{where}: '{key}' is {_shown(first['input'])} but should be {wanted}.")
+
+
+def _shown(value: Any) -> str:
+    try:
+        return shortened(repr(value))
+    except ValueError:  # an integer of more than 4300 digits
+        return "a number of thousands of digits"
 
 
 def _is_key(part: int | str) -> bool:

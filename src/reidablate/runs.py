@@ -17,6 +17,8 @@ Side = Literal["before_neck", "after_neck"]
 SIDES: tuple[Side, ...] = get_args(Side)
 Status = Literal["finished", "diverged"]
 NO_WEIGHTS = "none"  # in place of a hash
+TRAINED_FILES = ("model.safetensors", "features.npz", "history.parquet", "provenance.json")
+SCORE_FILES = ("queries.parquet", "camera_pairs.parquet", "metrics.json")
 SCORES_VERSION = 1
 """Version of the protocol that `metrics.json`, `queries.parquet` and `camera_pairs.parquet` follow. A release that adds
 or changes a score raises it; finished runs are then scored again from their features, and nothing is trained."""
@@ -84,6 +86,12 @@ class Transferred(BaseModel):
     on: str
     weights_sha256: str  # of the run's `model.safetensors`
     data_fingerprint: str
+
+
+class Checksums(BaseModel):
+    """Of any record, the SHA-256 of the files beside it; older ones name none."""
+
+    sha256: dict[str, str] = {}
 
 
 class Provenance(BaseModel):

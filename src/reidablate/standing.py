@@ -11,17 +11,20 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from reidablate.artifacts import content_hash, read_json, read_record, sha256_file
+from reidablate.artifacts import content_hash, read_json, read_record
 from reidablate.config import RunConfig
 from reidablate.data.cache import differs_from
 from reidablate.data.formats import SYNTHETIC_FILE
 from reidablate.data.index import read_summary
 from reidablate.errors import UserError
+from reidablate.integrity import Digests, broken_files
 from reidablate.keeping import removed
 from reidablate.provenance import versions
 from reidablate.runs import (
     NO_WEIGHTS,
+    SCORE_FILES,
     SCORES_VERSION,
+    TRAINED_FILES,
     Identity,
     Metrics,
     Provenance,
@@ -43,9 +46,6 @@ TABLES = (
 )
 """What `aggregate` writes below `tables/`."""
 
-TRAINED_FILES = ("model.safetensors", "features.npz", "history.parquet", "provenance.json")
-SCORE_FILES = ("queries.parquet", "camera_pairs.parquet", "metrics.json")
-
 
 @dataclass(frozen=True)
 class Needs:
@@ -63,6 +63,8 @@ class Needs:
         stands: Those that are scored.
         floors: Data sets without scores of what any model has to beat.
         tables: Whether the tables are not of what is there now.
+        damaged: A phrase for each folder whose files are not those that were written; what is needed of them is made
+            again.
     """
 
     datasets: list[str]
@@ -75,6 +77,7 @@ class Needs:
     stands: set[Run | Transfer]
     floors: list[str]
     tables: bool
+    damaged: list[str]
 
     @property
     def used_datasets(self) -> set[str]:
@@ -101,7 +104,9 @@ class Standing:
         self.untrained = cache(self._untrained)
         self.unscored = cache(self._unscored)
         self.untransferred = cache(self._untransferred)
-        self._hash = cache(sha256_file)
+        self.damaged: dict[str, str] = {}  # names of broken files by folder
+        self._digests = Digests(study.root / "checksums.json")
+        self._broken = cache(self._look_for_broken)
 
     def undrawn(self, dataset: str) -> bool:
         """Returns whether the images of a generated set are still to be drawn, by the recipe of the preset."""
@@ -119,16 +124,17 @@ class Standing:
         """Whether a data set has no index of the images that the plan names."""
         mark = self.study.dataset(dataset).root / SYNTHETIC_FILE
         redrawn = mark.is_file() and self.undrawn(dataset)
-        parquet = self.study.data_folder(dataset) / "index" / "index.parquet"
-        return redrawn or not is_parquet(parquet) or not self.summary(dataset)
+        folder = self.study.data_folder(dataset) / "index"
+        whole = is_parquet(folder / "index.parquet") and bool(self.summary(dataset))
+        return redrawn or not whole or bool(self._broken(folder))
 
     def uncached(self, dataset: str) -> bool:
         """Returns whether a data set has no cache of its index at the preset's image size."""
         if self.unindexed(dataset):
             return True
         height, width = self.study.preset.model["image_size"]
-        fingerprint = self.summary(dataset)["fingerprint"]
-        return differs_from(self.study.data_folder(dataset) / "cache", fingerprint, height=height, width=width)
+        fingerprint, folder = self.summary(dataset)["fingerprint"], self.study.data_folder(dataset) / "cache"
+        return differs_from(folder, fingerprint, height=height, width=width) or bool(self._broken(folder))
 
     def fingerprint(self, dataset: str) -> str | None:
         """Returns the fingerprint of a data set's images, None while it has no index."""
@@ -137,10 +143,13 @@ class Standing:
     @cached_property
     def unpretrained(self) -> bool:
         """Whether the preset's own backbone is not there, or not the one that the plan names."""
-        return self.study.pretrains and self._pretrained is None
+        folder = self.study.root / PRETRAIN
+        whole = (folder / "model.safetensors").is_file() and "model.safetensors" not in self._broken(folder)
+        return self.study.pretrains and not (self._pretrained and whole)
 
     @cached_property
     def _pretrained(self) -> Provenance | None:
+        """What is recorded of the preset's own backbone, if it is the planned one; its file may be gone."""
         folder = self.study.root / PRETRAIN
         try:
             made = read_record(folder / "provenance.json", Provenance)
@@ -152,7 +161,8 @@ class Standing:
             weights=NO_WEIGHTS,
             seed=0,
         )
-        return None if differs(folder, planned, features=False, same_code=self._same_code) else made
+        gone = ("model.safetensors", "history.parquet")
+        return None if differs(folder, planned, features=False, same_code=self._same_code, removed=gone) else made
 
     def weights(self, config: RunConfig) -> str | None:
         """Returns the SHA-256 of a run's initial weights, None while they are not there."""
@@ -161,7 +171,13 @@ class Standing:
             return NO_WEIGHTS
         if self.study.pretrains and path.parent == self.study.root / PRETRAIN:
             return self._pretrained.sha256.get(path.name) if self._pretrained else None
-        return self._hash(path) if path.is_file() else None
+        return self._digests.of(path) if path.is_file() else None
+
+    def _look_for_broken(self, folder: Path) -> list[str]:
+        found = broken_files(folder, self._digests)
+        if found:
+            self.damaged[folder.relative_to(self.study.root).as_posix()] = " and ".join(found)
+        return found
 
     @property
     def _same_code(self) -> bool:
@@ -180,11 +196,17 @@ class Standing:
         gone = removed(folder)
         if "features.npz" in gone and unscored(folder):
             return "its features were removed, so it cannot be scored again"
-        return differs(folder, planned, same_code=self._same_code, removed=gone)
+        reason = differs(folder, planned, same_code=self._same_code, removed=gone)
+        broken = [] if reason else [name for name in self._broken(folder) if name in TRAINED_FILES]
+        return f"{' and '.join(broken)} damaged" if broken else reason
 
     def _unscored(self, run: Run | Transfer) -> str:
         """Returns why a run does not stand as trained and scored, as a phrase; empty when it does."""
-        return self._unextracted(run) or unscored(self.study.root / run.id)
+        folder = self.study.root / run.id
+        if reason := self._unextracted(run) or unscored(folder):
+            return reason
+        broken = [name for name in self._broken(folder) if name in SCORE_FILES]
+        return f"{' and '.join(broken)} damaged" if broken else ""
 
     def _untransferred(self, transfer: Transfer) -> str:
         """Returns why the features of a run on another data set do not stand, as a phrase; empty when they do."""
@@ -209,7 +231,8 @@ class Standing:
             )
             if differs
         ]
-        return f"made with another {' and '.join(wrong)}" if wrong else ""
+        broken = [name for name in self._broken(folder) if name in TRAINED_FILES]
+        return f"made with another {' and '.join(wrong)}" if wrong else " and ".join(broken)
 
     @property
     def needs(self) -> Needs:
@@ -222,7 +245,7 @@ class Standing:
         runs: list[Run | Transfer] = [*study.runs, *study.transfers]
         unscored = [run for run in runs if self.unscored(run)]
         caches = [name for name in sets if self.uncached(name)]
-        return Needs(
+        found = Needs(
             datasets=[name for name in sets if self.undrawn(name)],
             indexes=[name for name in sets if self.unindexed(name)],
             caches=caches,
@@ -233,7 +256,10 @@ class Standing:
             stands=set(runs) - set(unscored),
             floors=[dataset.name for dataset in study.datasets if self._unmeasured(dataset.name)],
             tables=self._untabled,
+            damaged=[f"{folder}: {names} damaged" for folder, names in self.damaged.items()],
         )
+        self._digests.save()
+        return found
 
     def _unextracted(self, run: Run | Transfer) -> str:
         return self.untransferred(run) if isinstance(run, Transfer) else self.untrained(run)

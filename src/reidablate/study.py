@@ -13,7 +13,7 @@ from pydantic import field_validator, model_validator
 
 from reidablate.artifacts import content_hash, read_json, write_json
 from reidablate.cells import Tier
-from reidablate.config import Preset, RunConfig, Section, nearest, validate
+from reidablate.config import MOST_SEEDS, Preset, RunConfig, Section, nearest, validate
 from reidablate.data.formats import Grammar, Layout, Published, source_of
 from reidablate.data.table import DatasetEntry, layout_of
 from reidablate.errors import UserError
@@ -53,6 +53,8 @@ class Settings(Section):
     def _some_seed(cls, value: int | str) -> int | str:
         if isinstance(value, int) and value < 1:
             raise ValueError("a whole number of at least 1")
+        if isinstance(value, int) and value > MOST_SEEDS:
+            raise ValueError(f"at most {MOST_SEEDS}")
         return value
 
 

@@ -1,34 +1,53 @@
 """Nested mappings of options: read from YAML, laid over each other, compared."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from reidablate.errors import UserError
+from reidablate.errors import UserError, check_file, reading, shortened
+
+MOST_BYTES = 2**18  # PyYAML reads about 100 kB a second
+MOST_VALUES = 20_000  # a few lines of anchors in anchors stand for billions
+_TAG = "tag:yaml.org,2002:"
+_PLAIN = {"null", "bool", "int", "float", "str"}
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
     """Returns the mapping in a YAML file, refusing a key that stands twice.
 
+    Values are text, numbers, true and false, null, lists and mappings; a date is the text it is written as. Anchors and
+    merge keys (`<<: *name`) work.
+
     Raises:
         UserError: The file is missing, cannot be read, is not YAML, or does not hold a mapping.
     """
-    try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; create it or correct the name.") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}; give a file that you may read.") from None
-    except RecursionError:
-        raise UserError(f"{path} is nested too deeply; write the options flat, as the other files do.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        problem = " ".join(str(error).split()).replace('"<unicode string>", ', "")
-        raise UserError(f"{path} is not valid YAML: {problem}; correct the line.") from None
+    with reading(path, "YAML", remedy="correct it", missing="create it or correct the name"):
+        check_file(path, most_bytes=MOST_BYTES)
+        text = path.read_text(encoding="utf-8")
+        try:
+            data = _constructed(text)
+        except yaml.YAMLError as error:
+            problem = shortened(error).replace('"<unicode string>", ', "")
+            raise UserError(f"{path} is not valid YAML: {problem}; correct the line.") from None
+        except RecursionError:
+            raise UserError(f"{path} is nested too deeply; write the options flat, as the other files do.") from None
     if not isinstance(data, dict):
         raise UserError(f"{path} should hold 'key: value' lines but holds a {type(data).__name__}; write some.")
     return data
+
+
+def _constructed(text: str) -> Any:
+    loader = _Loader(text)
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            return None
+        _check(loader, root, sizes={})
+        return loader.construct_document(root)
+    finally:
+        loader.dispose()
 
 
 def yaml_files(folder: Path) -> list[Path]:
@@ -38,19 +57,76 @@ def yaml_files(folder: Path) -> list[Path]:
     )
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """A safe loader for which a repeated key is an error rather than a silent replacement."""
+class _Loader(yaml.SafeLoader):
+    """A safe loader that knows what options are made of and nothing else: dates stay text."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, Hashable):
-                raise yaml.constructor.ConstructorError(None, None, f"key {key} is no word", key_node.start_mark)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key '{key}' stands twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in known if tag.removeprefix(_TAG) in {*_PLAIN, "merge"}]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+def _check(loader: _Loader, node: yaml.Node, sizes: dict[int, int | None]) -> int:
+    """Returns how many values a node stands for, its anchors written out.
+
+    A shared node is looked at once, so this takes no longer than the file is long.
+
+    Raises:
+        YAMLError: A key stands twice or is no word, an anchor holds itself, a value is none, or there are too many.
+    """
+    if id(node) in sizes:
+        known = sizes[id(node)]
+        if known is None:
+            raise _refused(node, "an anchor that holds itself")
+        return known
+    sizes[id(node)] = None
+    kind = node.tag.removeprefix(_TAG)
+    if isinstance(node, yaml.ScalarNode):
+        size = _check_scalar(loader, node, kind)
+    elif isinstance(node, yaml.SequenceNode) and kind == "seq":
+        size = 1 + sum(_check(loader, item, sizes) for item in node.value)
+    elif isinstance(node, yaml.MappingNode) and kind == "map":
+        _check_keys(node)
+        size = 1 + sum(_check(loader, part, sizes) for pair in node.value for part in pair)
+    else:
+        raise _refused(node, f"a value of the type {node.tag}, which no option has")
+    if size > MOST_VALUES:
+        raise _refused(node, f"more than {MOST_VALUES} values, with anchors written out")
+    sizes[id(node)] = size
+    return size
+
+
+def _check_scalar(loader: _Loader, node: yaml.ScalarNode, kind: str) -> int:
+    if kind == "merge":
+        return 1
+    if kind not in _PLAIN:
+        raise _refused(node, f"a value of the type {node.tag}, which no option has")
+    try:
+        value = loader.construct_object(node)
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise ValueError("a number beyond 64 bits")
+        node.value.encode()
+    except UnicodeEncodeError:
+        raise _refused(node, "half of a surrogate pair, which is no letter") from None
+    except (ValueError, KeyError, AttributeError, IndexError):
+        raise _refused(node, f"'{shortened(node.value, 40)}', which cannot be read as {kind}") from None
+    return 1
+
+
+def _check_keys(node: yaml.MappingNode) -> None:
+    seen: set[str] = set()
+    for key, _ in node.value:
+        kind = key.tag.removeprefix(_TAG)
+        if not isinstance(key, yaml.ScalarNode) or kind not in {"str", "merge"}:
+            shown = shortened(key.value, 40) if isinstance(key, yaml.ScalarNode) else "a list or mapping"
+            raise _refused(key, f"key {shown}, which is no word; quote it if it is meant as one")
+        if key.value in seen:
+            raise _refused(key, f"key '{shortened(key.value, 80)}' stands twice")
+        seen.add(key.value)
+
+
+def _refused(node: yaml.Node, problem: str) -> yaml.YAMLError:
+    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from reidablate.artifacts import read_json, read_npz, read_table, write_json, write_npz, write_table
+from reidablate.artifacts import read_json, read_npz, read_table, write_json, write_npz, write_record, write_table
 from reidablate.diagnostics.floors import diagnose_dataset, sample_sheet
 from reidablate.engine.stages import train_spec
 from reidablate.engine.train import train_run
@@ -148,7 +148,7 @@ def test_a_run_that_is_not_whole_or_not_this_one_is_missing_and_says_why(
     [
         ("provenance.json", lambda _: {}, "'dataset': Field required"),
         ("provenance.json", lambda made: made | {"threads": "many"}, "'threads'"),
-        ("metrics.json", lambda _: [1], "is of another form"),
+        ("metrics.json", lambda _: [1], "has an unexpected structure"),
         ("metrics.json", lambda _: {}, "'status': Field required"),
         ("metrics.json", lambda made: {"status": "finished", "headline": made["headline"]}, "scores of both sides"),
         ("metrics.json", lambda made: made | {"before_neck": {"mAP": "high"}}, "'before_neck.mAP'"),
@@ -186,7 +186,7 @@ def test_an_index_of_another_form_leaves_no_run_that_could_be_checked_against_it
 @pytest.mark.parametrize(
     ("file", "sentence"),
     [
-        ("provenance.json", r"provenance\.json is of another form \('dataset': Field required\)"),
+        ("provenance.json", r"provenance\.json has an unexpected structure \('dataset': Field required\)"),
         ("features.npz", r"features\.npz lacks the array query_after_neck"),
     ],
 )
@@ -195,6 +195,7 @@ def test_a_run_of_another_form_is_not_scored(study: Study, file: str, sentence: 
     if file == "features.npz":
         arrays = read_npz(run / file)
         write_npz(run / file, {name: array for name, array in arrays.items() if name != "query_after_neck"})
+        write_record(run / "provenance.json", read_json(run / "provenance.json"), [file])
     else:
         write_json(run / file, {})
     with pytest.raises(UserError, match=sentence):
@@ -314,7 +315,7 @@ def test_scores_on_another_data_set_have_a_table_of_their_own(elsewhere: Study) 
         ("provenance.json", {"sha256": {"features.npz": "0"}}, "another features;"),
         ("provenance.json", {"transfer": None}, "another weights and data;"),
         ("metrics.json", {"features_sha256": "0"}, "another features;"),
-        ("metrics.json", {"headline": "beside_neck"}, "metrics.json is of another form"),
+        ("metrics.json", {"headline": "beside_neck"}, "metrics.json has an unexpected structure"),
     ],
 )
 def test_scores_elsewhere_that_are_not_of_this_run_and_data_set_have_no_row_and_are_named(

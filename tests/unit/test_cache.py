@@ -1,14 +1,16 @@
 import resource
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from reidablate.artifacts import read_json
+from reidablate.artifacts import read_json, sha256_file, write_json
 from reidablate.data.cache import build_cache, read_cache
 from reidablate.data.index import Index, build_index
 from reidablate.errors import UserError
+from reidablate.integrity import broken_files
 
 HEIGHT, WIDTH = 16, 8
 
@@ -44,8 +46,9 @@ def resized(path: Path, resample: Image.Resampling) -> np.ndarray:
         return np.asarray(image.convert("RGB").resize((WIDTH, HEIGHT), resample))
 
 
-def test_train_is_resized_bicubic_and_test_bilinear_in_index_order(root: Path, index: Index, tmp_path: Path) -> None:
+def test_train_is_resized_bicubic_and_test_bilinear_in_index_order(root: Path, tmp_path: Path) -> None:
     Image.open(root / "07.jpg").convert("L").save(root / "07.jpg")
+    index = build_index(root, "manifest", workers=1)
     build(index, root, tmp_path / "cache")
     for split, resample in [
         ("train", Image.Resampling.BICUBIC),
@@ -94,6 +97,7 @@ def test_a_broken_image_is_named_and_leaves_no_cache(root: Path, index: Index, t
     build(index, root, tmp_path / "cache")
     (root / name).write_bytes((root / name).read_bytes()[:-20])
     (tmp_path / "cache" / "cache.json").unlink()  # as Snakemake does before it starts the stage again
+    index.frame.loc[index.frame["path"] == name, "content_hash"] = sha256_file(root / name)[:16]
     with pytest.raises(UserError, match=rf"{name} cannot be read .*truncated"):
         build(index, root, tmp_path / "cache")
     assert [path.name for path in (tmp_path / "cache").glob(".*")] == [".lock"]
@@ -126,8 +130,33 @@ def test_arrays_that_do_not_fit_the_cache_are_refused(root: Path, index: Index, 
     build(index, root, tmp_path)
     whole = (tmp_path / "train.npy").read_bytes()
     (tmp_path / "train.npy").write_bytes(whole[:-1])
+    with pytest.raises(UserError, match="is damaged"):
+        read_cache(tmp_path, "train")
+    facts = read_json(tmp_path / "cache.json")
+    write_json(tmp_path / "cache.json", {key: value for key, value in facts.items() if key != "sha256"})
     with pytest.raises(UserError, match="cannot be read"):
         read_cache(tmp_path, "train")
     np.save(tmp_path / "train.npy", np.zeros((40, WIDTH, HEIGHT, 3), np.uint8))
     with pytest.raises(UserError, match=r"holds uint8 \(40, 8, 16, 3\), cache\.json says uint8 \(40, 16, 8, 3\)"):
         read_cache(tmp_path, "train")
+
+
+def test_an_image_replaced_after_the_index_is_not_cached(root: Path, index: Index, tmp_path: Path) -> None:
+    shutil.copy(root / "03.jpg", root / "05.jpg")
+    with pytest.raises(UserError, match=r"05\.jpg is not the image that was indexed"):
+        build(index, root, tmp_path / "cache")
+    assert not (tmp_path / "cache" / "cache.json").exists()
+
+
+@pytest.mark.parametrize("place", [0, 200, -1])
+def test_a_flipped_bit_is_found_and_the_cache_made_again(root: Path, index: Index, tmp_path: Path, place: int) -> None:
+    build(index, root, tmp_path)
+    whole = (tmp_path / "train.npy").read_bytes()
+    changed = bytearray(whole)
+    changed[place] ^= 1
+    (tmp_path / "train.npy").write_bytes(changed)
+    with pytest.raises(UserError, match=r"train\.npy is damaged"):
+        read_cache(tmp_path, "train")
+    assert broken_files(tmp_path) == ["train.npy"]
+    build(index, root, tmp_path)
+    assert (tmp_path / "train.npy").read_bytes() == whole

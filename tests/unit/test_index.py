@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from reidablate.artifacts import write_record
 from reidablate.data.formats import Listing, Record
 from reidablate.data.index import _summary, build_index, check_pixels, read_index, write_index
 from reidablate.data.table import layout_of
@@ -109,6 +110,9 @@ def test_the_index_survives_its_files(market: Path, tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(again.frame, index.frame)
     assert again.summary == index.summary
     index.frame.drop(columns="label").to_parquet(tmp_path / "index" / "index.parquet")
+    with pytest.raises(UserError, match=r"index\.parquet is damaged"):
+        read_index(tmp_path / "index")
+    write_record(tmp_path / "index" / "index.json", index.summary, ["index.parquet"])
     with pytest.raises(UserError, match="lacks the column label"):
         read_index(tmp_path / "index")
 

@@ -91,7 +91,7 @@ def test_hostile_text_stays_text() -> None:
     assert tex(r"\input{x} 50% a_b & ~^#$") == (
         r"\textbackslash{}input\{x\} 50\% a\_b \& \textasciitilde{}\textasciicircum{}\#\$"
     )
-    assert tex("\u05e9\x00") == "??"
+    assert tex("\u05e9\x00\u00fc") == "\u05e9\u00fc"
     assert md("a|b\n<script> `x` [l](u)") == r"a\|b &lt;script> \`x\` \[l\](u)"
 
 

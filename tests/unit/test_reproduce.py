@@ -1,13 +1,13 @@
 """A finished run trained again from its own provenance."""
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
 
+from reidablate.artifacts import read_json, write_json
 from reidablate.engine.reproduce import reproduce_run
 from reidablate.engine.stages import train_spec
 from reidablate.engine.train import train_run
@@ -48,9 +48,9 @@ def test_a_changed_weight_and_a_changed_machine_are_said(run: Path) -> None:
     weights = load_file(run / "model.safetensors")
     weights["classifier.weight"][0, 0] += 1e-6
     save_file(weights, run / "model.safetensors")
-    made = json.loads((run / "provenance.json").read_text())
+    made = read_json(run / "provenance.json")
     made["versions"]["torch"] = "0.1"
-    (run / "provenance.json").write_text(json.dumps(made))
+    write_json(run / "provenance.json", made)
     outcome = reproduce_run(run)
     assert not outcome.identical
     assert outcome.lines[1] == "model.safetensors: DIFFERS"

@@ -175,7 +175,7 @@ def broken(folder: Path, kind: str) -> tuple[Path, str]:
     path = saved(folder, given)
     if kind == "truncated":
         path.write_bytes(path.read_bytes()[:-100])
-        return path, "is no whole .npz"
+        return path, "cannot be read as an .npz archive"
     if kind == "damaged":
         data = path.read_bytes()
         place = data.index(given["gallery_features"][5].tobytes())
@@ -185,7 +185,7 @@ def broken(folder: Path, kind: str) -> tuple[Path, str]:
         return folder / "none.npz", "is missing"
     if kind == "text":
         path.write_text("pid,camid\n")
-        return path, "is no whole .npz"
+        return path, "cannot be read as an .npz archive"
     if kind == "pickled":
         np.savez(path, **given | {"query_pids": np.array([1, None, "x"] * 3, dtype=object)})
         return path, "query_pids of .* cannot be read"

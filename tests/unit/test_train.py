@@ -142,7 +142,9 @@ def test_every_core_cell_trains_and_learns_something(tiny_study: Study, tmp_path
 def test_other_features_than_the_runs_own_are_not_scored(tiny_study: Study, tmp_path: Path) -> None:
     out = train(tiny_study, tmp_path / "run")
     shutil.copy(train(tiny_study, tmp_path / "other", seed=1) / "features.npz", out)
-    with pytest.raises(UserError, match=r"features.npz is not the file that provenance.json names"):
+    with pytest.raises(
+        UserError, match=r"features.npz is damaged: it is not the file whose checksum provenance.json names"
+    ):
         evaluate_run(out)
 
 

@@ -5,7 +5,8 @@ import re
 import subprocess
 
 from reidablate.errors import how_it_ended
-from reidablate.standing import SCORE_FILES, TABLES as GATHERED, TRAINED_FILES
+from reidablate.runs import SCORE_FILES, TRAINED_FILES
+from reidablate.standing import TABLES as GATHERED
 from reidablate.study import Run, transfer_folder
 
 

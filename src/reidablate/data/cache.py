@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from PIL import Image, features
 from pydantic import BaseModel
 
-from reidablate.artifacts import atomic_path, only_writer, read_json, read_record, write_json
+from reidablate import integrity
+from reidablate.artifacts import atomic_path, only_writer, read_json, read_record, write_record
+from reidablate.data import pixels
 from reidablate.data.formats import SPLITS
-from reidablate.data.index import BROKEN_IMAGE, Index, image_path
-from reidablate.errors import UserError
+from reidablate.data.index import Index, image_path
+from reidablate.errors import UserError, reading
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 # shrinking, so nothing aliases. Decoding to a smaller JPEG scale ("draft") would change pixels and is not used.
 FILTERS = {"train": Image.Resampling.BICUBIC, "query": Image.Resampling.BILINEAR, "gallery": Image.Resampling.BILINEAR}
 
+_AGAIN = "run the same command again, which builds the cache again"
 _CHUNK = 16  # images that a thread decodes and then writes
 
 
@@ -38,6 +41,11 @@ class _Layout(NamedTuple):
     resample: Image.Resampling
 
 
+class _File(NamedTuple):
+    path: Path
+    content_hash: str
+
+
 class _Facts(BaseModel):
     """What readers need of `cache.json`."""
 
@@ -45,6 +53,7 @@ class _Facts(BaseModel):
     height: int
     width: int
     images: dict[str, int]
+    sha256: dict[str, str] = {}
 
 
 def build_cache(index: Index, root: Path, out: Path, *, height: int, width: int, workers: int) -> None:
@@ -62,35 +71,39 @@ def build_cache(index: Index, root: Path, out: Path, *, height: int, width: int,
         workers: Threads; Pillow decodes and resizes outside Python's lock.
 
     Raises:
-        UserError: An image cannot be decoded, or the disk is full.
+        UserError: An image cannot be decoded or is not the one that was indexed, or the disk is full.
     """
     splits = index.frame["split"]
-    paths = {split: index.frame.loc[splits == split, "path"].tolist() for split in SPLITS if (splits == split).any()}
+    rows = {split: index.frame[splits == split] for split in SPLITS if (splits == split).any()}
     facts = {
         "fingerprint": index.summary["fingerprint"],
         "height": height,
         "width": width,
-        "images": {split: len(paths[split]) for split in paths},
-        "filters": {split: FILTERS[split].name.lower() for split in paths},
+        "images": {split: len(images) for split, images in rows.items()},
+        "filters": {split: FILTERS[split].name.lower() for split in rows},
         "packages": {"pillow": PIL.__version__, "libjpeg_turbo": features.version("libjpeg_turbo")},
     }
     with only_writer(out, "cache"), _progress() as progress:
         if _is_whole(out, facts):
             return
         (out / "cache.json").unlink(missing_ok=True)
-        for split in paths:
-            files = [image_path(root, path) for path in paths[split]]
+        for split, images in rows.items():
+            names = zip(images["path"], images["content_hash"], strict=True)
+            files = [_File(image_path(root, path), content) for path, content in names]
             task = progress.add_task(f"cache {split}", total=len(files))
             with atomic_path(out / f"{split}.npy") as temporary:
                 for done in _write_split(temporary, files, _Layout(height, width, FILTERS[split]), workers):
                     progress.advance(task, done)
-        write_json(out / "cache.json", facts)
+        write_record(out / "cache.json", facts, [f"{split}.npy" for split in rows])
 
 
 def _is_whole(out: Path, facts: dict[str, Any]) -> bool:
     """Whether this very cache is there already, left by another process that this one waited for."""
     try:
-        return bool(read_json(out / "cache.json") == facts and [read_cache(out, split) for split in facts["images"]])
+        found = read_json(out / "cache.json")
+        if not isinstance(found, dict) or {**found, "sha256": None} != {**facts, "sha256": None}:
+            return False
+        return bool([read_cache(out, split) for split in facts["images"]])
     except UserError:
         return False
 
@@ -110,21 +123,20 @@ def read_cache(out: Path, split: str) -> "np.memmap[Any, np.dtype[np.uint8]]":
     """Returns the images of a split, (N, height, width, 3) uint8, memory-mapped and read-only.
 
     Raises:
-        UserError: The cache is missing or not whole.
+        UserError: The cache is missing, not whole, or not what `build_cache` wrote.
     """
     cache = read_record(out / "cache.json", _Facts)
     if split not in cache.images:
         raise UserError(f"the cache {out} has no {split} images; it holds {', '.join(cache.images)}.")
     path = out / f"{split}.npy"
     expected = (cache.images[split], cache.height, cache.width, 3)
-    try:
-        pixels: np.memmap[Any, np.dtype[np.uint8]] = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); build the cache again.") from error
-    if pixels.shape != expected or pixels.dtype != np.uint8:
-        found = f"{pixels.dtype} {pixels.shape}"
-        raise UserError(f"{path} holds {found}, cache.json says uint8 {expected}; build the cache again.")
-    return pixels
+    integrity.check(path, out / "cache.json", cache.sha256)
+    with reading(path, "an array of images", remedy=_AGAIN, missing=_AGAIN):
+        images: np.memmap[Any, np.dtype[np.uint8]] = np.lib.format.open_memmap(path, mode="r")
+    if images.shape != expected or images.dtype != np.uint8:
+        found = f"{images.dtype} {images.shape}"
+        raise UserError(f"{path} holds {found}, cache.json says uint8 {expected}; {_AGAIN}.")
+    return images
 
 
 @contextmanager
@@ -137,7 +149,7 @@ def _progress() -> Iterator["Progress"]:
         yield progress
 
 
-def _write_split(path: Path, files: list[Path], layout: _Layout, workers: int) -> Iterator[int]:
+def _write_split(path: Path, files: list[_File], layout: _Layout, workers: int) -> Iterator[int]:
     """Writes the decoded `files` as one `.npy`; yields the number of images done, chunk by chunk.
 
     Chunks are written at their place as they are ready. Writing through a memory map instead took up to a quarter
@@ -151,22 +163,25 @@ def _write_split(path: Path, files: list[Path], layout: _Layout, workers: int) -
             yield from pool.map(write_chunk, range(0, len(files), _CHUNK))
 
 
-def _write_chunk(descriptor: int, offset: int, files: list[Path], layout: _Layout, start: int) -> int:
+def _write_chunk(descriptor: int, offset: int, files: list[_File], layout: _Layout, start: int) -> int:
     chunk = files[start : start + _CHUNK]
-    pixels = np.empty((len(chunk), layout.height, layout.width, 3), dtype=np.uint8)
-    for row, path in zip(pixels, chunk, strict=True):
-        row[:] = _decode(path, layout)
-    rest, place = pixels.data.cast("B"), offset + start * pixels[0].nbytes
+    decoded = np.empty((len(chunk), layout.height, layout.width, 3), dtype=np.uint8)
+    for row, file in zip(decoded, chunk, strict=True):
+        row[:] = _decode(file, layout)
+    rest, place = decoded.data.cast("B"), offset + start * decoded[0].nbytes
     while rest:
         done = os.pwrite(descriptor, rest, place)
         rest, place = rest[done:], place + done
     return len(chunk)
 
 
-def _decode(path: Path, layout: _Layout) -> NDArray[np.uint8]:
+def _decode(file: _File, layout: _Layout) -> NDArray[np.uint8]:
     try:
-        with Image.open(path) as image:
-            colour = image if image.mode == "RGB" else image.convert("RGB")
-            return np.asarray(colour.resize((layout.width, layout.height), layout.resample))
-    except BROKEN_IMAGE as error:
-        raise UserError(f"{path} cannot be read ({error}); unpack the set again.") from error
+        data = pixels.read_bytes(file.path)
+        if pixels.content_hash(data) != file.content_hash:
+            raise UserError(
+                f"{file.path} is not the image that was indexed; run the same command again, which indexes it."
+            )
+        return np.asarray(pixels.decode(data).resize((layout.width, layout.height), layout.resample))
+    except pixels.BadImage as error:
+        raise UserError(f"{file.path} cannot be read ({error}); unpack the set again.") from None

@@ -5,9 +5,7 @@ identities in both train and test, queries that nobody can answer, files whose b
 """
 
 import hashlib
-import io
 import os
-import stat
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -18,10 +16,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel
 
-from reidablate.artifacts import only_writer, read_record, read_table, write_json, write_table
+from reidablate import integrity
+from reidablate.artifacts import only_writer, read_record, read_table, write_json, write_record, write_table
+from reidablate.data import pixels
 from reidablate.data.census import check_identities, count, counted, shared_files, unanswerable, warnings_by_name
 from reidablate.data.formats import (
     SYNTHETIC_COMMENT,
@@ -36,10 +35,6 @@ from reidablate.errors import UserError
 
 COLUMNS = ("split", "path", "name", "pid", "camid", "label", "width", "height", "size_bytes", "content_hash")
 
-# What Pillow raises for files that it cannot open or decode.
-BROKEN_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-IMAGE_FORMATS = ("JPEG", "PNG", "TIFF")  # whatever the ending says
-_DESCRIPTION = 270  # the tag of a TIFF that holds its comment
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -108,7 +103,7 @@ def build_index(root: Path, layout: Layout, *, workers: int) -> Index:
 
 
 def check_pixels(index: Index, root: Path, *, workers: int) -> None:
-    """Decodes every image of an index.
+    """Decodes every image of an index, as the cache will.
 
     Raises:
         UserError: Images that cannot be decoded, by name.
@@ -116,9 +111,8 @@ def check_pixels(index: Index, root: Path, *, workers: int) -> None:
 
     def problem(relative: str) -> str | None:
         try:
-            with Image.open(image_path(root, relative)) as image:
-                image.load()
-        except BROKEN_IMAGE as error:
+            pixels.decode(pixels.read_bytes(image_path(root, relative)))
+        except pixels.BadImage as error:
             return str(error)
         return None
 
@@ -127,9 +121,9 @@ def check_pixels(index: Index, root: Path, *, workers: int) -> None:
 
 
 def write_index(index: Index, folder: Path) -> None:
-    """Writes `index.parquet` and `index.json` into a folder."""
+    """Writes `index.parquet` and, naming its checksum, `index.json` into a folder."""
     write_table(index.frame, folder / "index.parquet")
-    write_json(folder / "index.json", index.summary)
+    write_record(folder / "index.json", index.summary, ["index.parquet"])
 
 
 def index_dataset(root: Path, layout: Layout, folder: Path, *, workers: int) -> Index:
@@ -159,9 +153,11 @@ def read_index(folder: Path) -> Index:
     """Returns the index that `write_index` left in a folder.
 
     Raises:
-        UserError: A file is missing or broken, or was written by another version.
+        UserError: A file is missing or broken, was changed since, or was written by another version.
     """
-    return Index(read_table(folder / "index.parquet", COLUMNS), read_summary(folder))
+    summary = read_summary(folder)
+    integrity.check(folder / "index.parquet", folder / "index.json", summary.pop("sha256", None))
+    return Index(read_table(folder / "index.parquet", COLUMNS), summary)
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
@@ -185,28 +181,17 @@ def _map(work: Callable[[_T], _R], items: Sequence[_T], workers: int) -> list[_R
 
 def _inspect(path: Path) -> _Facts:
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would wait for ever
-            return _Facts(0, 0, 0, "", False, "not a regular file")
-        data = path.read_bytes()
-        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
-            width, height = image.size
-            kind = image.format
-            marked = _comment(image).startswith(SYNTHETIC_COMMENT)
-    except UnidentifiedImageError:
-        return _Facts(0, 0, 0, "", False, "not a JPEG, PNG or TIFF image")
-    except BROKEN_IMAGE as error:
+        data = pixels.read_bytes(path)
+        width, height, kind, comment = pixels.read_header(data)
+    except pixels.BadImage as error:
         return _Facts(0, 0, 0, "", False, str(error))
     # In the coded data 0xFF is always followed by 0 or a restart mark, so an end mark behind the last start of scan
     # is the end of the image; Pillow refuses to decode a JPEG without it.
     truncated = kind == "JPEG" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
     truncated |= kind == "PNG" and b"IEND" not in data
-    digest = hashlib.sha256(data).hexdigest()[:16]
+    marked = comment.startswith(SYNTHETIC_COMMENT.encode())
+    digest = pixels.content_hash(data)
     return _Facts(width, height, len(data), digest, marked, f"truncated {kind}" if truncated else None)
-
-
-def _comment(image: Image.Image) -> str:
-    comment = getattr(image, "tag_v2", image.info).get(_DESCRIPTION if image.format == "TIFF" else "comment", "")
-    return comment.decode(errors="replace") if isinstance(comment, bytes) else str(comment)
 
 
 def _refuse_broken(problems: Iterable[tuple[str, str | None]]) -> None:

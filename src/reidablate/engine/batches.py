@@ -3,8 +3,12 @@
 B batch, H x W pixels.
 """
 
+import os
 import signal
+import sys
 from collections.abc import Generator, Iterable, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +16,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from reidablate.engine.stopping import SIGNALS
+
+SHARED_MEMORY = Path("/dev/shm")
+SPARE_BYTES = 2**22  # for the queues of the processes and for others
 
 
 class _Rows(Dataset[torch.Tensor]):
@@ -30,12 +37,41 @@ def _ignore_signals(_: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def affordable_workers(workers: int, batch_bytes: int, free_bytes: int) -> int:
+    """Returns how many of the loader processes shared memory has room for, which may be none.
+
+    Each prefetches two batches and may be writing a third.
+    """
+    return min(workers, max(0, free_bytes - SPARE_BYTES) // (3 * max(1, batch_bytes)))
+
+
+def _affordable(workers: int, batch_bytes: int) -> int:
+    if not workers or not SHARED_MEMORY.is_dir():
+        return workers
+    free = os.statvfs(SHARED_MEMORY)
+    found = affordable_workers(workers, batch_bytes, free.f_bavail * free.f_frsize)
+    if found < workers:
+        _say_fewer(workers, found)
+    return found
+
+
+@cache
+def _say_fewer(workers: int, found: int) -> None:
+    print(
+        f"shared memory ({SHARED_MEMORY}) has room for {found} of {workers} loader processes; the result is the same. "
+        "A container gets more with --shm-size; execution.workers asks for fewer.",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
 def image_batches(
     images: np.ndarray[Any, np.dtype[np.uint8]],
     batches: Iterable[Sequence[int] | np.ndarray[Any, Any]],
     *,
     workers: int,
     pin: bool,
+    batch_size: int = 128,
 ) -> Generator[torch.Tensor]:
     """Yields uint8 tensors (B, H, W, 3), one for each list of row numbers, in order.
 
@@ -44,7 +80,10 @@ def image_batches(
         batches: Row numbers of each batch, taken up as they are needed.
         workers: Loader processes; the result does not depend on it.
         pin: Whether to put batches into pinned memory for the GPU.
+        batch_size: The most images of a batch: loader processes hand batches over in shared memory, and fewer of them
+            are started where it is too small.
     """
+    workers = _affordable(workers, batch_size * images[:1].nbytes)
     yield from DataLoader(
         _Rows(images),
         batch_size=None,

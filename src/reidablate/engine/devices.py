@@ -6,6 +6,7 @@ the device's UUID; whoever holds it owns the device. Where a scheduler assigned 
 
 import os
 import re
+import stat
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from typing import Literal
 
 from filelock import FileLock, Timeout
 
-from reidablate.errors import UserError
+from reidablate.errors import UserError, reason
 
 SCHEDULERS = ("SLURM_JOB_ID", "LSB_JOBID", "PBS_JOBID", "KUBERNETES_SERVICE_HOST")
 POLL_S = 0.5
@@ -90,6 +91,32 @@ def lock_folder() -> Path:
     return Path(tempfile.gettempdir()) / f"reidablate-devices-{os.getuid()}"
 
 
+def _own_folder(folder: Path) -> None:
+    """Makes the folder of the device locks, where anybody may have put something else before.
+
+    Raises:
+        UserError: It is a link or a file, belongs to another user or can be written by one, or cannot be made.
+    """
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        state = folder.lstat()
+    except OSError as error:
+        raise UserError(
+            f"the device locks cannot be kept in {folder}: {error.strerror}; set TMPDIR to a folder that you may write."
+        ) from None
+    if not stat.S_ISDIR(state.st_mode):
+        problem = "is a link or a file"
+    elif state.st_uid != os.getuid():
+        problem = "belongs to another user"
+    elif state.st_mode & 0o022:
+        problem = "can be written by other users"
+    else:
+        return
+    raise UserError(
+        f"the device locks cannot be trusted: {folder} {problem}; remove it, or set TMPDIR to a folder of your own."
+    )
+
+
 @contextmanager
 def lease(count: int, *, device: Literal["auto", "cpu", "cuda"]) -> Iterator[tuple[str, ...]]:
     """Yields the names of `count` GPUs that this process owns until the block ends; empty means the CPU.
@@ -124,13 +151,13 @@ def lease(count: int, *, device: Literal["auto", "cpu", "cuda"]) -> Iterator[tup
 def _wait(count: int, pool: list[str], held: ExitStack) -> tuple[str, ...]:
     """Returns the first `count` devices of the pool that it gets; `held` keeps their locks."""
     folder = lock_folder()
-    folder.mkdir(mode=0o700, exist_ok=True)
+    _own_folder(folder)
     started = time.monotonic()
     announced = keeping = False
     with ExitStack() as turn, ExitStack() as taken:
         names: list[str] = []
         while True:
-            with FileLock(folder / "allocator.lock"):
+            with _allocator(folder):
                 for name in pool:
                     lock = folder / f"{name.replace('/', '_')}.lock"
                     if len(names) < count and name not in names and _try(lock, taken):
@@ -149,9 +176,22 @@ def _wait(count: int, pool: list[str], held: ExitStack) -> tuple[str, ...]:
             time.sleep(POLL_S)
 
 
+@contextmanager
+def _allocator(folder: Path) -> Iterator[None]:
+    """Holds the lock under which devices are chosen; its holders are quick, so nothing is said meanwhile."""
+    with ExitStack() as held:
+        while not _try(folder / "allocator.lock", held):
+            time.sleep(0.05)
+        yield
+
+
 def _try(path: Path, stack: ExitStack) -> bool:
     try:
         stack.enter_context(FileLock(path, timeout=0))
     except Timeout:
         return False
+    except (OSError, NotImplementedError) as error:
+        raise UserError(
+            f"the device lock {path} cannot be taken ({reason(error)}); remove it, or set TMPDIR to a local folder."
+        ) from None
     return True

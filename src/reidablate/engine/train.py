@@ -10,20 +10,22 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from reidablate import provenance
+from reidablate import integrity, provenance
 from reidablate.artifacts import (
     content_hash,
     only_writer,
+    read_record,
     remove_half_written,
     sha256_file,
-    write_json,
     write_npz,
+    write_record,
     write_table,
 )
 from reidablate.data import augment
@@ -40,13 +42,13 @@ from reidablate.engine.schedule import build_optimiser, build_schedule, set_epoc
 from reidablate.engine.spec import RunSpec, be_deterministic, place
 from reidablate.engine.stopping import StopSignal
 from reidablate.engine.tracking import Tracker
-from reidablate.errors import UserError
+from reidablate.errors import UserError, reading
 from reidablate.losses.positions import PositionState
 from reidablate.losses.total import BatchOutputs, study_loss
 from reidablate.models.checkpoints import load_weights, save_weights
 from reidablate.models.neck import ReidModel, ReidOutput, initialise
 from reidablate.rng import generator, seed_int, torch_generator
-from reidablate.runs import NO_WEIGHTS, Identity, differs, remove_state
+from reidablate.runs import NO_WEIGHTS, TRAINED_FILES, Checksums, Identity, differs, remove_state
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -95,7 +97,7 @@ class _Training:
             num_instances=self.config.train.num_instances,
             seed=spec.seed,
         )
-        self.weights_hash = sha256_file(spec.weights) if spec.weights else NO_WEIGHTS
+        self.weights_hash = _weights_hash(spec.weights) if spec.weights else NO_WEIGHTS
         self.planned = Identity(
             configuration=self.config.hash, data=self.fingerprint, weights=self.weights_hash, seed=spec.seed
         )
@@ -106,7 +108,12 @@ class _Training:
 
     def is_complete(self) -> bool:
         """Returns whether the run's folder holds this very training, finished."""
-        return not differs(self.spec.out, self.planned, features=self.spec.extract, same_code=self.spec.same_code)
+        out = self.spec.out
+        reason = differs(out, self.planned, features=self.spec.extract, same_code=self.spec.same_code)
+        if not reason and (broken := [name for name in integrity.broken_files(out) if name in TRAINED_FILES]):
+            self._say(f"{' and '.join(broken)} {'is' if len(broken) == 1 else 'are'} damaged, so the run is made again")
+            return False
+        return not reason
 
     def run(self, stop: StopSignal) -> str:
         """Trains, extracts, writes, and returns the line that sums it up."""
@@ -119,7 +126,11 @@ class _Training:
             config=self.config.dump(),
         )
         loader = image_batches(
-            self.images, self._rows_left(fit), workers=self.spec.workers, pin=self.device.type == "cuda"
+            self.images,
+            self._rows_left(fit),
+            workers=self.spec.workers,
+            pin=self.device.type == "cuda",
+            batch_size=self.config.train.num_ids * self.config.train.num_instances,
         )
         divergence = None
         with ProgressBar(self.spec.name, self.config.train.num_epochs) as bar, closing(loader):
@@ -279,7 +290,8 @@ class _Training:
         save_weights(fit.model, out / "model.safetensors")
         if self.spec.extract:
             write_npz(out / "features.npz", no_features(fit.model) if divergence else self._features(fit.model, stop))
-        write_json(out / "provenance.json", self._provenance(fit, divergence))
+        files = ["model.safetensors", "history.parquet"] + ["features.npz"] * self.spec.extract
+        write_record(out / "provenance.json", self._provenance(fit, divergence), files)
         if not self.spec.extract:  # nobody scores a pre-training
             remove_state(out)
         if divergence:
@@ -311,8 +323,7 @@ class _Training:
             )
 
     def _provenance(self, fit: Fit, divergence: Divergence | None) -> dict[str, Any]:
-        out, on_gpu = self.spec.out, self.device.type == "cuda"
-        files = ["model.safetensors", "history.parquet"] + ["features.npz"] * self.spec.extract
+        on_gpu = self.device.type == "cuda"
         return {
             "dataset": self.spec.dataset,
             "cell": self.spec.cell,
@@ -350,8 +361,16 @@ class _Training:
             "wall_s": fit.wall_s + time.perf_counter() - self.started,
             "device_s": fit.train_s,
             "peak_memory_bytes": torch.cuda.max_memory_allocated() if on_gpu else _peak_rss_bytes(),
-            "sha256": {name: sha256_file(out / name) for name in files},
         }
+
+
+def _weights_hash(path: Path) -> str:
+    """Returns the SHA-256 of initial weights, which must be what their training wrote where that is known."""
+    record = path.with_name("provenance.json")
+    if record.is_file():
+        integrity.check(path, record, read_record(record, Checksums).sha256)
+    with reading(path, "weights", remedy="give others", missing="correct --config weights=PATH"):
+        return sha256_file(path)
 
 
 def _next(loader: Iterator[torch.Tensor], stop: StopSignal) -> torch.Tensor | None:

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from reidablate import provenance
-from reidablate.artifacts import content_hash, only_writer, read_record, sha256_file, write_json, write_npz
+from reidablate import integrity, provenance
+from reidablate.artifacts import content_hash, only_writer, read_record, write_npz, write_record
 from reidablate.config import RunConfig, validate
 from reidablate.data.index import read_index
 from reidablate.engine.devices import lease
@@ -34,6 +34,7 @@ class _Made(BaseModel):
     status: Status
     config: dict[str, Any]
     num_classes: int
+    sha256: dict[str, str] = {}
 
 
 def transfer_run(spec: RunSpec, *, on: str, data: Path) -> str:
@@ -82,8 +83,8 @@ def transfer_run(spec: RunSpec, *, on: str, data: Path) -> str:
             "versions": provenance.versions(),
             "wall_s": time.perf_counter() - started,
         }
-        sha256 = {"features.npz": sha256_file(out / "features.npz")}
-        write_json(out / "provenance.json", {**made.model_dump(), "transfer": facts, "sha256": sha256})
+        record = {**made.model_dump(), "transfer": facts, "sha256": {}}
+        write_record(out / "provenance.json", record, ["features.npz"])
     if diverged:
         return f"{name}: diverged, nothing to extract"
     return f"{name}: {len(features['query_pids'])} queries, {len(features['gallery_pids'])} gallery images"
@@ -93,6 +94,7 @@ def _trained(run: Path, made: _Made) -> tuple[ReidModel, str]:
     """Returns the model of a finished run with its weights, and the SHA-256 of their file."""
     where = str(run / "provenance.json")
     model = ReidModel(validate(RunConfig, made.config, where=where).model, num_classes=made.num_classes)
+    integrity.check(run / "model.safetensors", run / "provenance.json", made.sha256)
     loaded = load_weights(model, run / "model.safetensors")
     if loaded.missing or loaded.ignored:
         lost = ", ".join((*loaded.missing, *loaded.ignored))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reidablate.errors import UserError
+from reidablate.errors import UserError, shortened
 from reidablate.metrics.distances import ROWS_AT_ONCE, STEPS_PER_UNIT, fixed_point
 from reidablate.metrics.ranking import IntArray
 
@@ -17,6 +17,10 @@ from reidablate.metrics.ranking import IntArray
 CONSTANT_WITHIN = 1e-6
 # Below this length the squares of a float64 feature underflow.
 SHORTEST = 1e-150
+# A distance of zero computed in floating point comes out this many steps of its precision below zero at most, relative
+# to the largest distance. In float32, with features of 128 to 2048 numbers, 1 - s reached 7.5 and
+# |x|^2 + |y|^2 - 2 x.y reached 8.7.
+ROUNDING_STEPS = 16
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ def check_labels(
     num_queries, num_gallery = shape
     _refuse_empty("query", num_queries)
     _refuse_empty("gallery", num_gallery)
-    texts = np.asarray(np.arange(num_queries) if names is None else names).astype(np.str_)
+    texts = _texts(np.arange(num_queries) if names is None else names)
     if texts.shape != (num_queries,):
         raise UserError(f"query_names has shape {texts.shape}, not ({num_queries},); give one name a query.")
     return Labels(
@@ -84,12 +88,27 @@ def check_labels(
     )
 
 
+def _texts(names: npt.ArrayLike) -> npt.NDArray[np.str_]:
+    given = np.asarray(names)
+    if given.dtype.kind not in "USiu":
+        raise UserError(f"query_names holds {given.dtype}; give text or whole numbers.")
+    try:
+        texts = given.astype(np.str_)
+        "".join(texts.ravel().tolist()).encode()
+    except ValueError:  # bytes that are not ASCII, half of a surrogate pair, code points beyond Unicode
+        raise UserError("query_names holds text that is not Unicode; give names as a text array.") from None
+    return texts
+
+
 def _ids(name: str, values: npt.ArrayLike, length: int) -> IntArray:
     ids = np.asarray(values)
     if ids.shape != (length,):
         raise UserError(f"{name} has shape {ids.shape}, not ({length},); give one id an image.")
     if ids.dtype.kind not in "iu":
-        raise UserError(f"{name} holds {ids.dtype} such as {ids[0]}; give whole numbers of an integer type.")
+        example = f" such as {shortened(ids[0], 40)}" if len(ids) else ""
+        raise UserError(f"{name} holds {ids.dtype}{example}; give whole numbers of an integer type.")
+    if ids.dtype.kind == "u" and ids.size and int(ids.max()) >= 2**63:
+        raise UserError(f"{name} holds {ids.max()}, which is beyond 64 bits with a sign; give ids below 2^63.")
     return ids.astype(np.int64)
 
 
@@ -124,20 +143,40 @@ def check_distances(distances: npt.ArrayLike) -> npt.NDArray[Any]:
     """Returns given distances as a matrix (Q, G), without a copy where they are an array.
 
     Raises:
-        UserError: They are no matrix of numbers, or hold a negative, an infinite or nothing but one number.
+        UserError: They are no matrix of numbers, or hold an infinite number, nothing but one number, or a negative
+            that is more than a zero with rounding errors. Such a zero passes; `GivenDistances` counts it as zero.
     """
     matrix = _numbers("distances", distances)
     _refuse_empty("query", matrix.shape[0])
     _refuse_empty("gallery", matrix.shape[1])
-    nearest, farthest = np.inf, 0.0
+    nearest, farthest, lowest = np.inf, 0.0, (0.0, 0)
     for i, row in enumerate(matrix):
         low, high = float(row.min()), float(row.max())
-        if not (low >= 0 and high < np.inf):
-            raise UserError(
-                f"row {i} of distances holds {high if low >= 0 else low}; "
-                "give finite distances of at least 0, for a cosine similarity s as 1 - s."
-            )
-        nearest, farthest = min(nearest, low), max(farthest, high)
+        if not (low > -np.inf and high < np.inf):
+            raise _bad_distance(i, high if low > -np.inf else low)
+        lowest = min(lowest, (low, i))
+        nearest, farthest = min(nearest, max(low, 0.0)), max(farthest, high)
+    if lowest[0] < 0 and -lowest[0] > ROUNDING_STEPS * _precision(matrix[lowest[1]]) * farthest:
+        raise _bad_distance(lowest[1], lowest[0])
     if matrix.shape[1] > 1 and nearest == farthest:
         raise UserError(f"distances are constant, all are {nearest}; every ranking is a tie, compute them again.")
     return matrix
+
+
+def _bad_distance(row: int, value: float) -> UserError:
+    return UserError(
+        f"row {row} of distances holds {value}; "
+        "give finite distances of at least 0, for a cosine similarity s as 1 - s."
+    )
+
+
+def _precision(row: npt.NDArray[Any]) -> float:
+    """Returns the relative step of the arithmetic that a row of distances was computed in; 0 for whole numbers.
+
+    Numbers in float64 may have been computed in float32: then the negatives among them are float32 numbers.
+    """
+    if row.dtype.kind != "f":
+        return 0.0
+    negative = row[row < 0]
+    single = row.dtype.itemsize > 4 and bool((negative.astype(np.float32) == negative).all())
+    return float(np.finfo(np.float32 if single else row.dtype).eps)

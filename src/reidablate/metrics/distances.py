@@ -167,7 +167,7 @@ class GivenDistances:
     def between(self, queries: npt.NDArray[Any], gallery: npt.NDArray[Any]) -> FloatArray:
         """Returns the distances (queries, gallery) in a fresh array."""
         given: FloatArray = self.matrix[np.ix_(queries, gallery)].astype(np.float64)
-        return given
+        return np.maximum(given, 0, out=given)  # a zero with rounding errors is a zero
 
 
 class Distances(Protocol):

@@ -9,19 +9,22 @@ from typing import Any
 
 import pandas as pd
 
-from reidablate.artifacts import only_writer, read_npz, read_record, sha256_file, write_json, write_table
-from reidablate.errors import UserError
+from reidablate import integrity
+from reidablate.artifacts import only_writer, read_npz, read_record, write_record, write_table
 from reidablate.metrics.checks import check_labels
 from reidablate.metrics.distances import FeatureDistances
 from reidablate.metrics.protocol import Scores, score
 from reidablate.metrics.slices import PAIR_COLUMNS, by_camera_pair
 from reidablate.runs import FEATURE_ARRAYS, SCORES_VERSION, SIDES, Provenance, remove_state
 
+TABLES = ("queries.parquet", "camera_pairs.parquet")
+
 
 def evaluate_run(run: Path) -> str:
     """Writes `queries.parquet`, `camera_pairs.parquet` and `metrics.json`, and returns the line that sums them up.
 
-    A scored run is finished, so its resume state is deleted.
+    `metrics.json` is written last and names the checksums of all three. A scored run is finished, so its resume state
+    is deleted.
 
     Raises:
         UserError: The run has no whole features or provenance, its features are not those that the provenance names,
@@ -42,19 +45,18 @@ def _evaluate(run: Path) -> str:
         summary |= {"epoch": made.epoch, "reason": made.reason}
         write_table(pd.DataFrame({"side": pd.Series(dtype=str)}), run / "queries.parquet")
         write_table(pd.DataFrame(columns=["side", *PAIR_COLUMNS]), run / "camera_pairs.parquet")
-        write_json(run / "metrics.json", summary)
+        write_record(run / "metrics.json", summary, TABLES)
         return f"{made.name}: diverged, nothing to score"
     path = run / "features.npz"
+    integrity.check(path, run / "provenance.json", made.sha256)
     features = read_npz(path, FEATURE_ARRAYS)
-    if path.name in made.sha256 and made.sha256[path.name] != sha256_file(path):
-        raise UserError(f"{path} is not the file that provenance.json names; delete it and run snakemake again.")
     scores = {side: score_side(features, side) for side in SIDES}
     frames = [result.queries.assign(side=side) for side, result in scores.items()]
     write_table(pd.concat(frames, ignore_index=True), run / "queries.parquet")
     write_table(camera_pairs(features, headline), run / "camera_pairs.parquet")
     summary |= {side: result.summary() for side, result in scores.items()}
     summary["features_sha256"] = made.sha256.get(path.name)
-    write_json(run / "metrics.json", summary)
+    write_record(run / "metrics.json", summary, TABLES)
     best = summary[headline]
     return f"{made.name}: mAP {100 * best['mAP']:.1f}, Rank-1 {100 * best['rank1']:.1f} ({headline})"
 

@@ -7,17 +7,18 @@ neck as our runs write them, `{query,gallery}_{before_neck,after_neck}`. Beside 
 Legend: Q queries, G gallery images, D feature.
 """
 
+import os
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from reidablate.errors import UserError
+from reidablate.errors import UserError, check_file, reading
 from reidablate.metrics.checks import Labels, check_distances, check_features, check_labels
 from reidablate.metrics.distances import Distances, FeatureDistances, GivenDistances, Product, numpy_product
 from reidablate.metrics.protocol import JUNK_PID, Scores, score_by
@@ -29,6 +30,8 @@ Array = npt.NDArray[Any]
 
 # Arrays from this size on are mapped where the file allows it, so that a gallery may exceed the memory.
 MAPPED_FROM_BYTES = 2**28
+_FILE_BYTES = 2**43
+_REMEDY = "write plain arrays with numpy.savez"
 _ROWS_AT_ONCE = 4096
 
 
@@ -244,7 +247,8 @@ def _pooled(problem: Retrieval) -> Retrieval:
 
 def _without_junk(labels: Labels) -> Labels:
     """Returns labels in which junk has a pid that no query asks for."""
-    free = min(int(labels.query_pids.min()), int(labels.gallery_pids.min())) - 1
+    taken = {*labels.query_pids.tolist(), *labels.gallery_pids.tolist()}
+    free = next(pid for pid in count(JUNK_PID - 1, -1) if pid not in taken)
     return replace(labels, gallery_pids=np.where(labels.gallery_pids == JUNK_PID, free, labels.gallery_pids))
 
 
@@ -282,27 +286,45 @@ def _labels(shape: tuple[int, ...], given: dict[str, Array]) -> Labels:
 
 
 def _names(path: Path) -> set[str]:
-    try:
+    with reading(path, "an .npz archive", remedy=_REMEDY, missing="give an .npz file"):
+        check_file(path, most_bytes=_FILE_BYTES)
         with zipfile.ZipFile(path) as archive:
             return {name.removesuffix(".npy") for name in archive.namelist()}
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; give an .npz file.") from None
-    except (OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is no whole .npz ({error}); make it again.") from None
 
 
 def _read(path: Path, name: str) -> Array:
     """Returns one array of an `.npz`, mapped if it is large and not compressed; pickled objects are refused."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            member = archive.getinfo(f"{name}.npy")
-            if member.file_size >= MAPPED_FROM_BYTES and member.compress_type == zipfile.ZIP_STORED:
-                return _mapped(path, member)
-            with archive.open(member) as stream:
-                array: Array = np.lib.format.read_array(stream, allow_pickle=False)
-                return array
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{name} of {path} cannot be read ({error}); write plain arrays with numpy.savez.") from None
+    with reading(f"{name} of {path}", "a plain array", remedy=_REMEDY), zipfile.ZipFile(path) as archive:
+        member = archive.getinfo(f"{name}.npy")
+        with archive.open(member) as stream:
+            claimed = _checked_claim(stream, member.file_size)
+        if member.file_size >= MAPPED_FROM_BYTES and member.compress_type == zipfile.ZIP_STORED:
+            return _mapped(path, member)
+        memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if claimed > memory_bytes:
+            raise ValueError(f"it has {claimed:,} bytes, and this machine a memory of {memory_bytes:,}")
+        with archive.open(member) as stream:
+            array: Array = np.lib.format.read_array(stream, allow_pickle=False)
+            return array
+
+
+def _checked_claim(stream: Any, size_bytes: int) -> int:
+    """Returns how many bytes an array's header claims, before memory is asked for them.
+
+    Raises:
+        ValueError: It claims more than the archive holds, or objects.
+    """
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(stream)
+    if dtype.hasobject:
+        raise ValueError("it holds pickled objects")
+    claimed = dtype.itemsize
+    for length in shape:
+        claimed *= int(length)
+    if claimed < 0 or claimed > size_bytes:
+        raise ValueError(f"its header claims {claimed:,} bytes, but it holds {size_bytes:,}")
+    return claimed
 
 
 def _mapped(path: Path, member: zipfile.ZipInfo) -> Array:

@@ -329,9 +329,9 @@ def _optional(folder: Path, name: str, absent: dict[str, str], **arguments: Any)
             absent[name] = f"{title}: the table {name}.parquet is not there."
         return None
     try:
-        frame = pd.read_parquet(path, **arguments)
-    except (OSError, ValueError, KeyError) as error:
-        absent[name] = f"{title}: {name}.parquet cannot be read ({' '.join(str(error).split())})."
+        frame = read_table(path, **arguments)
+    except UserError as error:
+        absent[name] = f"{title}: {error}"
         return None
     if frame.empty:
         if name in OPTIONAL:

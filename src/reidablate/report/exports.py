@@ -16,11 +16,13 @@ from rich.table import Table
 from rich.text import Text
 
 from reidablate.artifacts import write_table, write_text
+from reidablate.errors import plain
 from reidablate.report.collect import StudyTables, collect
 
 _TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}",
 }  # fmt: skip
 SIGNS = {"improves": "\N{BLACK UP-POINTING TRIANGLE}", "worsens": "\N{BLACK DOWN-POINTING TRIANGLE}",
          "equivalent": "=", "undecided": "\N{WHITE CIRCLE}"}  # fmt: skip
@@ -58,9 +60,8 @@ def main_table(study: StudyTables) -> pd.DataFrame:
 
 
 def tex(value: object) -> str:
-    """Returns text with LaTeX's special characters made harmless; what pdflatex cannot set becomes `?`."""
-    escaped = "".join(_TEX.get(letter, letter) for letter in str(value))
-    return "".join(letter if letter.isascii() and letter.isprintable() else "?" for letter in escaped)
+    """Returns text with LaTeX's special characters made harmless; letters of any script stay, control codes do not."""
+    return "".join(_TEX.get(letter, letter) for letter in plain(str(value)))
 
 
 def md(value: object) -> str:

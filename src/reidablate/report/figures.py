@@ -23,7 +23,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from reidablate.artifacts import atomic_path
+from reidablate.artifacts import atomic_path, content_hash
 from reidablate.report.collect import StudyTables
 from reidablate.report.records import Cell, Contrast
 
@@ -313,6 +313,15 @@ def power(study: StudyTables, title: str) -> Figure:
     return figure
 
 
+def unique_slug(name: str) -> str:
+    """Returns a name for a file and an anchor: the name itself where that is safe, else what is safe of it and a hash.
+
+    Different names give different results, also where file names do not tell capitals from small letters.
+    """
+    safe = re.sub(r"[^a-z0-9_.-]+", "_", name.lower())[:80]
+    return safe if safe == name else f"{safe}-{content_hash(name)[:8]}"
+
+
 def draw(study: StudyTables, folder: Path) -> list[Plot]:
     """Draws every figure the tables allow, writes each to `folder` as PDF and PNG, and returns them for the page."""
     plots = []
@@ -323,7 +332,7 @@ def draw(study: StudyTables, folder: Path) -> list[Plot]:
             figure = make(label + mark)
             if figure is None:
                 continue
-            slug = re.sub(r"[^a-z0-9_.-]+", "_", "_".join(filter(None, (kind, group, dataset["name"]))).lower())[:100]
+            slug = unique_slug("_".join(filter(None, (kind, group, dataset["name"]))))
             figure.draw_without_rendering()
             figure.set_layout_engine("none")  # the layout is found once, not at every save
             image = _inline(figure, slug, f"{caption} Data set: {label}{mark}. The tables hold the same values.")
