@@ -2,18 +2,20 @@
 #
 #   snakemake --cores all --resources gpu=4
 #
-# Settings are in workflow/config/default.yaml and can be given for one call with --config key=value.
+# Settings are in workflow/config/default.yaml and can be given for one call with --config key=value. The working
+# directory is the study; a study elsewhere includes this file from the installed package.
 import sys
 from pathlib import Path
 
+from reidablate import places
 from reidablate.engine.devices import usable_gpus
 from reidablate.errors import UserError, sentence
 from reidablate.planning import plan
-from reidablate.trees import load_yaml, merge
+from reidablate.trees import merge
 from reidablate.turn import Turn
 
 try:
-    STUDY = plan(merge(load_yaml(Path("workflow/config/default.yaml")), config))
+    STUDY = plan(merge(places.settings(Path()), config))
     PLAN = STUDY.write()
     TURN = Turn(STUDY.root) if workflow.is_main_process else None  # not in a job on another machine
     if TURN and TURN.undisturbed:

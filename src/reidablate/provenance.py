@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from reidablate.places import in_checkout
+
 PACKAGE = Path(__file__).parent
 SCIENCE = ("config.py", "rng.py", "data", "models", "losses", "engine")  # what can change a trained weight
 PACKAGES = ("numpy", "pandas", "pillow", "safetensors", "scipy", "timm", "torch", "torchvision")
@@ -28,7 +30,9 @@ def code_hash() -> str:
 
 @cache
 def git_state() -> dict[str, Any]:
-    """Returns `git_commit` and `git_dirty` of the checkout that holds the package; None outside one."""
+    """Returns `git_commit` and `git_dirty` of the checkout that the package runs from; None for an installed wheel."""
+    if not in_checkout():  # a virtual environment may lie in a repository of the user's
+        return {"git_commit": None, "git_dirty": None}
 
     def git(*words: str) -> str | None:
         try:

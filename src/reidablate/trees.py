@@ -9,8 +9,12 @@ import yaml
 from reidablate.errors import UserError
 
 
-def load_yaml(path: Path) -> dict[str, Any]:
+def load_yaml(path: Path, *, may_be_empty: bool = False) -> dict[str, Any]:
     """Returns the mapping in a YAML file, refusing a key that stands twice.
+
+    Args:
+        path: The file.
+        may_be_empty: A file without any key, as when all lines are comments, is an empty mapping.
 
     Raises:
         UserError: The file is missing, cannot be read, is not YAML, or does not hold a mapping.
@@ -26,6 +30,8 @@ def load_yaml(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         problem = " ".join(str(error).split()).replace('"<unicode string>", ', "")
         raise UserError(f"{path} is not valid YAML: {problem}; correct the line.") from None
+    if data is None and may_be_empty:
+        return {}
     if not isinstance(data, dict):
         raise UserError(f"{path} should hold 'key: value' lines but holds a {type(data).__name__}; write some.")
     return data

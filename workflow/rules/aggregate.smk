@@ -41,8 +41,8 @@ rule statistics:
         TABLES / "queries.parquet",
         TABLES / "cells.json",
         TABLES / "study.json",
-        "workflow/config/claims.yaml",
-        sorted(Path("results/reference").glob("calibration.parquet")),
+        places.layers(places.CLAIMS, Path()),
+        places.calibration(Path()),
     output:
         TABLES / "contrasts.parquet",
         TABLES / "claims.parquet",
@@ -51,4 +51,4 @@ rule statistics:
         LOGS / "statistics.log",
     localrule: True
     shell:
-        "reidablate statistics {ROOT} 2> {log}"
+        "reidablate statistics {ROOT} --study . 2> {log}"

@@ -76,7 +76,8 @@ def report_what_is_there():
 
     Snakemake did not make these tables, so they are dated back: the next call gathers them again.
     """
-    for command in (["aggregate", "--plan", PLAN], ["statistics", ROOT], ["report", ROOT]):
+    study = ["--study", "."]
+    for command in (["aggregate", "--plan", PLAN], ["statistics", ROOT, *study], ["report", ROOT, *study]):
         subprocess.run(["reidablate", *map(str, command)], check=False)
     if (TABLES / "study.json").exists():
         os.utime(TABLES / "study.json", (1, 1))

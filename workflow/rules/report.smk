@@ -21,7 +21,7 @@ rule report:
                 "study.json",
             )
         ],
-        templates=sorted(Path("report_templates").glob("*")),
+        templates=places.templates(Path()),
     output:
         report(
             ROOT / "report" / "index.html",
@@ -37,4 +37,4 @@ rule report:
         LOGS / "report.log",
     localrule: True
     shell:
-        "reidablate report {ROOT} 2> {log}"
+        "reidablate report {ROOT} --study . 2> {log}"
