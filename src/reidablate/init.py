@@ -16,11 +16,17 @@ _SNAKEFILE = f"""\
 #
 #   {COMMAND}
 #
-# The rules come with the installed package.
+# The rules come with the installed package; rules of your own can be added below.
 from reidablate.places import packaged
 
 
 include: str(packaged("Snakefile"))
+
+
+rule study:
+    default_target: True
+    input:
+        rules.all.input,
 """
 _README = f"""\
 # A study made with reidablate
