@@ -2,23 +2,23 @@
 #
 #   snakemake --cores all --resources gpu=4
 #
-# Settings are in workflow/config/default.yaml and can be given for one call with --config key=value.
+# Settings are in workflow/config/default.yaml and can be given for one call with --config key=value. The working
+# directory is the study; a study elsewhere includes this file from the installed package.
 import sys
 from pathlib import Path
 
+from reidablate import places
 from reidablate.engine.devices import usable_gpus
 from reidablate.errors import UserError, sentence
 from reidablate.planning import plan
 from reidablate.scope import write_scope
 from reidablate.selecting import as_written
 from reidablate.standing import Standing
-from reidablate.trees import load_yaml, merge
+from reidablate.trees import merge
 from reidablate.turn import Turn, only_looks
 
 try:
-    CONFIG = merge(
-        load_yaml(Path("workflow/config/default.yaml")), as_written(config, workflow.config_settings.config_args)
-    )
+    CONFIG = merge(places.settings(Path()), as_written(config, workflow.config_settings.config_args))
     STUDY = plan(CONFIG)
     if workflow.is_main_process:  # not in a job on another machine
         TURN = Turn(STUDY.root, wait=not only_looks(sys.argv))

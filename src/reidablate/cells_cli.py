@@ -11,15 +11,19 @@ from reidablate.errors import UserError
 
 app = typer.Typer(no_args_is_help=True, help="List, show, compare and make ablation cells.")
 
-AblationsOption = Annotated[Path, typer.Option(help="Folder of the ablation cells.")]
+AblationsOption = Annotated[Path | None, typer.Option(help="Folder of the ablation cells; default: the study's.")]
 PresetOption = Annotated[str, typer.Option(help="Preset that gives the cells their scale.")]
+StudyOption = Annotated[
+    Path | None, typer.Option("--study", help="The study folder; default: the nearest one from here upwards.")
+]
 
 
 @app.command("list")
 def cells_list(
     tier: Annotated[str, typer.Option(help="core, extended, optional or all.")] = "all",
-    ablations: AblationsOption = Path("ablations"),
+    ablations: AblationsOption = None,
     preset: PresetOption = "quickstart",
+    study: StudyOption = None,
 ) -> None:
     """Lists the cells by group."""
     from rich.console import Console
@@ -29,7 +33,7 @@ def cells_list(
 
     if tier not in {*TIERS, "all"}:
         raise UserError(f"--tier is '{tier}' but should be {', '.join(TIERS)} or all.")
-    cells, _ = _cells(ablations, preset)
+    cells, _ = _cells(ablations, preset, study)
     chosen = select(cells, names=None, tier="optional" if tier == "all" else tier)  # type: ignore[arg-type]
     for group in sorted({cell.group for cell in chosen}, key=lambda group: (group != "main", group)):
         table = Table(Column("cell", no_wrap=True), "tier", "title", title=group, title_justify="left")
@@ -40,24 +44,33 @@ def cells_list(
 
 
 @app.command("show")
-def cells_show(name: str, ablations: AblationsOption = Path("ablations"), preset: PresetOption = "quickstart") -> None:
+def cells_show(
+    name: str,
+    ablations: AblationsOption = None,
+    preset: PresetOption = "quickstart",
+    study: StudyOption = None,
+) -> None:
     """Prints a cell with everything inherited filled in, as YAML for a cell of your own."""
     from reidablate.cells import as_cell_file, select
 
-    cells, scale = _cells(ablations, preset)
+    cells, scale = _cells(ablations, preset, study)
     (cell,) = select(cells, names=[name], tier="optional")
     typer.echo(as_cell_file(cell, scale), nl=False)
 
 
 @app.command("diff")
 def cells_diff(
-    first: str, second: str, ablations: AblationsOption = Path("ablations"), preset: PresetOption = "quickstart"
+    first: str,
+    second: str,
+    ablations: AblationsOption = None,
+    preset: PresetOption = "quickstart",
+    study: StudyOption = None,
 ) -> None:
     """Prints every option in which two cells differ."""
     from reidablate.cells import select
     from reidablate.trees import difference
 
-    cells, scale = _cells(ablations, preset)
+    cells, scale = _cells(ablations, preset, study)
     left, right = (select(cells, names=[name], tier="optional")[0].resolve(scale).dump() for name in (first, second))
     found = difference(left, right)
     for key, (before, after) in found.items():
@@ -70,13 +83,14 @@ def cells_diff(
 def cells_new(
     name: str,
     parent: Annotated[str, typer.Option("--from", help="The cell that it extends.")] = "naive_triplet",
-    ablations: AblationsOption = Path("ablations"),
+    ablations: AblationsOption = None,
+    study: StudyOption = None,
 ) -> None:
     """Writes ablations/NAME.yaml, a cell that extends another."""
     from reidablate.cells import new_cell, select
 
-    cells, _ = _cells(ablations, "quickstart")
-    path = new_cell(ablations, name, select(cells, names=[parent], tier="optional")[0])
+    cells, _ = _cells(ablations, "quickstart", study)
+    path = new_cell(_folder(ablations, study), name, select(cells, names=[parent], tier="optional")[0])
     typer.echo(f"{path} written; add what differs from {parent}, then run snakemake.")
 
 
@@ -88,15 +102,25 @@ def cells_schema() -> None:
     typer.echo(json.dumps(cell_schema(), indent=2))
 
 
-def _cells(ablations: Path, preset: str) -> tuple[Any, Any]:
+def _cells(ablations: Path | None, preset: str, study: Path | None) -> tuple[Any, Any]:
     from reidablate.cells import load_cells
     from reidablate.config import nearest
+    from reidablate.places import find_study, study_of
     from reidablate.planning import load_presets
 
-    presets = load_presets()
+    presets = load_presets(study_of(ablations, study) if ablations else find_study(study))
     if preset not in presets:
         raise UserError(f"there is no preset '{preset}'; {nearest(preset, list(presets))}")
-    cells = load_cells(ablations, presets.values())
+    cells = load_cells(_folder(ablations, study), presets.values())
     for line in cells.notices:
         print(f"reidablate: {line}", file=sys.stderr)
     return cells, presets[preset]
+
+
+def _folder(ablations: Path | None, study: Path | None) -> Path:
+    from reidablate.places import find_study, settings
+
+    if ablations is not None:
+        return ablations
+    found = find_study(study)
+    return found / str(settings(found)["ablations"])

@@ -5,12 +5,15 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from reidablate import cells_cli
 from reidablate.errors import UserError, knob, plain, reason, sentence
+
+if TYPE_CHECKING:
+    from reidablate.study import Study
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -81,6 +84,28 @@ def _options(
 ) -> None: ...
 
 
+def _open(plan: Path) -> "Study":
+    """Returns a plan, having gone to its study folder, from which the paths in it are meant."""
+    from reidablate.places import base_of
+    from reidablate.study import load_study
+
+    study = load_study(plan)
+    os.chdir(base_of(plan, study.root / "plans" / plan.name))
+    return study
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Made if it is not there.")],
+    tier: Annotated[str, typer.Option(help="Cells to begin with: core, extended or optional.")] = "core",
+    empty: Annotated[bool, typer.Option("--empty", help="Begin with the baseline alone.")] = False,
+) -> None:
+    """Writes a study folder: cells, settings, a profile, and a Snakefile that includes the installed rules."""
+    from reidablate.init import write_study
+
+    typer.echo(write_study(folder, tier=None if empty else tier))
+
+
 @data_app.command("synthesize")
 def data_synthesize(
     out: Path,
@@ -129,9 +154,8 @@ def _json(text: str, option: str) -> Any:
 def data_index(plan: PlanOption, dataset: DatasetOption, workers: WorkersOption = 2) -> None:
     """Checks a data set folder and writes its index, a row an image."""
     from reidablate.data.index import index_dataset
-    from reidablate.study import load_study
 
-    study = load_study(plan)
+    study = _open(plan)
     chosen = study.dataset(dataset)
     index = index_dataset(chosen.root, chosen.layout, study.data_folder(dataset) / "index", workers=workers)
     for warning in index.summary["warnings"]:
@@ -144,9 +168,8 @@ def data_cache(plan: PlanOption, dataset: DatasetOption, workers: WorkersOption 
     """Decodes and resizes every image once, to memory-mapped uint8 arrays."""
     from reidablate.data.cache import build_cache
     from reidablate.data.index import read_index
-    from reidablate.study import load_study
 
-    study = load_study(plan)
+    study = _open(plan)
     folder = study.data_folder(dataset)
     height, width = study.preset.model["image_size"]
     index = read_index(folder / "index")
@@ -198,9 +221,8 @@ def pretrain(plan: PlanOption) -> None:
     """Trains the one backbone that every run of the quickstart starts from."""
     from reidablate.engine.stages import pretrain_spec
     from reidablate.engine.train import train_run
-    from reidablate.study import load_study
 
-    typer.echo(train_run(pretrain_spec(load_study(plan))))
+    typer.echo(train_run(pretrain_spec(_open(plan))))
 
 
 @app.command()
@@ -214,9 +236,8 @@ def train(
     """Trains one run and extracts its features; goes on where an interrupted one stopped."""
     from reidablate.engine.stages import train_spec
     from reidablate.engine.train import train_run
-    from reidablate.study import load_study
 
-    spec = train_spec(load_study(plan), dataset=dataset, cell=cell, seed=seed, gpus=gpus)
+    spec = train_spec(_open(plan), dataset=dataset, cell=cell, seed=seed, gpus=gpus)
     typer.echo(train_run(spec))
 
 
@@ -232,19 +253,23 @@ def transfer(
     """Extracts the features of a trained run on another data set, to be scored there too."""
     from reidablate.engine.stages import train_spec
     from reidablate.engine.transfer import transfer_run
-    from reidablate.study import load_study
 
-    study = load_study(plan)
+    study = _open(plan)
     spec = train_spec(study, dataset=dataset, cell=cell, seed=seed, gpus=gpus)
     typer.echo(transfer_run(spec, on=study.dataset(on).name, data=study.data_folder(on)))
 
 
 @app.command()
-def reproduce(run: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
+def reproduce(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")], study: cells_cli.StudyOption = None
+) -> None:
     """Trains a finished run again from its provenance; exit status 1 when the outcome differs in a bit."""
     from reidablate.engine.reproduce import reproduce_run
+    from reidablate.places import in_study, study_of
 
-    outcome = reproduce_run(run.resolve())
+    run = in_study(run, study).resolve()
+    os.chdir(study_of(run, study))  # a recorded path of weights is meant from there
+    outcome = reproduce_run(run)
     typer.echo("\n".join(outcome.lines))
     raise typer.Exit(0 if outcome.identical else 1)
 
@@ -343,11 +368,14 @@ def import_command(
     results: Annotated[
         Path | None, typer.Option(help="results/<preset> of the study; not needed where there is only one.")
     ] = None,
+    study: cells_cli.StudyOption = None,
 ) -> None:
     """Puts an outside run into a study's tables and report, as a reference; delete its folder to take it back."""
-    from reidablate.report.imported import find_results, import_run
+    from reidablate.places import in_study
+    from reidablate.report.imported import import_run
 
-    typer.echo(import_run(name, path, dataset=dataset, results=results or find_results()))
+    results = in_study(results, study) if results else _results(study)
+    typer.echo(import_run(name, path, dataset=dataset, results=results))
 
 
 @app.command()
@@ -374,26 +402,28 @@ def compare(
 def diagnose(plan: PlanOption, dataset: DatasetOption) -> None:
     """Draws a sample sheet of a data set and scores what any model has to beat on it."""
     from reidablate.diagnostics.floors import diagnose_dataset
-    from reidablate.study import load_study
 
-    typer.echo(diagnose_dataset(load_study(plan), dataset))
+    typer.echo(diagnose_dataset(_open(plan), dataset))
 
 
 @app.command()
 def aggregate(plan: PlanOption) -> None:
     """Gathers the runs of a study into tidy tables; what is missing is named, not invented."""
     from reidablate.report.aggregate import aggregate_study
-    from reidablate.study import load_study
 
-    typer.echo(aggregate_study(load_study(plan)))
+    typer.echo(aggregate_study(_open(plan)))
 
 
 @app.command()
-def statistics(results: Annotated[Path, typer.Argument(help="results/<preset>")]) -> None:
+def statistics(
+    results: Annotated[Path, typer.Argument(help="results/<preset>")], study: cells_cli.StudyOption = None
+) -> None:
     """Compares every cell with its references, seed by seed and query by query."""
+    from reidablate.places import in_study, study_of
     from reidablate.stats.pipeline import write_statistics
 
-    typer.echo(write_statistics(results))
+    results = in_study(results, study)
+    typer.echo(write_statistics(results, study_of(results, study)))
 
 
 @stats_app.command("calibrate")
@@ -419,11 +449,21 @@ def stats_calibrate(
 
 @app.command()
 def report(
-    results: Annotated[Path, typer.Argument(help="results/<preset>")],
-    templates: Annotated[Path, typer.Option(help="Folder of the Jinja2 templates.")] = Path("report_templates"),
+    results: Annotated[
+        Path | None, typer.Argument(help="results/<preset>; not needed where there is only one.", show_default=False)
+    ] = None,
+    templates: Annotated[
+        Path | None, typer.Option(help="Folder of Jinja2 templates that replace the package's; default: the study's.")
+    ] = None,
     as_text: Annotated[bool, typer.Option("--text", help="Print a summary here and render nothing.")] = False,
+    study: cells_cli.StudyOption = None,
 ) -> None:
     """Renders the tables as one self-contained HTML file."""
+    from reidablate.places import TEMPLATES, in_study, study_of
+
+    if templates is not None and not any(templates.glob("*.j2")):
+        raise UserError(f"{templates} is not a folder with templates (*.j2); correct --templates or leave it out.")
+    results = in_study(results, study) if results else _results(study)
     if as_text:
         from reidablate.report.exports import text_summary
 
@@ -432,5 +472,14 @@ def report(
     from reidablate.report.render import render_report
 
     out = results / "report" / "index.html"
-    render_report(results, templates, out)
+    render_report(results, templates or study_of(results, study) / TEMPLATES, out)
     typer.echo(f"report: {out}")
+
+
+def _results(study: Path | None) -> Path:
+    """Returns the one `results/<preset>` of a study."""
+    from reidablate.places import find_study, settings
+    from reidablate.report.imported import find_results
+
+    folder = find_study(study)
+    return find_results(folder / str(settings(folder)["results"]))

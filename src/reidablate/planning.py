@@ -7,19 +7,38 @@ from typing import Any
 from reidablate.cells import Cell, describe, load_cells, select, unchanged_copies
 from reidablate.config import Preset, RunConfig, nearest, validate
 from reidablate.errors import UserError
+from reidablate.places import PRESETS, layers, packaged
 from reidablate.scope import cells_of, read_scope, restrict, union
 from reidablate.selecting import check_folder, pick
 from reidablate.sources import choose_datasets, earlier_datasets, name_notices, search_datasets
 from reidablate.study import PRETRAIN, PlannedCell, Settings, Study
 from reidablate.trees import load_yaml, merge, yaml_files
 
-CONFIG_FOLDER = Path("workflow/config")
 RESERVED = {"data", "imported", "logs", "plans", "pretrain", "report", "tables"}  # folders beside the data sets'
 
 
-def load_presets(folder: Path = CONFIG_FOLDER / "presets") -> dict[str, Preset]:
-    """Returns the shipped presets by name."""
-    return {path.stem: load_preset(path) for path in yaml_files(folder)}
+def load_presets(study: Path = Path()) -> dict[str, Preset]:
+    """Returns the presets of the package and those of a study folder by name.
+
+    Raises:
+        UserError: What `load_preset` refuses, or a study's preset of another content has the name of a packaged one.
+    """
+    presets: dict[str, Preset] = {}
+    for folder in layers(PRESETS, study):
+        for path in yaml_files(folder):
+            _add_preset(presets, path)
+    return presets
+
+
+def _add_preset(presets: dict[str, Preset], path: Path) -> Preset:
+    preset = load_preset(path)
+    if presets.setdefault(preset.name, preset) != preset:
+        other = "comes with the package" if packaged(f"{PRESETS}/{preset.name}.yaml").exists() else f"is in {PRESETS}"
+        raise UserError(
+            f"{path}: another preset '{preset.name}' {other}, and results are kept by that name; "
+            "rename this one and its file."
+        )
+    return preset
 
 
 def load_preset(path: Path) -> Preset:
@@ -51,8 +70,7 @@ def plan(config: Mapping[str, Any]) -> Study:
             raise UserError(f"dataset_table: '{name}' is reserved or no safe folder name; rename the data set.")
     presets = load_presets()
     if settings.preset.lower().endswith((".yaml", ".yml")):
-        given = load_preset(Path(settings.preset))
-        presets[given.name] = given
+        given = _add_preset(presets, Path(settings.preset))
         settings = settings.model_copy(update={"preset": given.name})
     if settings.preset != "auto" and settings.preset not in presets:
         raise UserError(

@@ -16,6 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from reidablate.places import in_checkout
+
 PACKAGE = Path(__file__).parent
 
 SCIENCE_VERSION = 1
@@ -120,7 +122,9 @@ def code_name(made_by: str | None, science_version: int) -> str | None:
 
 @cache
 def git_state() -> dict[str, Any]:
-    """Returns `git_commit` and `git_dirty` of the checkout that holds the package; None outside one."""
+    """Returns `git_commit` and `git_dirty` of the checkout that the package runs from; None for an installed wheel."""
+    if not in_checkout():  # a virtual environment may lie in a repository of the user's
+        return {"git_commit": None, "git_dirty": None}
 
     def git(*words: str) -> str | None:
         try:

@@ -14,11 +14,15 @@ _TAG = "tag:yaml.org,2002:"
 _PLAIN = {"null", "bool", "int", "float", "str"}
 
 
-def load_yaml(path: Path) -> dict[str, Any]:
+def load_yaml(path: Path, *, may_be_empty: bool = False) -> dict[str, Any]:
     """Returns the mapping in a YAML file, refusing a key that stands twice.
 
     Values are text, numbers, true and false, null, lists and mappings; a date is the text it is written as. Anchors and
     merge keys (`<<: *name`) work.
+
+    Args:
+        path: The file.
+        may_be_empty: A file without any key, as when all lines are comments, is an empty mapping.
 
     Raises:
         UserError: The file is missing, cannot be read, is not YAML, or does not hold a mapping.
@@ -33,6 +37,8 @@ def load_yaml(path: Path) -> dict[str, Any]:
             raise UserError(f"{path} is not valid YAML: {problem}; correct the line.") from None
         except RecursionError:
             raise UserError(f"{path} is nested too deeply; write the options flat, as the other files do.") from None
+    if data is None and may_be_empty:
+        return {}
     if not isinstance(data, dict):
         raise UserError(f"{path} should hold 'key: value' lines but holds a {type(data).__name__}; write some.")
     return data

@@ -17,7 +17,7 @@ from reidablate.report.collect import collect
 from reidablate.report.exports import main_table
 from reidablate.runs import QUERY_COLUMNS
 from reidablate.stats import claims, contrasts
-from reidablate.stats.pipeline import CALIBRATION, CLAIMS, write_statistics
+from reidablate.stats.pipeline import CALIBRATION, write_statistics
 from reidablate.stats.slices import SLICE_COLUMNS
 from reidablate.study import Study
 from support import shipped_cells
@@ -117,7 +117,7 @@ def test_every_other_column_and_key_is_explained(tiny_study: Study, tmp_path: Pa
         update={"settings": tiny_study.settings.model_copy(update={"results": tmp_path}), "cells": tiny_study.cells[:1]}
     )
     aggregate_study(study)
-    write_statistics(study.root, claims=ROOT / CLAIMS, calibration=ROOT / CALIBRATION)
+    write_statistics(study.root, ROOT)
     tables = study.root / "tables"
     (cell,) = read_json(tables / "cells.json")
     for start, names in {
@@ -126,6 +126,6 @@ def test_every_other_column_and_key_is_explained(tiny_study: Study, tmp_path: Pa
         "### `study.json`": read_json(tables / "study.json"),
         "### `cells.json`": cell,
         "### `main_table`": main_table(collect(tables)).columns,
-        "### `calibration`": read_table(tables / CALIBRATION.name).columns,
+        "### `calibration`": read_table(tables / CALIBRATION).columns,
     }.items():
         assert set(documented(start)) == set(names), start

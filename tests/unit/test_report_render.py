@@ -194,9 +194,15 @@ def test_a_missing_required_table_is_a_sentence(results: Path) -> None:
         page_of(results)
 
 
-def test_a_folder_without_templates_is_a_sentence(results: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"report\.html\.j2"):
-        render_report(results, tmp_path, tmp_path / "index.html")
+def test_a_folder_of_templates_replaces_the_packages_one_by_one(results: Path, tmp_path: Path) -> None:
+    render_report(results, tmp_path / "none", tmp_path / "theirs.html")
+    render_report(results, TEMPLATES, tmp_path / "ours.html")
+    assert (tmp_path / "theirs.html").read_bytes() == (tmp_path / "ours.html").read_bytes()
+    (tmp_path / "cost.html.j2").write_text("<p>What it cost is nobody's business.</p>")
+    render_report(results, tmp_path, tmp_path / "mine.html")
+    mine = (tmp_path / "mine.html").read_text(encoding="utf-8")
+    assert "nobody's business" in mine
+    assert "Provenance</bdi>" in mine
 
 
 def test_a_broken_template_is_a_sentence(results: Path, tmp_path: Path) -> None:

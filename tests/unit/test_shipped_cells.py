@@ -11,7 +11,7 @@ from reidablate.planning import load_preset, load_presets
 from reidablate.trees import flatten, load_yaml
 from support import ROOT, SHIPPED, shipped_cells
 
-PRESETS = {**load_presets(ROOT / "workflow/config/presets"), "tiny": load_preset(ROOT / "tests/tiny.yaml")}
+PRESETS = {**load_presets(ROOT), "tiny": load_preset(ROOT / "tests/tiny.yaml")}
 CELLS = shipped_cells(PRESETS.values())
 GROUPS = {
     "main": "naive_triplet p1 p1_rpe p1_rpe_jsd p2",

@@ -22,8 +22,8 @@ rule statistics:
         TABLES / "queries.parquet",
         TABLES / "cells.json",
         TABLES / "study.json",
-        "workflow/config/claims.yaml",
-        sorted(Path("results/reference").glob("calibration.parquet")),
+        places.layers(places.CLAIMS, Path()),
+        places.calibration(Path()),
     output:
         TABLES / "contrasts.parquet",
         TABLES / "claims.parquet",
@@ -32,4 +32,4 @@ rule statistics:
         LOGS / "statistics.log",
     localrule: True
     shell:
-        "reidablate statistics {ROOT:q} 2> {log:q}"
+        "reidablate statistics {ROOT:q} --study . 2> {log:q}"

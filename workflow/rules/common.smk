@@ -105,5 +105,6 @@ def report_what_is_there():
 
     The tables name what they were made of, so the next call knows whether they are still right.
     """
-    for command in (["aggregate", "--plan", PLAN], ["statistics", ROOT], ["report", ROOT]):
+    study = ["--study", "."]
+    for command in (["aggregate", "--plan", PLAN], ["statistics", ROOT, *study], ["report", ROOT, *study]):
         subprocess.run(["reidablate", *map(str, command)], check=False)

@@ -4,7 +4,7 @@
 rule report:
     input:
         tables=[TABLES / name for name in ALL_TABLES],
-        templates=sorted(Path("report_templates").glob("*")),
+        templates=places.templates(Path()),
     output:
         report(
             ROOT / "report" / "index.html",
@@ -20,4 +20,4 @@ rule report:
         LOGS / "report.log",
     localrule: True
     shell:
-        "reidablate report {ROOT:q} 2> {log:q}"
+        "reidablate report {ROOT:q} --study . 2> {log:q}"

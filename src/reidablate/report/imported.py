@@ -50,8 +50,8 @@ def find_results(folder: Path = Path("results")) -> Path:
     if len(found) == 1:
         return found[0]
     if not found:
-        raise UserError(f"there is no study in {folder}; run snakemake first, or name its folder with --results.")
-    raise UserError(f"there are several studies ({', '.join(map(str, found))}); choose one with --results.")
+        raise UserError(f"there is no study in {folder}; run snakemake first, or give its results/<preset>.")
+    raise UserError(f"there are several studies ({', '.join(map(str, found))}); give one of them.")
 
 
 def import_run(name: str, path: Path, *, dataset: str, results: Path) -> str:

@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 
 from reidablate.artifacts import only_writer, read_json, write_text
 from reidablate.errors import UserError
+from reidablate.places import TEMPLATES, packaged
 from reidablate.report.collect import StudyTables, collect
 from reidablate.report.exports import export_filters, write_exports
 from reidablate.report.figures import Plot, colour, draw, marker
@@ -23,14 +24,12 @@ def render_report(results: Path, templates: Path, out: Path) -> None:
 
     Args:
         results: The folder that holds `tables/`.
-        templates: The folder of Jinja templates.
+        templates: A folder of Jinja templates that replace the package's one by one; it need not exist.
         out: The HTML file.
 
     Raises:
-        UserError: A required table or a template is missing or broken.
+        UserError: A required table is missing, or a template is broken.
     """
-    if not (templates / "report.html.j2").exists():
-        raise UserError(f"{templates} holds no report.html.j2; give the folder of report templates.")
     read_json(results / "tables" / "study.json")  # a folder that holds no tables gets no lock
     environment = make_environment(templates)
     try:
@@ -40,14 +39,19 @@ def render_report(results: Path, templates: Path, out: Path) -> None:
             write_text(out, render_html(study, plots, environment))
             write_exports(study, environment, out.parent)
     except TemplateError as error:
-        where = f"{error.name}, line {error.lineno}" if isinstance(error, TemplateSyntaxError) else "a template"
-        raise UserError(f"{where} in {templates} is wrong: {error}; correct it.") from error
+        wrong = f"a template of {templates}"
+        if isinstance(error, TemplateSyntaxError):
+            wrong = f"{error.filename or error.name}, line {error.lineno},"
+        raise UserError(f"{wrong} is wrong: {error}; correct it.") from error
 
 
 def make_environment(templates: Path) -> Environment:
-    """Returns the Jinja environment: everything is escaped in HTML, an unknown name is an error."""
+    """Returns the Jinja environment: everything is escaped in HTML, an unknown name is an error.
+
+    A template is taken from the folder `templates`, or from the package where that has none of its name.
+    """
     environment = Environment(
-        loader=FileSystemLoader(templates),
+        loader=FileSystemLoader([templates, packaged(TEMPLATES)]),
         autoescape=lambda name: name is None or ".html" in name,
         undefined=StrictUndefined,
         trim_blocks=True,
