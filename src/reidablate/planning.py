@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reidablate.cells import describe, load_cells, select
+from reidablate.cells import check_datasets, describe, load_cells, select
 from reidablate.config import Preset, RunConfig, nearest, validate
 from reidablate.data.formats import SYNTHETIC_FILE, locate
 from reidablate.errors import UserError
+from reidablate.published import with_asked
 from reidablate.study import PRETRAIN, MissingDataset, PlannedCell, PlannedDataset, Settings, Study
 from reidablate.trees import load_yaml, merge, yaml_files
 
@@ -65,7 +66,10 @@ def plan(config: Mapping[str, Any]) -> Study:
     cells = load_cells(settings.ablations, presets.values())
     names = None if settings.cells == "all" else _words("cells", settings.cells)
     tier = preset.tier if settings.tier == "preset" else settings.tier
+    check_datasets(cells.values(), settings.dataset_table)
     chosen = select(cells, names=names, tier=tier)
+    if names is None:
+        chosen = with_asked(chosen, cells, preset)
     if not chosen:
         raise UserError(f"no cell of {settings.ablations} is of tier '{tier}'; name some with --config cells=NAME.")
     for cell in chosen:

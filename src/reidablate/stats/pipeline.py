@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from reidablate.artifacts import only_writer, read_json, read_table, write_table
-from reidablate.stats.claims import judge, load_claims
+from reidablate.published import CLAIMS, load_claims
+from reidablate.stats.claims import judge
 from reidablate.stats.contrasts import DEFAULT_DELTA_POINTS, contrast_table
 from reidablate.stats.slices import slice_table
 
-CLAIMS = Path("workflow/config/claims.yaml")
 CALIBRATION = Path("results/reference/calibration.parquet")
 
 
@@ -33,7 +33,8 @@ def _write_tables(tables: Path, claims: Path, calibration: Path) -> str:
     deltas = {name: {m: points / 100 for m, points in by.items()} for name, by in DEFAULT_DELTA_POINTS.items()}
     contrasts = contrast_table(queries, runs, cells, deltas=deltas, headline_side=study["headline"])
     slices = slice_table(queries, runs, cells, deltas=deltas, headline_side=study["headline"])
-    judged = judge(load_claims(claims), contrasts, study, runs)
+    metrics = read_table(tables / "metrics.parquet")
+    judged = judge(load_claims(claims), contrasts, study, runs, cells, metrics)
     for name, frame in {"contrasts": contrasts, "slices": slices, "claims": judged}.items():
         write_table(frame, tables / f"{name}.parquet")
         write_table(frame, tables / f"{name}.csv")
