@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 
 from reidablate.cells import load_cells
 from reidablate.errors import UserError
