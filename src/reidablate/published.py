@@ -4,18 +4,21 @@ Three files in `workflow/config` hold the facts: `claims.yaml`, `published/slide
 `published/author_configurations.yaml` (what the author's code was set to).
 """
 
+import datetime
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from reidablate.cells import Cell, select
 from reidablate.config import Preset, Section, validate
 from reidablate.errors import UserError
-from reidablate.trees import load_yaml
+from reidablate.trees import flatten, load_yaml, merge
 
 CLAIMS = Path("workflow/config/claims.yaml")
+RECORDED = Path("workflow/config/published/author_configurations.yaml")
 
 Side = Literal["before_neck", "after_neck"]
 
@@ -105,3 +108,57 @@ def with_asked(chosen: list[Cell], cells: Mapping[str, Cell], preset: Preset, pa
     claimed = [name for claim in claims if preset.name in claim.presets for name in claim.cells]
     asked = [name for name in (*preset.also_cells, *claimed) if name in cells]
     return select(cells, names=[*(cell.name for cell in chosen), *asked], tier="core")
+
+
+class RecordedState(Section):
+    """What the author's code was set to when a state of it ran, in the options of this project."""
+
+    cell: str
+    datasets: list[str]
+    date: datetime.date
+    commit: str
+    about: str
+    unrecorded: list[str] = []
+    set: dict[str, Any]
+
+
+class RecordedFile(Section):
+    """The file of recorded configurations: what all of them share, and each."""
+
+    shared: dict[str, Any]
+    states: list[RecordedState]
+
+
+def recorded_table(cells: Mapping[str, Cell], preset: Preset, path: Path = RECORDED) -> list[str]:
+    """Returns the lines of a Markdown table: how the cell that stands for each recorded state differs from it.
+
+    Only options that the record names are compared.
+
+    Raises:
+        UserError: The file is missing or malformed.
+    """
+    file = validate(RecordedFile, load_yaml(path), where=str(path))
+    lines = ["| cell | data set | recorded state | differs: recorded -> cell | not recorded |", "|---|---|---|---|---|"]
+    for state in file.states:
+        wanted = flatten(merge(file.shared, state.set))
+        for dataset in state.datasets:
+            config = cells[state.cell].resolve(preset, dataset)
+            train = config.train
+            scale = {"lr": train.base_lr, "epochs": train.num_epochs, "warmup_epochs": train.warmup_epochs}
+            found = flatten(merge(config.dump(), {"train": scale}))
+            pairs = [(key, None if old == "none" else old, found.get(key)) for key, old in wanted.items()]
+            differing = [f"`{key}`: {old} -> {new}" for key, old, new in pairs if not _equal(old, new)]
+            entries = [
+                f"`{state.cell}`",
+                dataset,
+                f"{state.date}, `T@{state.commit}`",
+                "; ".join(differing) or "nothing",
+            ]
+            lines.append(f"| {' | '.join([*entries, ', '.join(state.unrecorded) or '-'])} |")
+    return lines
+
+
+def _equal(recorded: Any, found: Any) -> bool:
+    if isinstance(recorded, float) and isinstance(found, float):
+        return math.isclose(recorded, found)
+    return bool(recorded == found)
