@@ -98,9 +98,8 @@ class Guard:
     def _inherited(self, dataset: str, cell: str, reference: str) -> Iterator[str]:
         """Yields what a difference brings that neither cell declares itself: another schedule or feature side."""
         own = {key for name in (cell, reference) for key in self._entry(dataset, name).get("declared") or {}}
-        brought = {
-            key: (new, old) for key, (old, new) in self._declared(dataset, cell, reference).items() if key not in own
-        }
+        declared = self._declared(dataset, cell, reference)
+        brought = {key: (new, old) for key, (old, new) in declared.items() if key not in own}
         sides = brought.pop("model.test_feature", None)
         if sides is not None:
             yield f"{cell} is meant for {sides[0]} and {reference} for {sides[1]}; both are compared on one side here."
