@@ -41,8 +41,19 @@ def check_name(name: str, what: str) -> None:
         )
 
 
+class DatasetOptions(Section):
+    """What a cell does differently on one data set."""
+
+    model: dict[str, Any] = {}
+    losses: dict[str, Any] = {}
+    train: dict[str, Any] = {}
+
+
 class CellFile(Section):
-    """What may stand in `ablations/<name>.yaml`; the three sections hold only what differs from the parent."""
+    """What may stand in `ablations/<name>.yaml`; the three sections hold only what differs from the parent.
+
+    `by_dataset` holds the same three sections for single data sets: what differs there from the rest of the file.
+    """
 
     name: str
     title: str = ""
@@ -50,6 +61,7 @@ class CellFile(Section):
     tier: Tier | None = None
     question: str = ""
     notes: str = ""
+    notes_not_under: list[str] = []
     extends: str | None = None
     reference: list[str] | None = None
     seed_offset: Annotated[int, Field(ge=0, le=MOST_SEED)] | None = None
@@ -57,6 +69,7 @@ class CellFile(Section):
     model: dict[str, Any] = {}
     losses: dict[str, Any] = {}
     train: dict[str, Any] = {}
+    by_dataset: dict[str, DatasetOptions] = {}
     evaluate: EvaluateConfig | None = None
 
     @field_validator("reference", mode="before")
@@ -69,10 +82,18 @@ class CellFile(Section):
         """The declared differences as a nested mapping."""
         return {name: getattr(self, name) for name in SECTIONS if getattr(self, name)}
 
+    def options_on(self, dataset: str) -> dict[str, Any]:
+        """The declared differences on one data set."""
+        own = self.by_dataset.get(dataset)
+        return merge(self.options, own.model_dump(exclude_unset=True)) if own else self.options
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One ablation variant with everything inherited filled in, before a preset gives it its scale."""
+    """One ablation variant with everything inherited filled in, before a preset gives it its scale.
+
+    `by_dataset` holds, for each data set on which it differs, all of its options there.
+    """
 
     name: str
     title: str
@@ -80,10 +101,12 @@ class Cell:
     tier: Tier
     question: str
     notes: str
+    notes_not_under: tuple[str, ...]
     extends: str | None
     references: tuple[str, ...]
     seed_offset: int
     options: dict[str, Any]
+    by_dataset: dict[str, dict[str, Any]]
     evaluate: EvaluateConfig | None
     path: Path
 
@@ -92,14 +115,16 @@ class Cell:
         """The file that the cell comes from, and its name where a sweep makes several of one file."""
         return str(self.path) if self.path.stem == self.name else f"{self.path}, cell {self.name}"
 
-    def resolve(self, preset: Preset) -> RunConfig:
-        """Returns the configuration of this cell's runs under a preset.
+    def resolve(self, preset: Preset, dataset: str | None = None) -> RunConfig:
+        """Returns the configuration of this cell's runs under a preset, on a data set if one is named.
 
         Raises:
             UserError: A key is unknown or a value is out of range; the sentence names the file and the key.
         """
         base = {section: getattr(preset, section) for section in SECTIONS}
-        return validate(RunConfig, merge(base, self.options), where=self.where)
+        special = dataset in self.by_dataset
+        options, where = (self.by_dataset[dataset], f", by_dataset.{dataset}") if special else (self.options, "")  # type: ignore[index]
+        return validate(RunConfig, merge(base, options), where=f"{self.where}{where}")
 
 
 _Files = Mapping[str, tuple[Path, CellFile]]  # the place and the content of each cell's own file, by its name
@@ -185,13 +210,26 @@ def load_cells(folder: Path, presets: Iterable[Preset]) -> Cells:
         try:
             _require(path, "extends", [file.extends] if file.extends else [], cells, files)
             cell = _inherit(name, files)
-            for preset in presets:
-                cell.resolve(preset)
+            for preset, dataset in itertools.product(presets, (None, *cell.by_dataset)):
+                cell.resolve(preset, dataset)
             cells[name] = cell
         except UserError as error:
             cells.drop(name, error)
     _drop_uncomparable(cells, files)
     return cells
+
+
+def check_datasets(cells: Iterable[Cell], known: Iterable[str]) -> None:
+    """Checks that every data set on which a cell differs is one of the known ones.
+
+    Raises:
+        UserError: It is not.
+    """
+    names = list(known)
+    for cell in cells:
+        for dataset in cell.by_dataset:
+            if dataset not in names:
+                raise UserError(f"{cell.path}: by_dataset names '{dataset}'; {nearest(dataset, names)}")
 
 
 def refuse_twins(paths: Iterable[Path]) -> None:
@@ -281,8 +319,10 @@ def _drop_uncomparable(cells: Cells, files: _Files) -> None:
 
 def _read(path: Path) -> CellFile:
     data = _names_as_written(load_yaml(path), path)
-    for dotted in PRESET_ONLY.keys() & flatten(data).keys():
-        _refuse_presets(path, dotted, verb="scale it with")
+    special = data.get("by_dataset")
+    for part in (data, *(special.values() if isinstance(special, dict) else ())):
+        for dotted in PRESET_ONLY.keys() & flatten(part if isinstance(part, dict) else {}).keys():
+            _refuse_presets(path, dotted, verb="scale it with")
     return _checked(data, path)
 
 
@@ -352,8 +392,10 @@ def _inherit(name: str, files: _Files) -> Cell:
     while (parent := chain[-1].extends) is not None:
         chain.append(files[parent][1])
     options: dict[str, Any] = {}
+    special: dict[str, dict[str, Any]] = {dataset: {} for link in chain for dataset in link.by_dataset}
     for link in reversed(chain):
         options = merge(options, link.options)
+        special = {dataset: merge(above, link.options_on(dataset)) for dataset, above in special.items()}
     offset = next((link.seed_offset for link in chain if link.seed_offset is not None), 0)
     default = dict.fromkeys(link.name for link in (chain[1:2] + chain[-1:] if len(chain) > 1 else []))
     references = file.reference if file.reference is not None else list(default)
@@ -366,10 +408,12 @@ def _inherit(name: str, files: _Files) -> Cell:
         tier=next((link.tier for link in chain if link.tier), "core"),
         question=file.question,
         notes=file.notes,
+        notes_not_under=tuple(file.notes_not_under),
         extends=file.extends,
         references=tuple(references),
         seed_offset=offset,
         options=options,
+        by_dataset=special,
         evaluate=next((link.evaluate for link in chain if link.evaluate is not None), None),
         path=path,
     )
@@ -418,23 +462,36 @@ def _ancestry(cell: Cell, cells: Mapping[str, Cell]) -> tuple[str, ...]:
 
 
 def describe(cell: Cell, cells: Mapping[str, Cell], preset: Preset) -> dict[str, Any]:
-    """Returns a cell as one entry of `cells.json`: its texts, options, and differences to parent and references."""
-    config = cell.resolve(preset)
-    dump = config.dump()
-    parent = cells[cell.extends].resolve(preset).dump() if cell.extends else dump
+    """Returns a cell as one entry of `cells.json`: its texts, options, and differences to parent and references.
+
+    `by_dataset` says the last four again for each data set on which the cell, its parent or a reference differs.
+    """
+    related = [cell, *(cells[name] for name in (cell.extends, *cell.references) if name)]
+    special = sorted({dataset for one in related for dataset in one.by_dataset})
     return {
         "name": cell.name,
         "title": cell.title,
         "group": cell.group,
         "tier": cell.tier,
         "question": cell.question,
-        "notes": cell.notes,
+        "notes": "" if preset.name in cell.notes_not_under else cell.notes,
         "extends": cell.extends,
         "references": list(cell.references),
         "seed_offset": cell.seed_offset,
         "also_on": (cell.evaluate or preset.evaluate).also_on,
-        "declared": difference(parent, dump),
-        "differences": {name: difference(cells[name].resolve(preset).dump(), dump) for name in cell.references},
+        **_configured(cell, cells, preset, None),
+        "by_dataset": {dataset: _configured(cell, cells, preset, dataset) for dataset in special},
+    }
+
+
+def _configured(cell: Cell, cells: Mapping[str, Cell], preset: Preset, dataset: str | None) -> dict[str, Any]:
+    """Returns a cell's configuration on a data set, and how it differs from its parent and references there."""
+    config = cell.resolve(preset, dataset)
+    dump = config.dump()
+    others = {name: cells[name].resolve(preset, dataset).dump() for name in (cell.extends, *cell.references) if name}
+    return {
+        "declared": difference(others[cell.extends], dump) if cell.extends else {},
+        "differences": {name: difference(others[name], dump) for name in cell.references},
         "config": dump,
         "config_hash": config.hash,
     }

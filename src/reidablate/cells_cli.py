@@ -94,6 +94,15 @@ def cells_new(
     typer.echo(f"{path} written; add what differs from {parent}, then run snakemake.")
 
 
+@app.command("recorded")
+def cells_recorded(ablations: AblationsOption = Path("ablations")) -> None:
+    """Prints how each cell as run differs from the recorded configuration of the author's code."""
+    from reidablate.published import recorded_table
+
+    cells, scale = _cells(ablations, "paper")
+    typer.echo("\n".join(recorded_table(cells, scale)))
+
+
 @app.command("schema")
 def cells_schema() -> None:
     """Prints the JSON Schema of a cell file, for editors."""

@@ -49,6 +49,7 @@ class RpeConfig(Section):
 
     kind: Literal["none", "full", "abs_x", "y_only", "x_only", "shaw_key"] = "none"
     init: Literal["normal", "zeros"] = "normal"
+    init_sd: Factor = 0.02
     lr_factor: Factor = 1.0
 
 
@@ -69,6 +70,7 @@ class ModelConfig(Section):
     ape: Literal["learned", "sinusoidal", "none"] = "learned"
     rpe: RpeConfig = RpeConfig()
     cls_position: ClsPosition = "none"
+    cls_lr_factor: Factor = 1.0  # of the learned CLS numbers
     pool: Literal["cls", "mean"] = "cls"
     test_feature: Literal["before_neck", "after_neck"] = "before_neck"
 
@@ -120,6 +122,16 @@ class WeightedTripletConfig(Section):
     detach_weight: bool = False
     detach_ratio: bool = False
     select_by: Literal["cls", "classifier"] = "cls"
+    subtract_from: Literal["anchor", "anchor_and_positive"] = "anchor"
+
+    @model_validator(mode="after")
+    def _weights_a_distance(self) -> Self:
+        if self.select_by == "classifier" and self.subtract_from != "anchor":
+            raise ValueError(
+                "select_by: classifier already subtracts from every feature and has no weights; "
+                "leave subtract_from at anchor."
+            )
+        return self
 
 
 Pairs = Literal["combinations", "combinations_with_replacement", "permutations", "product"]
@@ -193,7 +205,7 @@ class TrainConfig(Section):
     bias_lr_factor: Factor = 2.0
     num_ids: Annotated[int, Field(ge=2)] = 16
     num_instances: Annotated[int, Field(ge=2)] = 4
-    fraction: Share = 1.0  # of the training identities
+    fraction: Share = 1.0  # of the training identities; never fewer than a batch holds
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     augment: AugmentConfig = AugmentConfig()
 
@@ -351,6 +363,8 @@ class Preset(Section):
     keep: Literal["all", "last", "none"] = "all"  # whose weights and features stay when all scores are there
     synthetic: dict[str, SyntheticRecipe] | None = None
     pretrain: dict[str, Any] | None = None
+    claims: bool = False  # whether the cells that published claims name are run beside those of the tier
+    also_cells: list[str] = []  # further cells to run beside those of the tier
 
 
 def _schema_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:

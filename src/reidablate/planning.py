@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reidablate.cells import Cell, describe, load_cells, select, unchanged_copies
+from reidablate.cells import Cell, check_datasets, describe, load_cells, select, unchanged_copies
 from reidablate.config import Preset, RunConfig, nearest, validate
 from reidablate.errors import UserError
 from reidablate.places import PRESETS, layers, packaged
+from reidablate.published import study_claims, with_asked
 from reidablate.scope import cells_of, read_scope, restrict, union
 from reidablate.selecting import check_folder, pick
 from reidablate.sources import choose_datasets, earlier_datasets, name_notices, search_datasets
@@ -87,7 +88,10 @@ def plan(config: Mapping[str, Any]) -> Study:
     broken = {name: fault.sentence for name, fault in cells.broken.items()}
     names = None if settings.cells == "all" else pick("cells", settings.cells, cells.words, broken)
     tier = preset.tier if settings.tier == "preset" else settings.tier
+    check_datasets(cells.values(), settings.dataset_table)
     chosen = select(cells, names=names, tier=tier)
+    if names is None:
+        chosen = with_asked(chosen, cells, preset, study_claims(Path(), cells))
     if not chosen and cells.notices:
         raise UserError(cells.notices[0])
     if not chosen:

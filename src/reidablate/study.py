@@ -76,8 +76,20 @@ class PlannedDataset(Section):
         return Layout(self.title, self.format, self.grammar, self.published)
 
 
-class PlannedCell(Section):
-    """A cell with everything resolved, as `cells.json` shows it."""
+class Configured(Section):
+    """What a cell is on one data set, and how it differs there from its parent and references."""
+
+    declared: dict[str, list[Any]]
+    differences: dict[str, dict[str, list[Any]]]
+    config: RunConfig
+    config_hash: str
+
+
+class PlannedCell(Configured):
+    """A cell with everything resolved, as `cells.json` shows it.
+
+    `by_dataset` has the data sets on which the cell, its parent or a reference differs from what it is elsewhere.
+    """
 
     name: str
     title: str
@@ -89,10 +101,11 @@ class PlannedCell(Section):
     references: list[str]
     seed_offset: int
     also_on: Literal["all"] | list[str] = []
-    declared: dict[str, list[Any]]
-    differences: dict[str, dict[str, list[Any]]]
-    config: RunConfig
-    config_hash: str
+    by_dataset: dict[str, Configured] = {}
+
+    def config_on(self, dataset: str) -> RunConfig:
+        """Returns the configuration of the cell's runs on a data set."""
+        return self.by_dataset.get(dataset, self).config
 
 
 class MissingDataset(Section):

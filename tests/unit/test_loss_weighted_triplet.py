@@ -94,6 +94,8 @@ def loop_loss(
             of_positive = loop_similarity(feature[p], patches[image], config)
             chosen = loop_top(similarity, config.ratio) & loop_top(of_positive, config.ratio)
             u = np.abs(loop_residual(feature[a], patches[a], similarity, chosen, config))
+            if config.subtract_from == "anchor_and_positive":
+                u = (u + np.abs(loop_residual(feature[p], patches[a], similarity, chosen, config))) / 2
             weight = np.zeros(WIDTH)
             for j in range(WIDTH):
                 value = u[j] / max(u)
@@ -184,6 +186,30 @@ def test_loss_equals_the_loop(weight_form: str, threshold: float, similarity: st
         assert weighted_triplet_loss(*inputs, config=config).item() == pytest.approx(expected, abs=1e-6), config
 
 
+@pytest.mark.parametrize("weight_form", ["max", "one_plus_max", "one_plus_inv"])
+@pytest.mark.parametrize("scale_match", ["full_sum", "selected_sum", None])
+def test_subtracting_from_the_positive_too_equals_the_loop(weight_form: Any, scale_match: Any) -> None:
+    config = WeightedTripletConfig(
+        weight_form=weight_form, scale_match=scale_match, subtract_from="anchor_and_positive"
+    )
+    inputs = batch(seed=1)
+    loss = weighted_triplet_loss(*inputs, config=config).item()
+    assert loss == pytest.approx(loop_loss(*inputs, config), abs=1e-6)
+    assert loss != weighted_triplet_loss(*inputs, config=config.model_copy(update={"subtract_from": "anchor"})).item()
+
+
+def test_vector_j6_subtracting_from_the_positive_too_by_hand() -> None:
+    # dom = .287490 (1, 0, 0, 1) is taken from both, scaled by |c| / |sum of all patches|, |sum|^2 as below.
+    total = math.sqrt(1.235472**2 + 0.128295**2 + 0.348743**2 + 0.287490**2)
+    anchor, positive = (math.sqrt(sum(v * v for v in c)) / total * 0.287490 for c in J6_FEATURE[:2])
+    sizes = [(2 - anchor + abs(1 - positive)) / 2, 1.2 / 2, 1 / 2, (1 - anchor + 2 - positive) / 2]
+    weight = [size / max(sizes) for size in sizes]
+    d_p = math.sqrt(sum((w * d) ** 2 for w, d in zip(weight, (1, -1.2, 1, -1), strict=True)))
+    d_n = math.sqrt(sum((w * d) ** 2 for w, d in zip(weight, (2, -2, -1, 1), strict=True)))
+    loss, _ = j6_loss(subtract_from="anchor_and_positive", margin=1.0)
+    assert loss.item() == pytest.approx(max(0.0, 1 + d_p - d_n), abs=1e-5)
+
+
 def test_ratio_moves_linearly_to_its_end() -> None:
     config = WeightedTripletConfig(ratio=0.5, ratio_end=0.1)
     assert [patch_ratio(config, t) for t in (0.0, 0.5, 1.0)] == pytest.approx([0.5, 0.3, 0.1])
@@ -210,6 +236,7 @@ def test_top_mask_takes_the_floor_and_at_least_one(ratio: float, num_patches: in
         {"scale_match": "selected_sum", "pos_source": "own_patches"},
         {"scale_match": None, "margin": 0.3},
         {"select_by": "classifier"},
+        {"subtract_from": "anchor_and_positive"},
     ],
 )
 def test_gradients_equal_finite_differences(options: dict[str, Any]) -> None:

@@ -31,7 +31,7 @@ def test_without_data_the_quickstart_runs_and_says_so(settings: Settings) -> Non
     assert study.preset.name == "quickstart"
     assert [dataset.name for dataset in study.datasets] == ["market1501", "occluded_duke"]
     assert all(dataset.generated for dataset in study.datasets)
-    assert len(study.runs) == 10 * 2 * 3
+    assert len(study.runs) == (10 + 2) * 2 * 3  # the core cells and the planted gain
     assert "SYNTHETIC" in study.notices[0]
     assert study.refusal(gpu_limit=4, num_gpus=0) is None
 
@@ -42,7 +42,7 @@ def test_with_data_the_paper_preset_runs_on_it(settings: Settings, project: Path
     study = plan({**settings, "preset": "auto", "data_root": "elsewhere"})
     assert study.preset.name == "paper"
     assert [dataset.name for dataset in study.datasets] == ["market1501"]
-    assert len(study.runs) == 10 * 5
+    assert len(study.runs) == (10 + 6) * 5  # the core cells and those that claims name
     assert [entry.name for entry in study.missing_datasets] == ["occluded_duke"]
     assert "Occluded-Duke is missing" in study.notices[0]
 

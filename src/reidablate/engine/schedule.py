@@ -16,13 +16,18 @@ FLOOR = 0.002  # of the base learning rate
 
 
 def parameter_groups(model: nn.Module, config: RunConfig) -> list[dict[str, object]]:
-    """Returns the optimiser's groups: weights, biases at `bias_lr_factor`, relative tables at `rpe.lr_factor`.
+    """Returns the optimiser's groups: weights, and biases, relative tables and CLS numbers at their own factors.
 
     A group holds its parameters in the model's order and its own `lr`. Weight decay is the same for all (the
     reference keeps a list of exempt parameters and never uses it). Frozen parameters are left out.
     """
     train = config.train
-    factors = {"weights": 1.0, "biases": train.bias_lr_factor, "relative_tables": config.model.rpe.lr_factor}
+    factors = {
+        "weights": 1.0,
+        "biases": train.bias_lr_factor,
+        "relative_tables": config.model.rpe.lr_factor,
+        "cls_numbers": config.model.cls_lr_factor,
+    }
     members: dict[str, list[nn.Parameter]] = {name: [] for name in factors}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -37,6 +42,8 @@ def parameter_groups(model: nn.Module, config: RunConfig) -> list[dict[str, obje
 def _group(name: str) -> str:
     if name.endswith("bias"):
         return "biases"
+    if ".cls_position." in name:
+        return "cls_numbers"
     return "relative_tables" if ".rpe." in name else "weights"
 
 

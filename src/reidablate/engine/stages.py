@@ -23,7 +23,8 @@ def train_spec(study: Study, *, dataset: str, cell: str, seed: int, gpus: int | 
     asked = study.gpus_per_run
     if gpus is not None and gpus != asked:
         raise UserError(f"the plan asks for gpu={asked} a run but {gpus} were granted; grant as many as it asks.")
-    config, name = study.cell(cell).config, f"{study.dataset(dataset).name}/{cell}/seed{seed}"
+    name = f"{study.dataset(dataset).name}/{cell}/seed{seed}"
+    config = study.cell(cell).config_on(dataset)
     if all(run.id != name for run in study.runs):
         raise UserError(f"the plan has no run {name}, so no table would show it; ask for more with --config seeds=N.")
     return _spec(study, config, name, dataset=dataset, cell=cell, seed=seed)

@@ -89,7 +89,7 @@ class _Training:
         self.synthetic = bool(index.summary["synthetic"])
         self.images = read_cache(spec.data / "cache", "train")
         labels = index.frame.loc[index.frame["split"] == "train", "label"].to_numpy()
-        self.rows, self.labels = _fraction(labels, self.config.train.fraction)
+        self.rows, self.labels = _fraction(labels, self.config.train.fraction, at_least=self.config.train.num_ids)
         self.num_classes = int(self.labels.max()) + 1
         self.sampler = PKSampler(
             self.labels,
@@ -406,9 +406,14 @@ def _loss_inputs(model: ReidModel, outputs: ReidOutput) -> BatchOutputs:
     )
 
 
-def _fraction(labels: np.ndarray[Any, Any], fraction: float) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Returns the rows of a share of the identities, the same for every seed and cell, and their new labels."""
+def _fraction(
+    labels: np.ndarray[Any, Any], fraction: float, *, at_least: int
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Returns the rows of a share of the identities, the same for every seed and cell, and their new labels.
+
+    A share that is smaller than a batch is rounded up to the `at_least` identities that a batch holds.
+    """
     num_ids = int(labels.max()) + 1
-    kept = np.sort(generator(0, "fraction").permutation(num_ids)[: max(1, round(fraction * num_ids))])
+    kept = np.sort(generator(0, "fraction").permutation(num_ids)[: max(at_least, round(fraction * num_ids))])
     rows = np.flatnonzero(np.isin(labels, kept))
     return rows, np.searchsorted(kept, labels[rows])

@@ -108,6 +108,10 @@ def weighted_triplet_loss(
             common = selected & top_mask(of_positive, ratio)
         else:
             common = selected & selected[positive]
-        weight = dimension_weights(non_dominant(feature, patches, own, common, config), config)
+        residual = non_dominant(feature, patches, own, common, config)
+        if config.subtract_from == "anchor_and_positive":
+            same_patches = non_dominant(feature[positive], patches, own, common, config)
+            residual = (residual.abs() + same_patches.abs()) / 2
+        weight = dimension_weights(residual, config)
         towards, away = weight * (feature - feature[positive]), weight * (feature - feature[negative])
     return mean_over_valid(margin_terms(norm(towards), norm(away), config.margin), triplets.valid)

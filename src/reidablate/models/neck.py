@@ -78,9 +78,10 @@ def initialise(model: ReidModel, seed: int) -> None:
 
     Each parameter is drawn from a stream of its own name, on the CPU in float32: a further parameter, another class
     count or another device shifts no other. Norms are 1 and 0. Linear weights, CLS, absolute and relative tables and
-    CLS numbers are truncated normal with sd 0.02 (cut at +-2, as the reference does), linear biases 0, the classifier
-    normal with sd 0.001. Convolutions are uniform in +-1/sqrt(fan in), weight and bias: the reference leaves its stem
-    at PyTorch's default, and this is it. `rpe.init: zeros` sets the relative tables to 0.
+    CLS numbers are truncated normal with sd 0.02 (cut at +-2, as the reference does; `rpe.init_sd` is another sd of the
+    relative tables), linear biases 0, the classifier normal with sd 0.001. Convolutions are uniform in
+    +-1/sqrt(fan in), weight and bias: the reference leaves its stem at PyTorch's default, and this is it.
+    `rpe.init: zeros` sets the relative tables to 0.
     """
     for prefix, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -91,13 +92,14 @@ def initialise(model: ReidModel, seed: int) -> None:
             elif module is model.classifier:
                 values.normal_(std=0.001, generator=torch_generator(seed, f"init:{full_name}"))
             else:
-                _draw(values, module, name, torch_generator(seed, f"init:{full_name}"))
+                sd = model.config.rpe.init_sd if isinstance(module, RelativeTable) else 0.02
+                _draw(values, module, name, torch_generator(seed, f"init:{full_name}"), sd=sd)
             parameter.copy_(values)
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             module.reset_running_stats()
 
 
-def _draw(values: Tensor, module: nn.Module, name: str, generator: torch.Generator) -> None:
+def _draw(values: Tensor, module: nn.Module, name: str, generator: torch.Generator, *, sd: float) -> None:
     """Fills `values`, which are 0, with the initial values of the parameter `name` of `module`."""
     if isinstance(module, _NORMS):
         values.fill_(1.0 if name == "weight" else 0.0)
@@ -105,4 +107,4 @@ def _draw(values: Tensor, module: nn.Module, name: str, generator: torch.Generat
         bound = module.weight[0].numel() ** -0.5
         values.uniform_(-bound, bound, generator=generator)
     elif not (isinstance(module, nn.Linear) and name == "bias"):
-        nn.init.trunc_normal_(values, std=0.02, generator=generator)
+        nn.init.trunc_normal_(values, std=sd, generator=generator)

@@ -61,11 +61,11 @@ class Guard:
             )
         warnings: list[str] = []
         for column, words in FACTS.items():
-            declared = column == "precision" and "train.precision" in self._declared(cell, reference)
+            declared = column == "precision" and "train.precision" in self._declared(dataset, cell, reference)
             found = None if declared else self._differing(dataset, cell, reference, pairs, column)
             if found is not None:
                 warnings.append(f"{cell} and {reference} {words} ({found}).")
-        hidden = self._hidden(cell, reference)
+        hidden = self._hidden(dataset, cell, reference)
         if "model.test_feature" in hidden:
             own, other = hidden.pop("model.test_feature")
             refusals.append(
@@ -74,26 +74,32 @@ class Guard:
             )
         if hidden:
             warnings.append(f"{cell} differs from {reference} in {_listed(hidden)}, which is not declared.")
-        warnings += self._inherited(cell, reference)
+        warnings += self._inherited(dataset, cell, reference)
         return Findings(tuple(warnings), tuple(refusals))
 
-    def _declared(self, cell: str, reference: str) -> Mapping[str, Any]:
+    def _entry(self, dataset: str, cell: str) -> Mapping[str, Any]:
+        """Returns the entry of a cell as it is on a data set, empty when there is none."""
+        entry = self._cells.get(cell, {})
+        return {**entry, **(entry.get("by_dataset") or {}).get(dataset, {})}
+
+    def _declared(self, dataset: str, cell: str, reference: str) -> Mapping[str, Any]:
         """Returns the differences to the reference that `cells.json` states."""
-        found: Mapping[str, Any] = (self._cells.get(cell, {}).get("differences") or {}).get(reference) or {}
+        found: Mapping[str, Any] = (self._entry(dataset, cell).get("differences") or {}).get(reference) or {}
         return found
 
-    def _hidden(self, cell: str, reference: str) -> dict[str, tuple[Any, Any]]:
+    def _hidden(self, dataset: str, cell: str, reference: str) -> dict[str, tuple[Any, Any]]:
         """Returns {option: (own, reference's value)} where the configurations differ without a declaration."""
-        own, other = (self._cells.get(name, {}).get("config") for name in (cell, reference))
+        own, other = (self._entry(dataset, name).get("config") for name in (cell, reference))
         if own is None or other is None:
             return {}
-        declared = self._declared(cell, reference)
+        declared = self._declared(dataset, cell, reference)
         return {key: (new, old) for key, (old, new) in difference(other, own).items() if key not in declared}
 
-    def _inherited(self, cell: str, reference: str) -> Iterator[str]:
+    def _inherited(self, dataset: str, cell: str, reference: str) -> Iterator[str]:
         """Yields what a difference brings that neither cell declares itself: another schedule or feature side."""
-        own = {key for name in (cell, reference) for key in self._cells.get(name, {}).get("declared") or {}}
-        brought = {key: (new, old) for key, (old, new) in self._declared(cell, reference).items() if key not in own}
+        own = {key for name in (cell, reference) for key in self._entry(dataset, name).get("declared") or {}}
+        declared = self._declared(dataset, cell, reference)
+        brought = {key: (new, old) for key, (old, new) in declared.items() if key not in own}
         sides = brought.pop("model.test_feature", None)
         if sides is not None:
             yield f"{cell} is meant for {sides[0]} and {reference} for {sides[1]}; both are compared on one side here."
@@ -103,7 +109,7 @@ class Guard:
 
     def _stale(self, dataset: str, cell: str, pairs: Sequence[tuple[int, int]], side: int) -> Iterator[str]:
         """Yields a sentence when runs have another configuration than their cell."""
-        wanted = self._cells.get(cell, {}).get("config_hash")
+        wanted = self._entry(dataset, cell).get("config_hash")
         seeds = sorted({pair[side] for pair in pairs})
         stale = [s for s in seeds if wanted and self._fact(dataset, cell, s, "config_hash") not in (None, wanted)]
         if stale:
