@@ -28,7 +28,7 @@ class Components:
     seed: Array  # variance of the mean over seeds, as the seed means show it
     seed_df: Array  # its degrees of freedom
     identity: Array  # variance of the seed-averaged difference, clustered by identity
-    identity_df: float  # effective number of identities minus one
+    identity_df: float | Array  # effective number of identities minus one
     interaction: Array  # the part of `identity` that comes from the seeds
 
     @property
