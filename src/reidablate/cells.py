@@ -45,6 +45,7 @@ class CellFile(Section):
     tier: Tier | None = None
     question: str = ""
     notes: str = ""
+    primary: bool = False
     extends: str | None = None
     reference: list[str] | None = None
     seed_offset: Annotated[int, Field(ge=0)] | None = None
@@ -75,6 +76,7 @@ class Cell:
     tier: Tier
     question: str
     notes: str
+    primary: bool
     extends: str | None
     references: tuple[str, ...]
     seed_offset: int
@@ -123,6 +125,10 @@ def load_cells(folder: Path, presets: Iterable[Preset]) -> dict[str, Cell]:
                 raise UserError(f"{cell.path}: reference '{reference}' is no cell; {nearest(reference, list(cells))}")
         for preset in presets:
             cell.resolve(preset)
+    for preset in presets:
+        for name in preset.primary:
+            if name not in cells:
+                raise UserError(f"preset '{preset.name}': primary '{name}' is no cell; {nearest(name, list(cells))}")
     return cells
 
 
@@ -202,6 +208,7 @@ def _inherit(name: str, files: Mapping[str, tuple[Path, CellFile]]) -> Cell:
         tier=next((link.tier for link in chain if link.tier), "core"),
         question=file.question,
         notes=file.notes,
+        primary=file.primary,
         extends=file.extends,
         references=tuple(references),
         seed_offset=offset,
@@ -247,6 +254,7 @@ def describe(cell: Cell, cells: Mapping[str, Cell], preset: Preset) -> dict[str,
         "tier": cell.tier,
         "question": cell.question,
         "notes": cell.notes,
+        "primary": cell.primary or cell.name in preset.primary,
         "extends": cell.extends,
         "references": list(cell.references),
         "seed_offset": cell.seed_offset,

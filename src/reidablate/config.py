@@ -326,6 +326,7 @@ class Preset(Section):
     train: dict[str, Any] = {}
     execution: Execution = Execution()
     evaluate: EvaluateConfig = EvaluateConfig()
+    primary: list[str] = []
     synthetic: dict[str, SyntheticRecipe] | None = None
     pretrain: dict[str, Any] | None = None
 

@@ -79,6 +79,7 @@ class PlannedCell(Section):
     tier: Tier
     question: str
     notes: str
+    primary: bool = False
     extends: str | None
     references: list[str]
     seed_offset: int

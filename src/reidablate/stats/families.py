@@ -28,10 +28,13 @@ from reidablate.stats.simulation import EFFECTS, MOST, Setting, normal_cells, sk
 SIZES = (1, 3, 6, 32, 48)
 SPREADS = (0.0, 0.5)
 RATIOS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
-WHOLE = tuple(
-    Setting("market1501", shape, effects, seeds)
-    for shape, effects in (("normal", "weak"), ("normal", "typical"), ("skewed", "weak"))
-    for seeds in (3, 5)
+WHOLE = (
+    Setting("market1501", "normal", "weak", 3),
+    Setting("market1501", "normal", "weak", 5),
+    Setting("market1501", "normal", "typical", 3),
+    Setting("market1501", "normal", "typical", 5),
+    Setting("market1501", "skewed", "weak", 3),
+    Setting("market1501", "skewed", "weak", 5),
 )
 """Settings whose every score is drawn, with 32 contrasts."""
 

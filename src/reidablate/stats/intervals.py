@@ -63,6 +63,14 @@ def two_way(components: Components, *, level: float | Array = 0.95) -> Interval:
     )
 
 
+def two_way_half(components: Components, alpha: float | Array) -> Array:
+    """Returns half the width of the `two_way` interval of level 1 - alpha."""
+    identity_df = _identity_df(components)
+    lead = half_width(np.asarray(alpha), components.seed, components.seed_df, components.sampling, identity_df)
+    alone = special.stdtrit(identity_df, 1 - np.asarray(alpha) / 2) * np.sqrt(components.identity)
+    return np.asarray(np.maximum(lead, alone))
+
+
 def two_way_tail(components: Components, x: Array) -> Array:
     """Returns P(|error| >= x) under the distribution behind `two_way`: its p-value for an estimate of size x."""
     identity_df = _identity_df(components)

@@ -1,10 +1,13 @@
 """The rule `statistics`: from the tables of the runs to contrasts, slices, and a verdict on every published claim."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from reidablate.artifacts import only_writer, read_json, read_table, write_table
 from reidablate.stats.claims import judge, load_claims
 from reidablate.stats.contrasts import DEFAULT_DELTA_POINTS, contrast_table
+from reidablate.stats.joint import joint_table
 from reidablate.stats.slices import slice_table
 
 CLAIMS = Path("workflow/config/claims.yaml")
@@ -12,7 +15,9 @@ CALIBRATION = Path("results/reference/calibration.parquet")
 
 
 def write_statistics(results: Path, claims: Path = CLAIMS, calibration: Path = CALIBRATION) -> str:
-    """Writes `contrasts`, `slices` and `claims` below `results/tables` and returns the line that counts the verdicts.
+    """Writes the tables of the statistics below `results/tables` and returns the line that counts the verdicts.
+
+    They are `contrasts`, `slices`, `joint` and `claims`.
 
     Args:
         results: The folder `results/<preset>`.
@@ -27,14 +32,30 @@ def write_statistics(results: Path, claims: Path = CLAIMS, calibration: Path = C
         return _write_tables(results / "tables", claims, calibration)
 
 
+def declared_deltas(study: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Returns {dataset: {metric: largest difference that does not matter}}, fractions.
+
+    Args:
+        study: The contents of `study.json`; an entry of `datasets` may have `delta`, in points by metric. What it does
+            not name has the default of `DEFAULT_DELTA_POINTS`.
+    """
+    found = {}
+    for entry in study["datasets"]:
+        points = {**DEFAULT_DELTA_POINTS.get(entry["name"], {}), **(entry.get("delta") or {})}
+        found[entry["name"]] = {metric: value / 100 for metric, value in points.items()}
+    return found
+
+
 def _write_tables(tables: Path, claims: Path, calibration: Path) -> str:
     study, cells = read_json(tables / "study.json"), read_json(tables / "cells.json")
     queries, runs = read_table(tables / "queries.parquet"), read_table(tables / "runs.parquet")
-    deltas = {name: {m: points / 100 for m, points in by.items()} for name, by in DEFAULT_DELTA_POINTS.items()}
-    contrasts = contrast_table(queries, runs, cells, deltas=deltas, headline_side=study["headline"])
-    slices = slice_table(queries, runs, cells, deltas=deltas, headline_side=study["headline"])
+    deltas = declared_deltas(study)
+    borrowed = {entry["name"] for entry in study["datasets"] if entry.get("synthetic") or entry.get("generated")}
+    contrasts = contrast_table(queries, runs, cells, deltas=deltas, headline_side=study["headline"], borrowed=borrowed)
+    slices = slice_table(queries, runs, cells, deltas=deltas, headline_side=study["headline"], borrowed=borrowed)
     judged = judge(load_claims(claims), contrasts, study, runs)
-    for name, frame in {"contrasts": contrasts, "slices": slices, "claims": judged}.items():
+    joint = joint_table(contrasts)
+    for name, frame in {"contrasts": contrasts, "slices": slices, "joint": joint, "claims": judged}.items():
         write_table(frame, tables / f"{name}.parquet")
         write_table(frame, tables / f"{name}.csv")
     (tables / CALIBRATION.name).unlink(missing_ok=True)
