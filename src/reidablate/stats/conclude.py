@@ -51,7 +51,10 @@ def finish(
         columns: Columns of the table.
     """
     tested = [line for line in lines if line.components is not None]
-    components = _moderated(tested, [line.components for line in tested if line.components is not None], pool)
+    raw = [line.components for line in tested if line.components is not None]
+    components, prior_df = _moderated(tested, raw, pool)
+    for line, df in zip(tested, prior_df, strict=True):
+        line.fields["prior_df"] = min(float(df), MOST_PRIOR_DF)
     if tested:
         _add_tests(tested, components)
         _add_sides(tested, components, pool)
@@ -67,17 +70,16 @@ def finish(
     return pd.DataFrame({name: pd.array(table[name], dtype=columns[name][0]) for name in columns})  # type: ignore[call-overload]
 
 
-def _moderated(lines: Sequence[Line], parts: Sequence[Components], pool: Sequence[str]) -> Components:
-    """Returns the components of all lines, (N,), with the seed variances of paired contrasts moderated.
+def _moderated(lines: Sequence[Line], parts: Sequence[Components], pool: Sequence[str]) -> tuple[Components, Array]:
+    """Returns the components of all lines with moderated seed variances of paired contrasts, and the prior df, (N,).
 
     The prior is fitted to the variances between seeds (S times V_seed, so that numbers of seeds may differ) of the
-    sisters that have all their runs and vary at all; unpaired contrasts keep what they have. Fields `prior_df` are set.
+    sisters that have all their runs and vary at all; unpaired contrasts keep what they have.
     """
     stacked = stack(parts)
-    seed, seed_df = stacked.seed.copy(), stacked.seed_df.copy()
+    seed, seed_df, prior_df = stacked.seed.copy(), stacked.seed_df.copy(), np.zeros(len(parts))
     pools: dict[tuple[Any, ...], list[int]] = defaultdict(list)
     for row, line in enumerate(lines):
-        line.fields.setdefault("prior_df", 0.0)
         if line.fields["paired"]:
             pools[tuple(line.fields[key] for key in pool)].append(row)
     for members in pools.values():
@@ -91,9 +93,8 @@ def _moderated(lines: Sequence[Line], parts: Sequence[Components], pool: Sequenc
         prior = fit_prior(between[whole], df[whole], overlap=squared_correlations(names))
         between, seed_df[rows] = prior.posterior(between, df)
         seed[rows] = between / num_seeds
-        for row in members:
-            lines[row].fields["prior_df"] = min(float(prior.df), MOST_PRIOR_DF)
-    return replace(stacked, seed=seed, seed_df=seed_df)
+        prior_df[rows] = prior.df
+    return replace(stacked, seed=seed, seed_df=seed_df), prior_df
 
 
 def _add_tests(lines: Sequence[Line], components: Components) -> None:
@@ -108,6 +109,7 @@ def _add_tests(lines: Sequence[Line], components: Components) -> None:
         "seed_error": np.sqrt(components.seed),
         "seed_df": components.seed_df,
         "sampling_error": np.sqrt(components.sampling),
+        "identity_error": np.sqrt(components.identity),
         "identity_df": np.asarray(components.identity_df),
         "seed_share": components.seed / np.maximum(components.seed + components.sampling, np.finfo(float).tiny),
         "above_delta": above,
@@ -139,7 +141,7 @@ def _add_sides(lines: Sequence[Line], components: Components, pool: Sequence[str
             fields |= {"low_cameras": max(middle - half[place], -1.0), "high_cameras": min(middle + half[place], 1.0)}
     some = [line for line in lines if line.better is not None]
     if some:
-        better = _moderated(some, [line.better for line in some if line.better is not None], pool)
+        better, _ = _moderated(some, [line.better for line in some if line.better is not None], pool)
         ends = _ends(two_way(better), "p_better_", least=-0.5, most=0.5)
         for row, line in enumerate(some):
             if better.seed[row] + better.identity[row] > 0:

@@ -77,7 +77,7 @@ def two_way_tail(components: Components, x: Array) -> Array:
     lead = tail(x, components.seed, components.seed_df, components.sampling, identity_df)
     with np.errstate(divide="ignore", invalid="ignore"):
         statistic = np.where(x == 0, 0.0, x / np.sqrt(components.identity))
-    return np.maximum(lead, 2 * special.stdtr(identity_df, -statistic))
+    return np.asarray(np.maximum(lead, 2 * special.stdtr(identity_df, -statistic)))
 
 
 def probability_above(components: Components, delta: Array) -> Array:
