@@ -301,8 +301,8 @@ def _calibration() -> pd.DataFrame:
     """Returns what `reidablate stats calibrate` writes, with invented rates."""
     rows = [
         {
-            "test_set": name, "shape": shape, "effects": "typical", "seeds": seeds, "num_contrasts": 1, "gain_points": gain,
-            "interval": interval, "experiments": 10_000 if gain == 0 else 1_000,
+            "test_set": name, "shape": shape, "effects": "typical", "seeds": seeds, "num_contrasts": 1,
+            "gain_points": gain, "interval": interval, "experiments": 10_000 if gain == 0 else 1_000,
             "rejection": false + (0.9 - false) * gain * seeds / 10, "rejection_strict": false / 8,
             "coverage": 1 - false, "half_width_points": 1 / seeds, "error_points": 0.5 / seeds,
             "seed_error_points": 0.4 / seeds, "identity_error_points": 0.3 / seeds, "monte_carlo_error": 0.0022,
