@@ -113,7 +113,7 @@ def test_interval_and_p_value_agree_and_the_interval_holds_the_estimate():
     assert [row["low"], row["high"]] == pytest.approx([row["estimate"] - half, row["estimate"] + half])
     assert (row["low_adjusted"], row["high_adjusted"]) == pytest.approx((row["low"], row["high"]))  # a family of one
     assert row["p_better_low"] < row["p_better"] < row["p_better_high"]
-    assert row["detectable_low"] < row["detectable"] < row["detectable_high"]
+    assert row["detectable_low"] <= row["detectable"] < row["detectable_high"]
     assert 0 < row["seed_share"] < 1 + 1e-9
 
 
