@@ -154,6 +154,7 @@ def test_cells_of_a_family_differ_as_much_as_two_cells_do():
     assert means.mean() == pytest.approx(0.93, abs=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.nightly
 @pytest.mark.timeout(3600)
 def test_the_whole_grid_of_families_holds_its_bounds():
@@ -174,6 +175,7 @@ def test_the_command_writes_both_files(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(pd.read_csv(tmp_path / "calibration.csv")) == len(table) == 7 + 4 * (1 + 6)
 
 
+@pytest.mark.slow
 @pytest.mark.nightly
 @pytest.mark.timeout(3600)
 def test_the_default_interval_holds_its_bounds_and_the_others_do_not():
