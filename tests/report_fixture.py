@@ -304,8 +304,8 @@ def _calibration() -> pd.DataFrame:
     """Returns what `reidablate stats calibrate` writes, with invented rates."""
     rows = [
         {
-            "test_set": name, "shape": shape, "effects": "typical", "seeds": seeds, "gain_points": gain,
-            "interval": interval, "experiments": 10_000 if gain == 0 else 1_000,
+            "test_set": name, "shape": shape, "effects": "typical", "seeds": seeds, "num_contrasts": 1,
+            "gain_points": gain, "interval": interval, "experiments": 10_000 if gain == 0 else 1_000,
             "rejection": false + (0.9 - false) * gain * seeds / 10, "rejection_strict": false / 8,
             "coverage": 1 - false, "half_width_points": 1 / seeds, "error_points": 0.5 / seeds,
             "seed_error_points": 0.4 / seeds, "identity_error_points": 0.3 / seeds, "monte_carlo_error": 0.0022,
@@ -317,7 +317,18 @@ def _calibration() -> pd.DataFrame:
         for gain in (0.0, 0.5, 1.0)
         for interval, false in (("two_way", 0.05 + 0.03 / seeds), ("seeds_only", 0.31), ("plain_sum", 0.004))
     ]  # fmt: skip
-    return pd.DataFrame(rows).astype({"within_bounds": "boolean"})
+    families = [
+        {
+            "test_set": "families", "shape": "normal", "effects": "even", "seeds": seeds, "num_contrasts": size,
+            "gain_points": 0.0, "interval": procedure, "experiments": 10_000, "rejection": rate + size / 1e4,
+            "rejection_strict": rate / 9, "monte_carlo_error": 0.0022, "seed_spread": 0.0, "sampling_ratio": 0.3,
+            "within_bounds": procedure == "holm" or None,
+        }
+        for seeds in (3, 5, 10)
+        for size in (6, 32)
+        for procedure, rate in (("holm", 0.04), ("dunnett", 0.07))
+    ]  # fmt: skip
+    return pd.DataFrame([*rows, *families]).astype({"within_bounds": "boolean"})
 
 
 def _cross_domain(metrics: pd.DataFrame) -> pd.DataFrame:

@@ -62,6 +62,7 @@ class CellFile(Section):
     question: str = ""
     notes: str = ""
     notes_not_under: list[str] = []
+    primary: bool = False
     extends: str | None = None
     reference: list[str] | None = None
     seed_offset: Annotated[int, Field(ge=0, le=MOST_SEED)] | None = None
@@ -102,6 +103,7 @@ class Cell:
     question: str
     notes: str
     notes_not_under: tuple[str, ...]
+    primary: bool
     extends: str | None
     references: tuple[str, ...]
     seed_offset: int
@@ -216,6 +218,10 @@ def load_cells(folder: Path, presets: Iterable[Preset]) -> Cells:
         except UserError as error:
             cells.drop(name, error)
     _drop_uncomparable(cells, files)
+    for preset in presets:
+        for name in preset.primary:
+            if name not in cells and not cells.why_broken(name):
+                raise UserError(f"preset '{preset.name}': primary '{name}' is no cell; {nearest(name, list(cells))}")
     return cells
 
 
@@ -409,6 +415,7 @@ def _inherit(name: str, files: _Files) -> Cell:
         question=file.question,
         notes=file.notes,
         notes_not_under=tuple(file.notes_not_under),
+        primary=file.primary,
         extends=file.extends,
         references=tuple(references),
         seed_offset=offset,
@@ -510,6 +517,7 @@ def as_cell_file(cell: Cell, preset: Preset) -> str:
         "tier": cell.tier,
         "question": cell.question,
         "notes": cell.notes,
+        "primary": cell.primary or cell.name in preset.primary,
         "extends": cell.extends,
         "reference": list(cell.references) if cell.extends else [],
         "seed_offset": cell.seed_offset,

@@ -95,11 +95,11 @@ def cells_new(
 
 
 @app.command("recorded")
-def cells_recorded(ablations: AblationsOption = Path("ablations")) -> None:
+def cells_recorded(ablations: AblationsOption = None, study: StudyOption = None) -> None:
     """Prints how each cell as run differs from the recorded configuration of the author's code."""
     from reidablate.published import recorded_table
 
-    cells, scale = _cells(ablations, "paper")
+    cells, scale = _cells(ablations, "paper", study)
     typer.echo("\n".join(recorded_table(cells, scale)))
 
 

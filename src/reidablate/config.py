@@ -361,6 +361,7 @@ class Preset(Section):
     execution: Execution = Execution()
     evaluate: EvaluateConfig = EvaluateConfig()
     keep: Literal["all", "last", "none"] = "all"  # whose weights and features stay when all scores are there
+    primary: list[str] = []
     synthetic: dict[str, SyntheticRecipe] | None = None
     pretrain: dict[str, Any] | None = None
     claims: bool = False  # whether the cells that published claims name are run beside those of the tier

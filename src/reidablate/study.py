@@ -97,6 +97,7 @@ class PlannedCell(Configured):
     tier: Tier
     question: str
     notes: str
+    primary: bool = False
     extends: str | None
     references: list[str]
     seed_offset: int

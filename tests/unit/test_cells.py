@@ -303,3 +303,18 @@ def test_where_else_a_cell_is_scored_is_inherited_and_is_no_science(project: Pat
 def test_a_mistyped_key_of_evaluate_is_named(project: Path) -> None:
     write(project, "typo", "name: typo\nextends: p1\nevaluate: {also: all}\n")
     assert "unknown key 'evaluate.also'; did you mean 'also_on'?" in refusal(load(project), "typo")
+
+
+def test_a_cell_is_primary_by_its_own_word_or_the_presets_and_its_children_are_not(project: Path) -> None:
+    write(project, "mine", "name: mine\nextends: p1\nprimary: true\n")
+    write(project, "child", "name: child\nextends: mine\n")
+    cells = load(project)
+    preset = load_presets()["quickstart"].model_copy(update={"primary": ["p1_rpe"]})
+    shown = {name: describe(cells[name], cells, preset)["primary"] for name in ("mine", "child", "p1_rpe", "p1")}
+    assert shown == {"mine": True, "child": False, "p1_rpe": True, "p1": False}
+
+
+def test_a_preset_that_names_no_cell_as_primary_is_a_sentence(project: Path) -> None:
+    preset = load_presets()["quickstart"].model_copy(update={"primary": ["p1_rpee"]})
+    with pytest.raises(UserError, match=r"preset 'quickstart': primary 'p1_rpee' is no cell; did you mean 'p1_rpe'\?"):
+        load_cells(project / "ablations", [preset])

@@ -19,7 +19,7 @@ from reidablate.report.aggregate import RUN_COLUMNS, aggregate_study
 from reidablate.report.collect import collect
 from reidablate.report.exports import main_table
 from reidablate.runs import QUERY_COLUMNS
-from reidablate.stats import claims, contrasts
+from reidablate.stats import claims, contrasts, joint
 from reidablate.stats.pipeline import CALIBRATION, write_statistics
 from reidablate.stats.slices import SLICE_COLUMNS
 from reidablate.study import Study
@@ -97,6 +97,7 @@ def documented(start: str, table: int = 0) -> dict[str, str]:
     [
         ("### `contrasts`", contrasts.COLUMNS),
         ("`slices` has", {name: text for name, text in SLICE_COLUMNS.items() if name not in contrasts.COLUMNS}),
+        ("### `joint`", joint.COLUMNS),
         ("### `claims`", claims.COLUMNS),
     ],
 )

@@ -5,11 +5,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
+from scipy import special, stats
 
 from reidablate.errors import UserError
 from reidablate.rng import generator
 from reidablate.runs import SIDES
+from reidablate.stats.behrens_fisher import half_width, tail
 from reidablate.stats.contrasts import COLUMNS, contrast_table
 from reidablate.stats.scores import METRICS, numbers
 from reidablate.stats.slices import SLICE_COLUMNS, slice_table, slices
@@ -106,11 +107,14 @@ def test_every_metric_on_both_sides_pairs_queries_by_name() -> None:
 
 def test_interval_and_p_value_agree_and_the_interval_holds_the_estimate() -> None:
     row = headline(table(everyone(gain=0.004), planned()))
-    of_the_interval = 2 * stats.t.sf(row["estimate"] / row["standard_error"], row["df"])
-    assert of_the_interval * (1 - 1e-9) <= row["p_value"] < 0.05
+    assert row["p_value"] < 0.05
     assert row["low"] > 0
-    half = stats.t.ppf(0.975, row["df"]) * row["standard_error"]
+    half = half_width(0.05, row["seed_error"] ** 2, row["seed_df"], row["sampling_error"] ** 2, row["identity_df"])
+    half = max(half, stats.t.ppf(0.975, row["identity_df"]) * row["identity_error"])
     assert [row["low"], row["high"]] == pytest.approx([row["estimate"] - half, row["estimate"] + half])
+    assert (row["low_adjusted"], row["high_adjusted"]) == pytest.approx((row["low"], row["high"]))  # a family of one
+    assert row["p_better_low"] < row["p_better"] < row["p_better_high"]
+    assert row["detectable_low"] <= row["detectable"] < row["detectable_high"]
     assert 0 < row["seed_share"] < 1 + 1e-9
 
 
@@ -123,8 +127,8 @@ def test_the_share_of_the_seeds_stays_a_share_where_few_identities_give_the_inte
         moves = generator(seed, "moves", 10).normal(0, 0.05, 23)[pids]
         frames += [run("base", seed, np.full(len(pids), 0.5), pids=pids), run("own", seed, 0.5 + moves, pids=pids)]
     row = headline(table(pd.concat(frames, ignore_index=True), planned()))
-    assert row["df"] < 2
-    assert row["seed_sd"] ** 2 / 4 > row["standard_error"] ** 2
+    assert row["identity_df"] < 2
+    assert row["seed_sd"] ** 2 / 4 > row["sampling_error"] ** 2
     assert 0 < row["seed_share"] <= 1
 
 
@@ -151,17 +155,143 @@ def test_cells_with_seeds_of_their_own_are_compared_unpaired() -> None:
     assert row["standard_error"] == pytest.approx(paired["standard_error_unpaired"])
 
 
-def test_the_family_is_the_declared_contrasts_of_a_group_even_unrun_ones() -> None:
+def test_the_family_is_every_contrast_of_a_group_with_a_planned_run() -> None:
     cells = [*CELLS, {"name": "more", "group": "main", "references": ["own", "base"]}]
     cells += [{"name": "else", "group": "other", "references": ["base"]}]
-    found = table(everyone(gain=0.004), planned(), cells)
+    cells += [{"name": "unplanned", "group": "main", "references": ["base"]}]
+    everything = {"base": 4, "own": 4, "more": 4, "else": 4}
+    runs = planned(everything, **{f"{cell}_{k}": "missing" for cell in ("more", "else") for k in range(4)})
+    found = table(everyone(gain=0.004), runs, cells)
     main = headline(found[found["cell"] == "own"])
-    assert main["family_size"] == 3
+    assert (main["family_size"], main["family_tested"]) == (3, 1)
     assert main["p_adjusted"] == pytest.approx(min(1, 3 * main["p_value"]))
     assert headline(found[found["cell"] == "else"])["family_size"] == 1
     missing = headline(found[(found["cell"] == "more") & (found["reference"] == "base")])
-    assert missing["verdict"] == "undecided"
-    assert missing["note"].startswith("more has no runs on this data set.")
+    assert missing["verdict"] == "provisional"
+    assert missing["num_missing"] == 4
+    assert "4 planned runs are missing, so there is no verdict yet." in missing["note"]
+    never = headline(found[found["cell"] == "unplanned"])
+    assert pd.isna(never["family_size"])
+    assert never["note"].startswith("unplanned has no runs on this data set.")
+
+
+def test_primary_contrasts_have_a_family_of_their_own_over_all_groups():
+    names = [("one", "main", True), ("two", "else", True), ("late", "main", True), ("rest", "main", False)]
+    cells = [CELLS[0]]
+    for name, group, primary in names:
+        cell = {"name": name, "group": group, "references": ["base"], "primary": primary}
+        cells.append({**cell, "exploratory": name == "late"})
+    frames = [run("base", seed, scores("base", seed)) for seed in range(4)]
+    frames += [run(name, seed, scores(name, seed, gain=0.003)) for name, _, _ in names for seed in range(4)]
+    runs = planned({"base": 4} | {name: 4 for name, _, _ in names})
+    found = {name: headline(part) for name, part in table(pd.concat(frames), runs, cells).groupby("cell")}
+    assert {name: (row["family"], row["family_size"]) for name, row in found.items()} == {
+        "one": ("primary", 2),
+        "two": ("primary", 2),
+        "late": ("main", 2),
+        "rest": ("main", 2),
+    }
+    assert found["late"]["exploratory"]
+    assert "it is exploratory" in found["late"]["note"]
+    p_values = [found[name]["p_value"] for name in ("one", "two")]
+    assert min(found[name]["p_adjusted"] for name in ("one", "two")) == pytest.approx(min(1, 2 * min(p_values)))
+
+
+def sisters(*, gain: float = 0.004, count: int = 6, seeds: int = 3) -> tuple[pd.DataFrame, pd.DataFrame, list[Any]]:
+    """Queries, runs and cells of some cells that share a baseline."""
+    names = [f"cell{k}" for k in range(count)]
+    frames = [run("base", seed, scores("base", seed)) for seed in range(seeds)]
+    frames += [run(name, seed, scores(name, seed, gain=gain)) for name in names for seed in range(seeds)]
+    cells = [CELLS[0], *({"name": name, "group": "main", "references": ["base"]} for name in names)]
+    return pd.concat(frames, ignore_index=True), planned(dict.fromkeys(["base", *names], seeds)), cells
+
+
+def test_sister_contrasts_share_what_they_know_of_the_seed_variance():
+    found = table(*sisters())
+    rows = found[found["headline"] & (found["metric"] == "mAP")]
+    variance = rows["seed_sd"].to_numpy(float) ** 2
+    # Excess spread of the log variances, 2 degrees of freedom each, a quarter of it lost to the shared baseline.
+    logs = np.log(variance) - special.psi(1) + np.log(1)
+    excess = logs.var(ddof=1) - 0.75 * special.polygamma(1, 1)
+    assert excess > 0
+    (prior_df,) = set(rows["prior_df"])
+    assert special.polygamma(1, prior_df / 2) == pytest.approx(excess)
+    prior = np.exp(logs.mean() + special.psi(prior_df / 2) - np.log(prior_df / 2))
+    expected = (prior_df * prior + 2 * variance) / (prior_df + 2)
+    assert 3 * rows["seed_error"].to_numpy(float) ** 2 == pytest.approx(expected)
+    assert rows["seed_df"].to_numpy(float) == pytest.approx(np.full(6, min(prior_df + 2, 4 * 6 * 2 / 9)))
+
+
+def test_the_columns_of_a_row_belong_together():
+    found = table(*sisters(seeds=4))
+    rows = found[found["p_value"].notna() & (found["seed_df"].notna())]
+    assert len(rows) > 40
+    for row in rows.to_dict("records"):
+        size = abs(row["estimate"])
+        both = tail(size, row["seed_error"] ** 2, row["seed_df"], row["sampling_error"] ** 2, row["identity_df"])
+        if row["p_from"] == "both":
+            assert row["p_value"] == pytest.approx(float(both))
+            assert row["standard_error"] == pytest.approx(np.hypot(row["seed_error"], row["sampling_error"]))
+        else:
+            assert row["p_value"] == pytest.approx(2 * stats.t.sf(size / row["standard_error"], row["df"]))
+            assert row["p_value"] >= both
+        assert (row["low_adjusted"] > 0 or row["high_adjusted"] < 0) == (row["p_adjusted"] < 0.05)
+        assert row["low_adjusted"] <= row["low"] + 1e-9
+        assert row["high"] <= row["high_adjusted"] + 1e-9
+
+
+@pytest.mark.parametrize("dropped", ["cell0_1", "base_2"])
+def test_dropping_a_run_never_makes_a_verdict(dropped: str):
+    queries, runs, cells = sisters(gain=0.05, count=3, seeds=4)
+    runs = runs.assign(
+        status=["missing" if f"{c}_{s}" == dropped else "finished" for c, s in runs[["cell", "seed"]].values]
+    )
+    found = table(queries, runs, cells)
+    rows = found[found["headline"] & (found["metric"] == "mAP")].set_index("cell")
+    touched = ["cell0"] if dropped == "cell0_1" else ["cell0", "cell1", "cell2"]
+    assert (rows.loc[touched, "verdict"] == "provisional").all()
+    assert rows.loc[touched, "p_adjusted"].isna().all()
+    assert (rows["family_size"] == 3).all()
+    assert (rows["family_tested"] == 3 - len(touched)).all()
+    for name in rows.index.difference(touched):
+        least = rows.loc[rows.index.difference(touched), "p_value"].min()
+        assert rows.loc[name, "p_adjusted"] >= min(1, 3 * least) - 1e-12  # the place of the missing one is kept
+
+
+def test_delta_on_procedural_images_is_borrowed_and_out_of_reach_is_said():
+    queries, runs, cells = everyone(gain=0.002, seeds=3), planned({"base": 3, "own": 3}), CELLS
+    moves = generator(0, "moves").normal(0, 0.05, 40)[queries["pid"]]
+    queries["average_precision"] += np.where(queries["cell"] == "own", moves, 0)
+    found = contrast_table(queries, runs, cells, deltas=DELTAS, headline_side="before_neck", borrowed={"market1501"})
+    row = headline(found)
+    assert row["delta_borrowed"]
+    assert not row["equivalence_reachable"]
+    assert stats.t.ppf(0.975, row["identity_df"]) * row["sampling_error"] > 0.002
+    assert "Equivalence within 0.2 points is out of reach on this test set" in row["note"]
+    assert 0 < row["within_delta"] < 1
+    assert not headline(table(queries, runs))["delta_borrowed"]
+
+
+def test_confidence_in_delta_is_that_of_the_t_distribution_where_only_identities_vary():
+    moves = generator(0, "moves").normal(0.001, 0.01, 40)[PIDS]
+    frames = [run(c, s, 0.5 + moves * (c == "own")) for c in ("base", "own") for s in range(4)]
+    row = headline(table(pd.concat(frames, ignore_index=True), planned()))
+    error, df = row["standard_error"], row["df"]
+    assert df == pytest.approx(39)
+    above = stats.t.sf((0.002 - row["estimate"]) / error, df)
+    assert row["above_delta"] == pytest.approx(above, abs=1e-6)
+    below = stats.t.cdf((-0.002 - row["estimate"]) / error, df)
+    assert row["within_delta"] == pytest.approx(1 - above - below, abs=1e-6)
+
+
+def test_cameras_that_differ_widen_their_sensitivity_line_only():
+    shift = np.array([0.02, -0.015, 0.012])[np.arange(len(PIDS)) % 3]
+    frames = [run("base", s, scores("base", s)) for s in range(4)]
+    frames += [run("own", s, scores("own", s, gain=0.01) + shift) for s in range(4)]
+    row = headline(table(pd.concat(frames, ignore_index=True), planned()))
+    assert row["p_value"] < 0.01
+    assert row["p_cameras"] > 0.1
+    assert row["low_cameras"] < 0 < row["low"]
 
 
 def test_an_undecided_contrast_says_what_would_decide_it() -> None:
@@ -195,8 +325,10 @@ def test_a_diverged_seed_is_counted_named_and_forbids_improves() -> None:
 def test_a_missing_run_is_named_and_the_rest_compared() -> None:
     row = headline(table(everyone(gain=0.05), planned(base_2="missing")))
     assert row["num_seeds"] == 3
-    assert row["verdict"] == "improves"
+    assert row["low"] > 0
+    assert row["verdict"] == "provisional"
     assert "base: seed 2 has not been run." in row["note"]
+    assert "1 planned run is missing, so there is no verdict yet." in row["note"]
 
 
 def test_rows_without_a_planned_run_never_enter() -> None:

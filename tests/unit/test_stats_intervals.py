@@ -2,15 +2,18 @@
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import integrate, stats
 
 from reidablate.rng import generator
 from reidablate.stats.intervals import (
+    behrens_fisher,
     hierarchical_bootstrap,
     identity_bootstrap,
     plain_sum,
+    probability_above,
     t_interval,
     two_way,
+    two_way_half,
     two_way_satterthwaite,
     two_way_seed_df,
 )
@@ -34,6 +37,17 @@ def parts(
         identity_df=identity_df,
         interaction=np.array(interaction),
     )
+
+
+def convolved(x: float, seed: float, seed_df: float, sampling: float, sampling_df: float) -> float:
+    """P(|sqrt(seed) t + sqrt(sampling) t'| >= x) as the integral of one density times the other's tail."""
+
+    def part(value: float) -> float:
+        left, right = ((sign * x - np.sqrt(seed) * value) / np.sqrt(sampling) for sign in (-1, 1))
+        both = stats.t.cdf(left, sampling_df) + stats.t.sf(right, sampling_df)
+        return float(stats.t.pdf(value, seed_df) * both)
+
+    return integrate.quad(part, -np.inf, np.inf, epsabs=1e-10, limit=500)[0]
 
 
 def test_t_interval_equals_scipys_one_sample_test() -> None:
@@ -61,7 +75,9 @@ def test_two_way_by_hand() -> None:
     found = two_way(parts(seed=4e-6, identity=5e-6, interaction=2e-6))
     assert found.standard_error**2 == pytest.approx(7e-6)
     assert found.df == pytest.approx(49 / (16 / 4 + 9 / 99))
-    assert found.high - 0.01 == pytest.approx(stats.t.ppf(0.975, found.df) * np.sqrt(7e-6))
+    # The half width solves P(|2e-3 t_4 + sqrt(3e-6) t_99| >= x) = 0.05.
+    assert convolved(float(found.high) - 0.01, 4e-6, 4.0, 3e-6, 99.0) == pytest.approx(0.05, abs=1e-6)
+    assert found.p_value == pytest.approx(convolved(0.01, 4e-6, 4.0, 3e-6, 99.0), abs=1e-6)
 
 
 def test_an_interaction_above_the_identity_variance_leaves_the_seeds() -> None:
@@ -104,3 +120,24 @@ def test_seed_means_that_agree_by_luck_do_not_make_a_difference_certain() -> Non
     found = two_way(lucky)
     assert found.p_value == pytest.approx(2 * stats.t.sf(3.5e-4 / 4e-4, 44))
     assert found.low < 0 < found.high
+
+
+def test_the_standard_error_and_df_are_those_of_the_half_that_gives_the_p_value():
+    lucky = parts(seed=4e-12, identity=1.6e-7, interaction=1.598e-7, estimate=3.5e-4, seed_df=2.0, identity_df=44.0)
+    found = two_way(lucky)
+    assert found.standard_error == pytest.approx(4e-4)
+    assert found.df == 44
+    assert found.p_value == pytest.approx(2 * stats.t.sf(3.5e-4 / found.standard_error, found.df))
+    usual = parts(seed=4e-6, identity=5e-6, interaction=2e-6)
+    assert two_way(usual).p_value == behrens_fisher(usual).p_value
+    assert two_way(usual).standard_error == pytest.approx(np.sqrt(7e-6))
+
+
+@pytest.mark.parametrize("level", [0.9, 0.95, 0.999])
+def test_confidence_in_a_bound_agrees_with_the_interval(level: float):
+    found = parts(seed=4e-6, identity=5e-6, interaction=2e-6)
+    interval = two_way(found, level=level)
+    assert probability_above(found, interval.low) == pytest.approx(0.5 + level / 2)
+    assert probability_above(found, interval.high) == pytest.approx(0.5 - level / 2)
+    assert probability_above(found, found.estimate) == pytest.approx(0.5)
+    assert two_way_half(found, 1 - level) == pytest.approx(float(interval.high - interval.low) / 2)

@@ -28,6 +28,7 @@ rule statistics:
         TABLES / "contrasts.parquet",
         TABLES / "claims.parquet",
         TABLES / "slices.parquet",
+        TABLES / "joint.parquet",
     log:
         LOGS / "statistics.log",
     localrule: True

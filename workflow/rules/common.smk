@@ -30,7 +30,7 @@ localrules:
 DATA = ROOT / "data"
 LOGS = ROOT / "logs"
 TABLES = ROOT / "tables"
-ALL_TABLES = (*GATHERED, "contrasts.parquet", "claims.parquet", "slices.parquet")
+ALL_TABLES = (*GATHERED, "contrasts.parquet", "claims.parquet", "slices.parquet", "joint.parquet")
 
 
 def generated_images(wildcards):

@@ -25,7 +25,8 @@ _TEX = {
     "|": r"\textbar{}",
 }  # fmt: skip
 SIGNS = {"improves": "\N{BLACK UP-POINTING TRIANGLE}", "worsens": "\N{BLACK DOWN-POINTING TRIANGLE}",
-         "equivalent": "=", "undecided": "\N{WHITE CIRCLE}"}  # fmt: skip
+         "equivalent": "=", "undecided": "\N{WHITE CIRCLE}",
+         "provisional": "\N{HORIZONTAL ELLIPSIS}"}  # fmt: skip
 
 
 def main_table(study: StudyTables) -> pd.DataFrame:

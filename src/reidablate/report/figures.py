@@ -346,7 +346,7 @@ def draw(study: StudyTables, folder: Path) -> list[Plot]:
 
 _POWER = "Share of experiments where the default interval finds a true gain. Effects: typical; dashed: 80 %."
 _WHOLE = (
-    ("forest", forest, "Differences in mAP of each cell to its references. Filled: decided; hollow: undecided."),
+    ("forest", forest, "Differences in mAP of each cell to its references. Filled: decided; hollow: not."),
     ("cost", cost, "Gain in mAP over the baseline against training time."),
 )
 _BY_GROUP = (

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-VERDICTS = ("improves", "worsens", "equivalent", "undecided")
+VERDICTS = ("improves", "worsens", "equivalent", "undecided", "provisional")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class Contrast:
 
     @property
     def word(self) -> str:
-        """The verdict's first word if it is one of the four, else an empty string."""
+        """The verdict's first word if it is one of `VERDICTS`, else an empty string."""
         return next((word for word in VERDICTS if self.verdict.startswith(word)), "")
 
     @property

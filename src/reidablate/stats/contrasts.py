@@ -8,7 +8,7 @@ says why in a sentence.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 
 from reidablate.errors import UserError
 from reidablate.runs import SIDES
+from reidablate.stats.conclude import Line, finish
 from reidablate.stats.guard import Guard
-from reidablate.stats.intervals import Interval, two_way
-from reidablate.stats.multiplicity import holm, verdict
 from reidablate.stats.paired import (
     Array,
     Components,
@@ -31,15 +30,21 @@ from reidablate.stats.paired import (
     sign_flip_p,
     unpaired_components,
 )
-from reidablate.stats.power import MAX_SEEDS, detectable, seeds_needed
 from reidablate.stats.scores import METRICS, Layout, RunStatus, ScoreBook, numbers
 
 MIN_SEEDS = 3
+MIN_CAMERAS = 3
 MAX_SIGN_FLIP_SEEDS = 16
+
+DEFAULT_DELTA_POINTS: dict[str, dict[str, float]] = {
+    "market1501": {"mAP": 0.2, "mAP_trapezoid": 0.2},
+    "occluded_duke": {"mAP": 0.5, "mAP_trapezoid": 0.5},
+}
+"""Largest difference that does not matter, in points, of data sets whose entry in `dataset_table` declares none."""
 
 COLUMNS: dict[str, tuple[str, str]] = {
     "dataset": ("string", "Data set."),
-    "group": ("string", "Group of the cell; a family is one data set, group, metric and feature side."),
+    "group": ("string", "Group of the cell."),
     "cell": ("string", "Cell under test."),
     "reference": ("string", "Cell it is compared with."),
     "side": ("string", "Feature side, before_neck or after_neck."),
@@ -47,6 +52,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "metric": ("string", "Metric."),
     "num_seeds": ("Int64", "Seeds that entered: finished in both cells; unpaired, the smaller number of the two."),
     "num_planned": ("Int64", "Planned seeds of the cell."),
+    "num_missing": ("Int64", "Planned runs of the cell and the reference that are not there; diverged ones are."),
     "num_diverged": ("Int64", "Seeds of the cell that diverged."),
     "num_diverged_reference": ("Int64", "Seeds of the reference that diverged."),
     "paired": ("boolean", "Whether seeds are paired."),
@@ -55,22 +61,45 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "cell_mean": ("Float64", "Mean of the cell over the seeds and queries that entered."),
     "reference_mean": ("Float64", "The same of the reference."),
     "estimate": ("Float64", "cell_mean - reference_mean."),
-    "seed_sd": ("Float64", "Standard deviation of the difference between seeds."),
-    "standard_error": ("Float64", "Standard error of the estimate from seeds and identities."),
-    "standard_error_unpaired": ("Float64", "The same had the seeds not been paired; null where they are not."),
+    "seed_sd": ("Float64", "Standard deviation of the difference between seeds, as observed."),
+    "seed_error": ("Float64", "Root of V_seed, moderated over the sister contrasts."),
+    "seed_df": ("Float64", "Its degrees of freedom."),
+    "prior_df": ("Float64", "Those that the sisters add before the cap, at most 1000; 0 where there is no prior."),
+    "sampling_error": ("Float64", "Root of C, what no number of seeds removes."),
+    "identity_error": ("Float64", "Root of V_id, the error of the identities alone."),
+    "identity_df": ("Float64", "Degrees of freedom of both: effective identities minus one."),
+    "standard_error": ("Float64", "Standard error of the half that gives the p-value: of both sources, or identities."),
+    "standard_error_unpaired": ("Float64", "Of both sources had the seeds not been paired, from this contrast alone."),
     "seed_share": ("Float64", "Share of the seeds in V_seed + C, the variance by source; the rest is the test set's."),
-    "df": ("Float64", "Satterthwaite degrees of freedom of the standard error."),
+    "df": ("Float64", "Degrees of freedom of standard_error; of both sources Satterthwaite's, for reading only."),
+    "p_from": ("string", "Half of the test that gives the p-value: both (sources) or identities (alone)."),
     "low": ("Float64", "Lower end of the 95 % interval, not adjusted for the family."),
     "high": ("Float64", "Upper end."),
+    "low_adjusted": ("Float64", "Lower end at the level that Holm leaves: excludes zero where p_adjusted < 0.05."),
+    "high_adjusted": ("Float64", "Upper end of the same."),
     "p_value": ("Float64", "Two-sided p-value of no difference."),
-    "family_size": ("Int64", "Declared contrasts in the family."),
-    "p_adjusted": ("Float64", "p-value after Holm over the family."),
+    "family": ("string", "Family for Holm within data set, metric and side: primary, or the group."),
+    "exploratory": ("boolean", "Declared primary after a run had been scored: stays in the family of its group."),
+    "family_size": ("Int64", "Declared contrasts of the family of which a run is planned; null without one."),
+    "family_tested": ("Int64", "Those of them that have a p-value and all their runs."),
+    "p_adjusted": ("Float64", "p-value after Holm over the family; null while a run is missing."),
     "sign_flip_p": ("Float64", "Exact sign-flip test over the paired seeds, at least 2 / 2^S; up to 16 seeds."),
     "p_better": ("Float64", "Probability that the cell scores a query better, ties one half."),
+    "p_better_low": ("Float64", "Lower end of its 95 % interval over seeds and identities; null where unpaired."),
+    "p_better_high": ("Float64", "Upper end."),
+    "p_cameras": ("Float64", "p-value had the query cameras been drawn at random, too; a sensitivity, not the test."),
+    "low_cameras": ("Float64", "Lower end of the 95 % interval that goes with it."),
+    "high_cameras": ("Float64", "Upper end."),
     "delta": ("Float64", "Largest difference that does not matter; null when none is declared."),
-    "verdict": ("string", "improves, worsens, equivalent or undecided; null when the comparison is refused."),
+    "delta_borrowed": ("boolean", "The images are procedural, so that delta is borrowed from the real data set."),
+    "within_delta": ("Float64", "P(-delta < difference < delta) from the confidence distribution."),
+    "above_delta": ("Float64", "P(difference > delta) from the confidence distribution."),
+    "equivalence_reachable": ("boolean", "Whether the interval could lie inside delta with any number of seeds."),
+    "verdict": ("string", "improves, worsens, equivalent, undecided or provisional; null when refused."),
     "below_delta": ("boolean", "Improves or worsens, but the whole interval lies inside plus or minus delta."),
-    "detectable": ("Float64", "Smallest true difference found with 80 % power at level 0.05 / family_size."),
+    "detectable": ("Float64", "True difference found with 80 % power at level 0.05 / family_size, an estimate."),
+    "detectable_low": ("Float64", "The same at the lower end of an 80 % interval of the seed variance."),
+    "detectable_high": ("Float64", "At its upper end."),
     "seeds_needed": ("Int64", "Seeds that would decide an undecided contrast if its estimate and errors were exact."),
     "decidable": ("boolean", "Undecided: whether any number of seeds would decide it on this test set."),
     "note": ("string", "What the reader must know, in plain sentences; empty when there is nothing."),
@@ -89,15 +118,6 @@ class Matched:
     paired: bool
 
 
-@dataclass
-class Line:
-    """One row in the making: its fields, its notes, and the scalar components the second pass needs."""
-
-    fields: dict[str, Any]
-    notes: list[str]
-    components: Components | None = None
-
-
 def contrast_table(
     queries: pd.DataFrame,
     runs: pd.DataFrame,
@@ -105,16 +125,19 @@ def contrast_table(
     *,
     deltas: Mapping[str, Mapping[str, float]],
     headline_side: str,
+    borrowed: Collection[str] = (),
 ) -> pd.DataFrame:
     """Returns a row for every data set, declared contrast, feature side and metric, with the columns of `COLUMNS`.
 
     Args:
         queries: The table `queries`.
         runs: The table `runs`: which runs are planned and what became of them.
-        cells: Entries of `cells.json`; `name`, `group`, `references` and `seed_offset` are read, and what the guard
-            compares: `config`, `config_hash`, `declared` and `differences`.
+        cells: Entries of `cells.json`; `name`, `group`, `references`, `seed_offset`, `primary` and `exploratory` (was
+            it declared primary after a run had been scored?) are read, and what the guard compares: `config`,
+            `config_hash`, `declared` and `differences`.
         deltas: {dataset: {metric: largest difference that does not matter}}, fractions.
         headline_side: The declared feature side.
+        borrowed: Procedural data sets, whose delta is that of the real one.
 
     Raises:
         UserError: The headline side is not a feature side.
@@ -127,13 +150,15 @@ def contrast_table(
         for fields in declared_contrasts(cells):
             for side in SIDES:
                 start = {"dataset": dataset, "side": side, "headline": side == headline_side, **fields}
+                start["delta_borrowed"] = dataset in borrowed
                 found, base = match(book, guard, start)
                 lines += measure(found, base, METRICS, deltas.get(dataset, {}))
-    return finish(lines, family=("dataset", "group", "metric", "side"), columns=COLUMNS)
+    keys = ("dataset", "metric", "side")
+    return finish(lines, family=keys, pool=keys, columns=COLUMNS)
 
 
 def declared_contrasts(cells: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yields group, cell, reference and `paired` of every declared contrast, each once."""
+    """Yields group, cell, reference, `paired`, `primary` and `exploratory` of every declared contrast, each once."""
     offsets = {cell["name"]: cell.get("seed_offset") or 0 for cell in cells}
     for cell in cells:
         for reference in dict.fromkeys(cell.get("references") or ()):
@@ -143,6 +168,8 @@ def declared_contrasts(cells: Sequence[Mapping[str, Any]]) -> Iterator[dict[str,
                 "cell": cell["name"],
                 "reference": reference,
                 "paired": paired,
+                "primary": bool(cell.get("primary")),
+                "exploratory": bool(cell.get("primary") and cell.get("exploratory")),
             }
 
 
@@ -157,6 +184,7 @@ def match(book: ScoreBook, guard: Guard, fields: dict[str, Any]) -> tuple[Matche
         | {
             "num_seeds": min(len(cell_seeds), len(reference_seeds)),
             "num_planned": len(cell_runs),
+            "num_missing": _missing(cell_runs) + _missing(reference_runs),
             "num_diverged": _diverged(cell_runs),
             "num_diverged_reference": _diverged(reference_runs),
             "warnings": "",
@@ -208,12 +236,9 @@ def measure(
     keep = np.ones(len(found.layout.pids), dtype=bool) if keep is None else keep
     cell, reference = found.cell[wanted][..., keep], found.reference[wanted][..., keep]
     pids = found.layout.pids[keep]
-    cell_sums, counts = identity_sums(cell, pids)
-    reference_sums, _ = identity_sums(reference, pids)
-    apart = unpaired_components(cell_sums, reference_sums, counts)
-    parts = paired_components(cell_sums - reference_sums, counts) if found.paired else apart
-    interval = two_way(parts)
-    apart_error = two_way(apart).standard_error
+    parts, apart, counts = _components(cell, reference, pids, paired=found.paired)
+    better = _better(cell, reference, pids) if found.paired else None
+    cameras = _cameras(found, cell, reference, keep)
     obstacle = _obstacle(base.fields["num_seeds"], counts)
     for index, line in enumerate(shared):
         own, other = cell[index], reference[index]
@@ -226,95 +251,57 @@ def measure(
             "seed_sd": np.sqrt(parts.seed[index] * base.fields["num_seeds"]),
             "p_better": _probability(own, other, paired=found.paired),
         }
-        _add_interval(line, _pick(parts, index), _pick_interval(interval, index), obstacle, same=_same(own, other))
-        if found.paired and line.fields.get("standard_error") is not None:
-            line.fields["standard_error_unpaired"] = apart_error[index]
+        _add_components(line, _pick(parts, index), obstacle, same=_same(own, other))
+        if line.components is not None:
+            line.better = None if better is None else _pick(better, index)
+            line.cameras = None if cameras is None else _pick(cameras, index)
+            if found.paired:
+                line.fields["standard_error_unpaired"] = np.sqrt(apart.seed[index] + apart.sampling[index])
         if found.paired and own.shape[0] <= MAX_SIGN_FLIP_SEEDS:
             line.fields["sign_flip_p"] = sign_flip_p(own.mean(axis=-1) - other.mean(axis=-1))
     return shared
 
 
-def finish(lines: Sequence[Line], *, family: Sequence[str], columns: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
-    """Returns the table of all lines, after Holm over each family, with verdict, power and notes."""
-    families: dict[tuple[Any, ...], list[Line]] = defaultdict(list)
-    for line in lines:
-        families[tuple(line.fields[key] for key in family)].append(line)
-    for members in families.values():
-        p_values = np.array([line.fields.get("p_value", np.nan) for line in members], dtype=np.float64)
-        for line, p_adjusted in zip(members, holm(p_values), strict=True):
-            line.fields |= {"family_size": len(members), "p_adjusted": p_adjusted}
-            _conclude(line)
-    rows = [{**line.fields, "note": " ".join(line.notes)} for line in lines]
-    table = {name: [_plain(row.get(name)) for row in rows] for name in columns}
-    return pd.DataFrame({name: pd.array(table[name], dtype=columns[name][0]) for name in columns})  # type: ignore[call-overload]
+def _components(
+    cell: Array, reference: Array, clusters: NDArray[np.int64], *, paired: bool
+) -> tuple[Components, Components, Array]:
+    """Returns the components as paired or not, those without pairing, and the queries of each cluster."""
+    cell_sums, counts = identity_sums(cell, clusters)
+    reference_sums, _ = identity_sums(reference, clusters)
+    apart = unpaired_components(cell_sums, reference_sums, counts)
+    return (paired_components(cell_sums - reference_sums, counts) if paired else apart), apart, counts
 
 
-def _conclude(line: Line) -> None:
-    """Adds verdict and power to a line whose adjusted p-value is known; a refused comparison gets neither."""
-    fields = line.fields
-    if fields.get("refused"):
-        return
-    delta = fields["delta"]
-    fields["verdict"], fields["below_delta"] = verdict(
-        estimate=fields.get("estimate", np.nan),
-        low=fields.get("low", np.nan),
-        high=fields.get("high", np.nan),
-        p_adjusted=fields["p_adjusted"],
-        delta=delta,
-        cell_diverged=fields["num_diverged"] > 0,
-        reference_diverged=fields["num_diverged_reference"] > 0,
-    )
-    if fields["below_delta"]:
-        line.notes.append(f"The difference is real but below delta ({100 * delta:.2g} points).")
-    if line.components is None:
-        return
-    alpha = 0.05 / fields["family_size"]
-    fields["detectable"] = float(detectable(fields["standard_error"], fields["df"], alpha=alpha))
-    if fields["verdict"] != "undecided":
-        return
-    if fields["num_diverged"] or fields["num_diverged_reference"]:
-        line.notes.append(
-            "Only finished seeds entered; a cell with a diverged seed is never called better or equivalent."
-        )
-        return
-    needed = seeds_needed(line.components, fields["num_seeds"], delta=delta, alpha=alpha)
-    fields["decidable"] = not np.isinf(needed)
-    if np.isinf(needed):
-        line.notes.append("No number of seeds suffices on this test set.")
-    elif np.isnan(needed):
-        line.notes.append(f"More than {MAX_SEEDS} seeds would be needed.")
-    else:
-        fields["seeds_needed"] = int(needed)
-        line.notes.append(f"About {int(needed)} seeds would decide it if the estimate is right.")
+def _better(cell: Array, reference: Array, pids: NDArray[np.int64]) -> Components:
+    """Returns the components of P(better) - 1/2, the mean over seeds and queries of half the sign of D."""
+    return paired_components(*identity_sums(0.5 * np.sign(cell - reference), pids))
 
 
-def _add_interval(line: Line, parts: Components, interval: Interval, obstacle: str | None, *, same: bool) -> None:
-    """Adds error, interval and test to a line, or the sentence that says why there are none."""
+def _cameras(found: Matched, cell: Array, reference: Array, keep: NDArray[np.bool_]) -> Components | None:
+    """Returns the components with query cameras as clusters, None where they are too few."""
+    camids = found.layout.columns["camid"].to_numpy(np.int64)[keep] if "camid" in found.layout.columns else keep[:0]
+    counts = np.unique(camids, return_counts=True)[1].astype(np.float64)
+    if len(counts) < MIN_CAMERAS or effective_identities(counts) < 2:
+        return None
+    return _components(cell, reference, camids.astype(np.int64), paired=found.paired)[0]
+
+
+def _add_components(line: Line, parts: Components, obstacle: str | None, *, same: bool) -> None:
+    """Adds what a test needs to a line, or the sentence that says why there is none."""
     if obstacle is not None:
         line.notes.append(obstacle)
-        return
-    if same:
+    elif same:
         line.fields |= {"standard_error": 0.0, "low": 0.0, "high": 0.0, "p_value": 1.0}
+        line.fields |= {"low_adjusted": 0.0, "high_adjusted": 0.0}
         line.notes.append("Every query scores the same in both cells.")
-        return
-    error = float(interval.standard_error)
-    if error < 1e-12:
+    elif np.sqrt(max(float(parts.seed + parts.sampling), float(parts.identity))) < 1e-12:
         line.notes.append("The mean difference does not vary between seeds and identities, so it has no interval.")
-        return
-    line.components = parts
-    variance = float(parts.seed + parts.sampling)
-    line.fields |= {
-        "standard_error": error,
-        "seed_share": float(parts.seed) / variance if variance > 0 else None,
-        "df": float(interval.df),
-        "low": max(float(interval.low), -1.0),
-        "high": min(float(interval.high), 1.0),
-        "p_value": float(interval.p_value),
-    }
-    if parts.identity_df + 1 < 20:
-        line.notes.append(
-            f"The queries weigh like {parts.identity_df + 1:.1f} identities; the interval is approximate."
-        )
+    else:
+        line.components = parts
+        if parts.identity_df + 1 < 20:
+            line.notes.append(
+                f"The queries weigh like {parts.identity_df + 1:.1f} identities; the interval is approximate."
+            )
 
 
 def _obstacle(num_seeds: int, counts: Array) -> str | None:
@@ -352,6 +339,10 @@ def _finished(runs: Mapping[int, RunStatus]) -> list[int]:
     return [seed for seed, run in runs.items() if run.scores is not None]
 
 
+def _missing(runs: Mapping[int, RunStatus]) -> int:
+    return sum(run.status == "missing" for run in runs.values())
+
+
 def _diverged(runs: Mapping[int, RunStatus]) -> int:
     return sum(run.status == "diverged" for run in runs.values())
 
@@ -378,13 +369,3 @@ def _pick(parts: Components, index: int) -> Components:
         identity_df=parts.identity_df,
         interaction=parts.interaction[index],
     )
-
-
-def _pick_interval(interval: Interval, index: int) -> Interval:
-    """Returns the interval of one metric."""
-    return Interval(*(values[index] for values in vars(interval).values()))
-
-
-def _plain(value: Any) -> Any:
-    """Returns a value with NaN as null."""
-    return None if isinstance(value, float) and np.isnan(value) else value

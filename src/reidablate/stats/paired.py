@@ -8,6 +8,7 @@ identity are not independent, so a query counts through the sum over its identit
 ratio of two such sums (Cochran 1977, section 9A.1).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,13 +29,25 @@ class Components:
     seed: Array  # variance of the mean over seeds, as the seed means show it
     seed_df: Array  # its degrees of freedom
     identity: Array  # variance of the seed-averaged difference, clustered by identity
-    identity_df: float  # effective number of identities minus one
+    identity_df: float | Array  # effective number of identities minus one
     interaction: Array  # the part of `identity` that comes from the seeds
 
     @property
     def sampling(self) -> Array:
         """The variance that no number of seeds removes: identity without interaction, never negative."""
         return np.maximum(self.identity - self.interaction, 0.0)
+
+
+def stack(parts: Sequence[Components]) -> Components:
+    """Returns the scalar components of N contrasts as one, every array (N,)."""
+    names = ("estimate", "seed", "seed_df", "identity", "identity_df", "interaction")
+    return Components(**{name: np.array([float(getattr(one, name)) for one in parts]) for name in names})
+
+
+def select(components: Components, rows: NDArray[np.int64]) -> Components:
+    """Returns the components of some of N contrasts."""
+    shape = components.estimate.shape
+    return Components(**{name: np.broadcast_to(value, shape)[rows] for name, value in vars(components).items()})
 
 
 def identity_sums(scores: Array, identities: NDArray[np.int64]) -> tuple[Array, Array]:

@@ -1,19 +1,24 @@
 """The rule `statistics`: from the tables of the runs to contrasts, slices, and a verdict on every published claim."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from reidablate import places
 from reidablate.artifacts import only_writer, read_json, read_table, write_table
 from reidablate.published import study_claims
 from reidablate.stats.claims import judge
-from reidablate.stats.contrasts import contrast_table
+from reidablate.stats.contrasts import DEFAULT_DELTA_POINTS, contrast_table
+from reidablate.stats.joint import joint_table
 from reidablate.stats.slices import slice_table
 
 CALIBRATION = "calibration.parquet"
 
 
 def write_statistics(results: Path, study: Path = Path()) -> str:
-    """Writes `contrasts`, `slices` and `claims` below `results/tables` and returns the line that counts the verdicts.
+    """Writes the tables of the statistics below `results/tables` and returns the line that counts the verdicts.
+
+    They are `contrasts`, `slices`, `joint` and `claims`.
 
     Args:
         results: The folder `results/<preset>`.
@@ -27,16 +32,31 @@ def write_statistics(results: Path, study: Path = Path()) -> str:
         return _write_tables(results / "tables", study)
 
 
+def declared_deltas(study: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Returns {dataset: {metric: largest difference that does not matter}}, fractions.
+
+    Args:
+        study: The contents of `study.json`; an entry of `datasets` may have `delta`, in points by metric. What it does
+            not name has the default of `DEFAULT_DELTA_POINTS`.
+    """
+    found = {}
+    for entry in study["datasets"]:
+        points = {**DEFAULT_DELTA_POINTS.get(entry["name"], {}), **(entry.get("delta") or {})}
+        found[entry["name"]] = {metric: value / 100 for metric, value in points.items()}
+    return found
+
+
 def _write_tables(tables: Path, study_folder: Path) -> str:
     study, cells = read_json(tables / "study.json"), read_json(tables / "cells.json")
     queries, runs = read_table(tables / "queries.parquet"), read_table(tables / "runs.parquet")
-    declared = {entry["name"]: entry.get("delta") or {} for entry in study["datasets"]}
-    deltas = {name: {m: points / 100 for m, points in by.items()} for name, by in declared.items()}
-    contrasts = contrast_table(queries, runs, cells, deltas=deltas, headline_side=study["headline"])
-    slices = slice_table(queries, runs, cells, deltas=deltas, headline_side=study["headline"])
+    deltas = declared_deltas(study)
+    borrowed = {entry["name"] for entry in study["datasets"] if entry.get("synthetic") or entry.get("generated")}
+    contrasts = contrast_table(queries, runs, cells, deltas=deltas, headline_side=study["headline"], borrowed=borrowed)
+    slices = slice_table(queries, runs, cells, deltas=deltas, headline_side=study["headline"], borrowed=borrowed)
     claims = study_claims(study_folder, [cell["name"] for cell in cells])
     judged = judge(claims, contrasts, study, runs, cells, read_table(tables / "metrics.parquet"))
-    for name, frame in {"contrasts": contrasts, "slices": slices, "claims": judged}.items():
+    joint = joint_table(contrasts)
+    for name, frame in {"contrasts": contrasts, "slices": slices, "joint": joint, "claims": judged}.items():
         write_table(frame, tables / f"{name}.parquet")
         write_table(frame, tables / f"{name}.csv")
     (tables / CALIBRATION).unlink(missing_ok=True)

@@ -4,7 +4,7 @@ The same interval, test and verdict as for the whole test set, over the queries 
 a result rather than a result: Holm runs over all slices of one kind and all contrasts of a group.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -13,7 +13,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from reidablate.errors import UserError
-from reidablate.stats.contrasts import COLUMNS, declared_contrasts, finish, match, measure
+from reidablate.stats.conclude import finish
+from reidablate.stats.contrasts import COLUMNS, declared_contrasts, match, measure
 from reidablate.stats.guard import Guard
 from reidablate.stats.scores import METRICS, ScoreBook
 
@@ -34,6 +35,7 @@ def slice_table(
     *,
     deltas: Mapping[str, Mapping[str, float]],
     headline_side: str,
+    borrowed: Collection[str] = (),
     metrics: Sequence[str] = ("mAP",),
 ) -> pd.DataFrame:
     """Returns a row for every data set, declared contrast, slice and metric on the headline side.
@@ -51,14 +53,16 @@ def slice_table(
     lines = []
     for dataset in book.datasets:
         for fields in declared_contrasts(cells):
-            found, base = match(book, guard, {"dataset": dataset, "side": headline_side, "headline": True, **fields})
+            start = {"dataset": dataset, "side": headline_side, "headline": True, "delta_borrowed": dataset in borrowed}
+            found, base = match(book, guard, start | fields)
             if found is None:
                 continue
             for kind, parts in slices(found.layout.columns).items():
                 for label, keep in parts.items():
                     base.fields |= {"slice_by": kind, "slice": label}
                     lines += measure(found, base, metrics, deltas.get(dataset, {}), keep)
-    return finish(lines, family=("dataset", "group", "metric", "slice_by"), columns=SLICE_COLUMNS)
+    keys = ("dataset", "metric", "slice_by")
+    return finish(lines, family=keys, pool=(*keys, "slice"), columns=SLICE_COLUMNS)
 
 
 def slices(columns: pd.DataFrame) -> dict[str, dict[str, NDArray[np.bool_]]]:
