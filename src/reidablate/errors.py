@@ -1,6 +1,9 @@
 """What a user is meant to read when something is wrong, and how it is found again in the log of a stage."""
 
+import re
 from pathlib import Path
+
+_ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[@-Z\\^_]?)")  # colours, moves of the cursor (ECMA-48, 5.4)
 
 
 class UserError(ValueError):
@@ -13,8 +16,17 @@ class UserError(ValueError):
 def sentence(error: UserError | OSError) -> str:
     """Returns the one sentence to print for an error that the user can solve."""
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename} cannot be used: {error.strerror}; check the path, its rights and the disk."
-    return " ".join(str(error).splitlines())
+        return printable(f"{error.filename} cannot be used: {error.strerror}; check the path, its rights and the disk.")
+    return printable(str(error))
+
+
+def printable(text: str) -> str:
+    r"""Returns a text of others on one line, without anything that steers a terminal.
+
+    Escape sequences are left out; other control codes and invisible marks are spelt as Python does (`\x07`).
+    """
+    line = " ".join(filter(None, (part.strip() for part in _ESCAPE.sub("", text).replace("\t", " ").splitlines())))
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in line)
 
 
 def last_words(log: Path) -> str:
@@ -31,7 +43,7 @@ def last_words(log: Path) -> str:
 def how_it_ended(log: Path) -> str:
     """Returns the last words of a failed stage, or that it had none, as when the kernel killed it for its memory."""
     last = "".join(f"; its last line: {line.strip()}" for line in _lines(log)[-1:])
-    return last_words(log) or f"ended without a word (killed?){last}"
+    return printable(last_words(log) or f"ended without a word (killed?){last}")
 
 
 def _lines(log: Path) -> list[str]:
