@@ -22,9 +22,7 @@ from reidablate.models.weight_names import UNUSED, Network, num_blocks, translat
 _APE = "backbone.ape.table"
 _PROJECTION = "backbone.stem.projection.weight"
 # What a model may have and a file may lack or hold in another shape.
-_OPTIONAL = re.compile(
-    r"(neck|classifier)\.|backbone\.blocks\.\d+\.attn\.(rpe|cls_position)\.table$|.*\.num_batches_tracked$"
-)
+_OPTIONAL = re.compile(r"(neck|classifier)\.|backbone\.blocks\.\d+\.attn\.(rpe|cls_position)\.table$")
 _NAMED = 5  # names that a refusal spells out before it only counts
 
 
@@ -58,7 +56,7 @@ class LoadReport:
     @property
     def has_neck(self) -> bool:
         """Whether the file gave the BNNeck, without which there is no feature after it."""
-        return not any(name.startswith("neck.") and not _is_counter(name) for name in self.missing)
+        return not any(name.startswith("neck.") and not name.endswith("tracked") for name in self.missing)
 
 
 @dataclass(frozen=True)
@@ -217,10 +215,6 @@ def _may_ignore(name: str, value: Tensor, model: ReidModel, state: Mapping[str, 
         return bool(UNUSED.match(name) or _OPTIONAL.match(name)) or unused_positions
     is_head = name.startswith(("neck.", "classifier."))
     return bool(_OPTIONAL.match(name)) and (value.shape != state[name].shape or (is_head and not head))
-
-
-def _is_counter(name: str) -> bool:
-    return name.endswith(".num_batches_tracked")
 
 
 def _refuse_misfits(
