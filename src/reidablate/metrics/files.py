@@ -2,7 +2,8 @@
 
 An `.npz` holds either one retrieval, `query_features` and `gallery_features` or their `distances`, or both sides of the
 neck as our runs write them, `{query,gallery}_{before_neck,after_neck}`. Beside them stand `query_pids`, `gallery_pids`,
-`query_camids`, `gallery_camids` and, if wanted, `query_names`. Other arrays are not read.
+`query_camids`, `gallery_camids` and, if wanted, `query_names`. Other arrays are not read. A `.mat` file holds the same,
+also under the names that the field uses (see `matlab`).
 
 Legend: Q queries, G gallery images, D feature.
 """
@@ -18,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reidablate.errors import UserError
+from reidablate.metrics import matlab
 from reidablate.metrics.checks import Labels, check_distances, check_features, check_labels
 from reidablate.metrics.distances import Distances, FeatureDistances, GivenDistances, Product, numpy_product
 from reidablate.metrics.protocol import JUNK_PID, Scores, score_by
@@ -282,17 +284,21 @@ def _labels(shape: tuple[int, ...], given: dict[str, Array]) -> Labels:
 
 
 def _names(path: Path) -> set[str]:
+    if matlab.is_matlab(path):
+        return matlab.read_names(path)
     try:
         with zipfile.ZipFile(path) as archive:
             return {name.removesuffix(".npy") for name in archive.namelist()}
     except FileNotFoundError:
-        raise UserError(f"{path} is missing; give an .npz file.") from None
+        raise UserError(f"{path} is missing; give an .npz or .mat file.") from None
     except (OSError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is no whole .npz ({error}); make it again.") from None
 
 
 def _read(path: Path, name: str) -> Array:
     """Returns one array of an `.npz`, mapped if it is large and not compressed; pickled objects are refused."""
+    if matlab.is_matlab(path):
+        return matlab.read_variable(path, name)
     try:
         with zipfile.ZipFile(path) as archive:
             member = archive.getinfo(f"{name}.npy")
