@@ -307,7 +307,9 @@ def clean(
 
 @app.command("score")
 def score_command(
-    path: Annotated[Path, typer.Argument(metavar="FILE.npz", help="Features or distances, pids and camids.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="FILE", help="An .npz or .mat of features or distances, pids and camids.")
+    ],
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON, fractions under the keys of metrics.json.")
     ] = False,
@@ -363,7 +365,7 @@ def score_command(
 @app.command("import")
 def import_command(
     name: Annotated[str, typer.Argument(help="What tables and report call it.")],
-    path: Annotated[Path, typer.Argument(metavar="FILE.npz", help="Features or distances, as for `score`.")],
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="Features or distances, as for `score`.")],
     dataset: Annotated[str, typer.Option("--dataset", help="The data set of the study that was searched.")],
     results: Annotated[
         Path | None, typer.Option(help="results/<preset> of the study; not needed where there is only one.")
@@ -380,8 +382,8 @@ def import_command(
 
 @app.command()
 def compare(
-    first: Annotated[Path, typer.Argument(metavar="A.npz", help="The reference.")],
-    second: Annotated[Path, typer.Argument(metavar="B.npz", help="The one under test.")],
+    first: Annotated[Path, typer.Argument(metavar="A", help="The reference.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="The one under test.")],
     side: Annotated[str | None, typer.Option(help="before_neck or after_neck, where a file has both.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, in fractions.")] = False,
 ) -> None:

@@ -186,7 +186,7 @@ class Standing:
     def _untrained(self, run: Run) -> str:
         """Returns why a run does not stand as trained, as a phrase; empty when it does."""
         folder = self.study.root / run.id
-        config = self.study.cell(run.cell).config
+        config = self.study.cell(run.cell).config_on(run.dataset)
         data, weights = self.fingerprint(run.dataset), self.weights(config)
         if not (folder / "provenance.json").is_file():
             return "not trained yet"

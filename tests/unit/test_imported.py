@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.io import savemat
 from typer.testing import CliRunner
 
 from reidablate.artifacts import read_json, read_table, sha256_file, write_json
@@ -230,3 +231,12 @@ def test_a_refusal_at_the_command_line_is_one_sentence(study: Study, tmp_path: P
     arguments = ["import", "p1", str(saved(tmp_path, features(study))), "--dataset", "market1501"]
     done = CliRunner().invoke(app, [*arguments, "--results", str(study.root)])
     assert isinstance(done.exception, UserError)
+
+
+def test_a_matlab_file_of_the_field_is_imported(study: Study, tmp_path: Path) -> None:
+    given, spelling = features(study, names=False), {"features": "f", "pids": "label", "camids": "cam"}
+    theirs = {f"{side}_{spelling[what]}": v for (side, what), v in ((name.split("_"), v) for name, v in given.items())}
+    savemat(tmp_path / "theirs.mat", {name: v if v.ndim == 2 else v.astype(float) for name, v in theirs.items()})
+    import_run("theirs", tmp_path / "theirs.mat", dataset="market1501", results=study.root)
+    made = read_json(study.root / "imported" / "market1501" / "theirs" / "metrics.json")
+    assert made["features"] == scored(given)

@@ -2,7 +2,8 @@
 
 An `.npz` holds either one retrieval, `query_features` and `gallery_features` or their `distances`, or both sides of the
 neck as our runs write them, `{query,gallery}_{before_neck,after_neck}`. Beside them stand `query_pids`, `gallery_pids`,
-`query_camids`, `gallery_camids` and, if wanted, `query_names`. Other arrays are not read.
+`query_camids`, `gallery_camids` and, if wanted, `query_names`. Other arrays are not read. A `.mat` file holds the same,
+also under the names that the field uses (see `matlab`).
 
 Legend: Q queries, G gallery images, D feature.
 """
@@ -19,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reidablate.errors import UserError, check_file, reading
+from reidablate.metrics import matlab
 from reidablate.metrics.checks import Labels, check_distances, check_features, check_labels
 from reidablate.metrics.distances import Distances, FeatureDistances, GivenDistances, Product, numpy_product
 from reidablate.metrics.protocol import JUNK_PID, Scores, score_by
@@ -286,7 +288,9 @@ def _labels(shape: tuple[int, ...], given: dict[str, Array]) -> Labels:
 
 
 def _names(path: Path) -> set[str]:
-    with reading(path, "an .npz archive", remedy=_REMEDY, missing="give an .npz file"):
+    if matlab.is_matlab(path):
+        return matlab.read_names(path)
+    with reading(path, "an .npz archive", remedy=_REMEDY, missing="give an .npz or .mat file"):
         check_file(path, most_bytes=_FILE_BYTES)
         with zipfile.ZipFile(path) as archive:
             return {name.removesuffix(".npy") for name in archive.namelist()}
@@ -294,6 +298,8 @@ def _names(path: Path) -> set[str]:
 
 def _read(path: Path, name: str) -> Array:
     """Returns one array of an `.npz`, mapped if it is large and not compressed; pickled objects are refused."""
+    if matlab.is_matlab(path):
+        return matlab.read_variable(path, name)
     with reading(f"{name} of {path}", "a plain array", remedy=_REMEDY), zipfile.ZipFile(path) as archive:
         member = archive.getinfo(f"{name}.npy")
         with archive.open(member) as stream:

@@ -115,7 +115,7 @@ def _collect(study: Study, run: Run, unscored: str, *, asked: bool) -> _Parts:
         for metric, value in getattr(metrics, side).items()
     ]
     facts = {name: getattr(made, name) for name in RUN_COLUMNS if name in Provenance.model_fields}
-    facts["config_hash"] = study.cell(run.cell).config_hash  # it stands, so it is the cell's
+    facts["config_hash"] = study.cell(run.cell).config_on(run.dataset).hash  # it stands, so it is the cell's
     facts["code"] = provenance.code_name(made.code_hash, made.science_version)
     facts["versions"] = ", ".join(f"{name} {version}" for name, version in made.versions.items())
     return _Parts(facts, rows, queries if finished else None, _epochs(history))
