@@ -2,20 +2,22 @@
 # marked as updated, so that Snakemake leaves what is there to the training: if it is the planned run, it stands.
 
 
-rule pretrain:
-    input:
-        DATA / "pretrain" / "cache" / "cache.json",
-    output:
-        update(ROOT / "pretrain" / "model.safetensors"),
-        update(ROOT / "pretrain" / "history.parquet"),
-        update(ROOT / "pretrain" / "provenance.json"),
-    log:
-        LOGS / "pretrain.log",
-    threads: STUDY.preset.execution.threads
-    resources:
-        gpu=STUDY.gpus_per_run,
-    shell:
-        "reidablate pretrain --plan {PLAN:q} 2> {log:q}"
+if NEEDS.pretrain:
+
+    rule pretrain:
+        input:
+            DATA / "pretrain" / "cache" / "cache.json",
+        output:
+            update(ROOT / "pretrain" / "model.safetensors"),
+            update(ROOT / "pretrain" / "history.parquet"),
+            update(ROOT / "pretrain" / "provenance.json"),
+        log:
+            LOGS / "pretrain.log",
+        threads: STUDY.preset.execution.threads
+        resources:
+            gpu=STUDY.gpus_per_run,
+        shell:
+            "reidablate pretrain --plan {PLAN:q} 2> {log:q}"
 
 
 rule train:
