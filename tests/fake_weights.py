@@ -1,7 +1,7 @@
 """Files with the very names and shapes of released weights and with numbers that tell the tensors apart.
 
 Names and shapes are those of ViT-S with 12 blocks (width 384) as these write them: damo-cv/TransReID (`make_model.py`,
-`vit_pytorch.py`), damo-cv/TransReID-SSL (`transreid_pytorch`, `dino`), timm's vision transformer, facebookresearch/deit,
+`vit_pytorch.py`), damo-cv/TransReID-SSL (`transreid_pytorch`, `dino`), timm, facebookresearch/deit,
 facebookresearch/dino and facebookresearch/mae. Tensor i holds one number everywhere, expanded from one element, so that
 a file is small and made in milliseconds; position rows differ from row to row.
 """

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from reidablate.cells import describe, load_cells, select
-from reidablate.config import Preset, RunConfig, nearest, validate
+from reidablate.config import ModelConfig, Preset, RunConfig, nearest, validate
 from reidablate.data.formats import SYNTHETIC_FILE, locate
 from reidablate.errors import UserError
-from reidablate.study import PRETRAIN, MissingDataset, PlannedCell, PlannedDataset, Settings, Study
+from reidablate.study import PRETRAIN, MissingDataset, PlannedCell, PlannedDataset, Settings, Study, latest_study
 from reidablate.trees import load_yaml, merge, yaml_files
 
 CONFIG_FOLDER = Path("workflow/config")
@@ -35,6 +35,45 @@ def load_preset(path: Path) -> Preset:
         raise UserError(f"{path}: 'weights: pretrain' needs a data set 'pretrain' under 'synthetic'; add one.")
     validate(RunConfig, merge(base, preset.pretrain or {}), where=f"{path}, pretrain")
     return preset
+
+
+def base_models(preset: str | None) -> dict[str, ModelConfig]:
+    """Returns the network of each shipped preset by its name, or of the one preset that is named by name or file.
+
+    Raises:
+        UserError: There is no such preset.
+    """
+    if preset is not None and preset.lower().endswith((".yaml", ".yml")):
+        presets = {preset: load_preset(Path(preset))}
+    elif not (CONFIG_FOLDER / "presets").is_dir():
+        raise UserError(f"there is no {CONFIG_FOLDER / 'presets'} here; run this in the folder of the study.")
+    else:
+        presets = load_presets()
+    if preset is not None and preset not in presets:
+        raise UserError(f"--preset: there is no preset '{preset}'; {nearest(preset, list(presets))}")
+    chosen = presets if preset is None else {preset: presets[preset]}
+    return {name: validate(ModelConfig, found.model, where=name) for name, found in chosen.items()}
+
+
+def trial_study(dataset: str, study: Path | None, given: Mapping[str, str]) -> Study:
+    """Returns the study on whose data set a weight file is tried.
+
+    Args:
+        dataset: The data set.
+        study: `results/<preset>` of a study, None to plan one as `snakemake` would.
+        given: Settings that differ from `default.yaml`; none with a study.
+
+    Raises:
+        UserError: There is no such study or data set, or both a study and settings are given.
+    """
+    if study is None:
+        settings = load_yaml(CONFIG_FOLDER / "default.yaml")
+        return plan({**settings, **given, "datasets": dataset, "weights": "none"})
+    if given:
+        raise UserError(f"--study and --{next(iter(given)).replace('_', '-')} exclude each other; give one of them.")
+    found = latest_study(study)
+    found.dataset(dataset)
+    return found
 
 
 def plan(config: Mapping[str, Any]) -> Study:

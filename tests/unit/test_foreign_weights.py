@@ -24,6 +24,7 @@ from reidablate.config import ModelConfig
 from reidablate.errors import UserError
 from reidablate.models.checkpoints import convert, load_weights, save_weights
 from reidablate.models.neck import ReidModel, initialise
+from support import run_cli
 
 SIZES = {(256, 128): (16, 8), (384, 128): (24, 8)}
 OUR_STEM = {
@@ -401,3 +402,25 @@ def test_every_combination_of_wrapper_and_prefix_is_the_same_network(tmp_path: P
         load_weights(model, fake.saved(wrap(fake.prefixed(state, prefix)), tmp_path / "a.pth"))
         assert torch.equal(model.backbone.blocks[1].mlp.fc2.weight, state["blocks.1.mlp.fc2.weight"])
         assert torch.equal(model.backbone.ape.table.detach(), state["pos_embed"][0])
+
+
+def test_check_says_what_a_training_would_take(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = fake.saved(fake.lightning(fake.transreid(192, stem="ics", cameras=6)), project / "a.pth")
+    said = run_cli("weights", "check", str(path), "--preset", "paper_vits")
+    assert f"{path}: 12 blocks of width 384, stem ics, 192 position rows" in said
+    assert "found in: state_dict, 'model.base.'" in said
+    assert "loaded: 178 (" in said
+    assert "positions: 24 x 8 rows resized to 16 x 8" in said
+    assert "ignored: 3 (sie_embed, fc.weight, fc.bias)" in said
+    assert "missing, drawn anew: none" in said
+    assert "note: trained with camera or view embeddings" in said
+    every = run_cli("weights", "check", str(path))
+    assert "preset paper_vits:\nloaded: 178" in every
+    assert "preset paper: refused, its network is vit_base with stem ics" in every
+    sentence = refused(monkeypatch, capsys, "weights", "check", path, "--preset", "paper")
+    assert "of another shape: " in sentence
+    overlapping = fake.saved(fake.transreid(210), project / "b.pth")
+    assert "fits no preset" in refused(monkeypatch, capsys, "weights", "check", overlapping)
+    assert "there is no preset 'papers'" in refused(monkeypatch, capsys, "weights", "check", path, "--preset", "papers")
