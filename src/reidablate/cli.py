@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reidablate import cells_cli
+from reidablate import cells_cli, weights_cli
 from reidablate.errors import UserError, knob, plain, reason, sentence
 
 if TYPE_CHECKING:
@@ -22,11 +22,10 @@ app = typer.Typer(
     help="Is this gain real? Benchmark and ablation harness for person re-identification.",
 )
 data_app = typer.Typer(no_args_is_help=True, help="Index, cache, check and synthesize data sets.")
-weights_app = typer.Typer(no_args_is_help=True, help="Convert weight files.")
 stats_app = typer.Typer(no_args_is_help=True, help="Check the statistics against simulated experiments.")
 app.add_typer(cells_cli.app, name="cells")
 app.add_typer(data_app, name="data")
-app.add_typer(weights_app, name="weights")
+app.add_typer(weights_cli.app, name="weights")
 app.add_typer(stats_app, name="stats")
 
 PlanOption = Annotated[Path, typer.Option("--plan", help="The plan of the study, results/<preset>/plans/<hash>.json.")]
@@ -201,21 +200,6 @@ def data_check(
         print_check(found, layout)
 
 
-@weights_app.command("convert")
-def weights_convert(
-    source: Annotated[Path, typer.Argument(help="A TransReID-SSL or timm checkpoint.")],
-    destination: Annotated[Path, typer.Argument(help="The safetensors file to write.")],
-    hw_ratio: Annotated[int | None, typer.Option(min=1, help="Height/width of the training images.")] = None,
-) -> None:
-    """Writes the backbone of a checkpoint as safetensors, which hold no code and load faster."""
-    from reidablate.models.checkpoints import convert
-
-    if destination.suffix != ".safetensors":
-        raise UserError(f"{destination} should end in .safetensors; loading tells the formats apart by it.")
-    convert(source, destination, hw_ratio=hw_ratio)
-    typer.echo(f"{destination} written")
-
-
 @app.command()
 def pretrain(plan: PlanOption) -> None:
     """Trains the one backbone that every run of the quickstart starts from."""
@@ -360,6 +344,9 @@ def score_command(
         write_queries(scores, per_query)
     if slices is not None:
         write_slices(path, options, scores, slices)
+
+
+app.command("test")(weights_cli.trial)
 
 
 @app.command("import")

@@ -5,14 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from reidablate.cells import Cell, check_datasets, describe, load_cells, select, unchanged_copies
-from reidablate.config import Preset, RunConfig, nearest, validate
+from reidablate.config import ModelConfig, Preset, RunConfig, nearest, validate
 from reidablate.errors import UserError
 from reidablate.places import PRESETS, layers, packaged
+from reidablate.places import settings as folder_settings
 from reidablate.published import study_claims, with_asked
 from reidablate.scope import cells_of, read_scope, restrict, union
 from reidablate.selecting import check_folder, pick
 from reidablate.sources import choose_datasets, earlier_datasets, name_notices, search_datasets
-from reidablate.study import PRETRAIN, PlannedCell, Settings, Study
+from reidablate.study import PRETRAIN, PlannedCell, Settings, Study, latest_study
 from reidablate.trees import load_yaml, merge, yaml_files
 
 RESERVED = {"data", "imported", "logs", "plans", "pretrain", "report", "tables"}  # folders beside the data sets'
@@ -57,6 +58,42 @@ def load_preset(path: Path) -> Preset:
         raise UserError(f"{path}: 'weights: pretrain' needs a data set 'pretrain' under 'synthetic'; add one.")
     validate(RunConfig, merge(base, preset.pretrain or {}), where=f"{path}, pretrain")
     return preset
+
+
+def base_models(preset: str | None) -> dict[str, ModelConfig]:
+    """Returns the network of each shipped preset by its name, or of the one preset that is named by name or file.
+
+    Raises:
+        UserError: There is no such preset.
+    """
+    if preset is not None and preset.lower().endswith((".yaml", ".yml")):
+        presets = {preset: load_preset(Path(preset))}
+    else:
+        presets = load_presets()
+    if preset is not None and preset not in presets:
+        raise UserError(f"--preset: there is no preset '{preset}'; {nearest(preset, list(presets))}")
+    chosen = presets if preset is None else {preset: presets[preset]}
+    return {name: validate(ModelConfig, found.model, where=name) for name, found in chosen.items()}
+
+
+def trial_study(dataset: str, study: Path | None, given: Mapping[str, str]) -> Study:
+    """Returns the study on whose data set a weight file is tried.
+
+    Args:
+        dataset: The data set.
+        study: `results/<preset>` of a study, None to plan one as `snakemake` would.
+        given: Settings that differ from `default.yaml`; none with a study.
+
+    Raises:
+        UserError: There is no such study or data set, or both a study and settings are given.
+    """
+    if study is None:
+        return plan({**folder_settings(Path()), **given, "datasets": dataset, "weights": "none"})
+    if given:
+        raise UserError(f"--results and --{next(iter(given)).replace('_', '-')} exclude each other; give one of them.")
+    found = latest_study(study)
+    found.dataset(dataset)
+    return found
 
 
 def plan(config: Mapping[str, Any]) -> Study:

@@ -271,6 +271,12 @@ class Study(Section):
         """Returns the folder of a data set's images (if generated), index, cache and diagnostics."""
         return self.root / "data" / name
 
+    def base_config(self) -> RunConfig:
+        """Returns the configuration of the preset alone, before any cell."""
+        preset = self.preset
+        base = {"model": preset.model, "losses": preset.losses, "train": preset.train}
+        return validate(RunConfig, base, where=f"preset {preset.name}")
+
     def pretrain_config(self) -> RunConfig:
         """Returns the configuration of the one backbone that the quickstart trains itself."""
         base = {"model": self.preset.model, "losses": self.preset.losses, "train": self.preset.train}

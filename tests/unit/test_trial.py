@@ -1,0 +1,118 @@
+"""`reidablate test`: a weight file on a data set without training, with the very features of a run."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from reidablate.artifacts import read_json, read_npz
+from reidablate.data.index import read_index
+from reidablate.engine.spec import RunSpec
+from reidablate.engine.stages import train_spec
+from reidablate.engine.train import train_run
+from reidablate.errors import UserError
+from reidablate.study import Study
+from support import run_cli
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_study: Study, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A finished run of a cell without and of one with relative tables. Treat them as read-only."""
+    folders = {}
+    for cell in ("naive_triplet", "p1_rpe"):
+        spec = train_spec(tiny_study, dataset="market1501", cell=cell, seed=0)
+        folders[cell] = tmp_path_factory.mktemp("run") / cell
+        train_run(RunSpec(**{**vars(spec), "out": folders[cell]}))
+    return folders
+
+
+def tested(study: Study, weights: Path, out: Path, *options: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(
+        run_cli(
+            *("test", str(weights), "--dataset", "market1501", "--results", str(study.root), "--out", str(out)),
+            *("--device", "cpu", "--json", *options),
+        )
+    )
+    return found
+
+
+@pytest.mark.parametrize("cell", ["naive_triplet", "p1_rpe"])
+def test_a_run_s_own_weights_give_its_own_features_and_scores_bit_for_bit(
+    runs: dict[str, Path], cell: str, tiny_study: Study, tmp_path: Path
+) -> None:
+    named = ("--cell", cell) if cell == "p1_rpe" else ()
+    found = tested(tiny_study, runs[cell] / "model.safetensors", tmp_path / "a.npz", *named)
+    own, again = read_npz(runs[cell] / "features.npz"), read_npz(tmp_path / "a.npz")
+    assert own.keys() == again.keys()
+    for name, array in own.items():
+        assert array.dtype == again[name].dtype
+        assert array.tobytes() == again[name].tobytes(), name
+    run_cli("evaluate", str(runs[cell]))
+    metrics = read_json(runs[cell] / "metrics.json")
+    for side in ("before_neck", "after_neck"):
+        assert metrics[side].items() <= found[side].items()
+    assert any(line.startswith("SYNTHETIC") for line in found["notes"])
+    assert found["protocol"]["distance"] == "Euclidean on L2-normalised features"
+
+
+def test_without_a_neck_there_is_no_feature_after_it(runs: dict[str, Path], tiny_study: Study, tmp_path: Path) -> None:
+    state = load_file(runs["naive_triplet"] / "model.safetensors")
+    torch.save({k: v for k, v in state.items() if not k.startswith("neck.")}, tmp_path / "bare.pth")
+    found = tested(tiny_study, tmp_path / "bare.pth", tmp_path / "a.npz")
+    assert "after_neck" not in found
+    own, again = read_npz(runs["naive_triplet"] / "features.npz"), read_npz(tmp_path / "a.npz")
+    assert set(own) - set(again) == {"query_after_neck", "gallery_after_neck"}
+    assert own["query_before_neck"].tobytes() == again["query_before_neck"].tobytes()
+    assert any("no BNNeck" in line for line in found["notes"])
+
+
+def test_the_features_are_taken_by_import(runs: dict[str, Path], tiny_study: Study, tmp_path: Path) -> None:
+    shutil.copytree(tiny_study.root, tmp_path / "tiny", ignore=shutil.ignore_patterns("images"))
+    tested(tiny_study, runs["naive_triplet"] / "model.safetensors", tmp_path / "a.npz")
+    said = run_cli(
+        "import", "released", f"{tmp_path / 'a.npz'}", "--dataset", "market1501", "--into", f"{tmp_path / 'tiny'}"
+    )
+    assert "released on market1501: mAP" in said
+
+
+@pytest.mark.parametrize(
+    ("cell", "options", "words"),
+    [
+        ("p1_rpe", (), r"has backbone.blocks.0.attn.rpe.table, which the model lacks; .*--cell"),
+        (
+            "naive_triplet",
+            ("--cell", "p1_rpe"),
+            r"lacks backbone.blocks.0.attn.rpe.table, which the model has; .*--cell",
+        ),
+        ("naive_triplet", ("--preset", "paper"), "--results and --preset exclude each other"),
+        ("naive_triplet", ("--cell", "p9"), "the plan has no cell 'p9'"),
+    ],
+)
+def test_weights_of_another_network_are_refused(
+    runs: dict[str, Path], cell: str, options: tuple[str, ...], words: str, tiny_study: Study, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=words):
+        tested(tiny_study, runs[cell] / "model.safetensors", tmp_path / "a.npz", *options)
+    assert not (tmp_path / "a.npz").exists()
+
+
+def test_index_and_cache_are_built_where_a_run_looks_for_them(
+    runs: dict[str, Path], tiny_study: Study, project: Path
+) -> None:
+    weights = str(runs["naive_triplet"] / "model.safetensors")
+    shutil.copytree(tiny_study.root / "data" / "market1501" / "images", project / "results/tiny/data/market1501/images")
+    said = run_cli("test", weights, "--dataset", "market1501", "--preset", "tiny.yaml", "--device", "cpu")
+    assert "SYNTHETIC images" in said
+    assert "average precision: step sum" in said
+    own, again = read_npz(runs["naive_triplet"] / "features.npz"), read_npz(project / "features.npz")
+    assert all(array.tobytes() == again[name].tobytes() for name, array in own.items())
+    folder = project / "results" / "tiny" / "data" / "market1501"
+    fingerprint = read_index(tiny_study.data_folder("market1501") / "index").summary["fingerprint"]
+    assert read_index(folder / "index").summary["fingerprint"] == fingerprint
+    assert (folder / "cache" / "cache.json").is_file()
+    with pytest.raises(UserError, match=r"features.npz is there already"):
+        run_cli("test", weights, "--dataset", "market1501", "--preset", "tiny.yaml")
