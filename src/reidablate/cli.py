@@ -445,6 +445,9 @@ def report(
         Path | None, typer.Option(help="Folder of Jinja2 templates that replace the package's; default: the study's.")
     ] = None,
     as_text: Annotated[bool, typer.Option("--text", help="Print a summary here and render nothing.")] = False,
+    cells: Annotated[str, typer.Option(help="Only these cells and their references, separated by commas.")] = "",
+    datasets: Annotated[str, typer.Option(help="Only these data sets, separated by commas.")] = "",
+    out: Annotated[Path | None, typer.Option(help="Folder of a report of some cells or data sets.")] = None,
     study: cells_cli.StudyOption = None,
 ) -> None:
     """Renders the tables as one self-contained HTML file."""
@@ -453,6 +456,15 @@ def report(
     if templates is not None and not any(templates.glob("*.j2")):
         raise UserError(f"{templates} is not a folder with templates (*.j2); correct --templates or leave it out.")
     results = in_study(results, study) if results else _results(study)
+    templates = templates or study_of(results, study) / TEMPLATES
+    if (cells or datasets) and out is None:
+        raise UserError("a report of some cells or data sets needs a folder of its own; give it with --out.")
+    if out is not None:
+        from reidablate.report.narrow import narrow_tables
+
+        chosen = ([word.strip() for word in text.split(",") if word.strip()] for text in (cells, datasets))
+        narrow_tables(results / "tables", out / "tables", cells=next(chosen), datasets=next(chosen))
+        results = out
     if as_text:
         from reidablate.report.exports import text_summary
 
@@ -460,9 +472,9 @@ def report(
         return
     from reidablate.report.render import render_report
 
-    out = results / "report" / "index.html"
-    render_report(results, templates or study_of(results, study) / TEMPLATES, out)
-    typer.echo(f"report: {out}")
+    page = results / "report" / "index.html"
+    render_report(results, templates, page)
+    typer.echo(f"report: {page}")
 
 
 def _results(study: Path | None) -> Path:
