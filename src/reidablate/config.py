@@ -320,7 +320,7 @@ class Preset(Section):
     description: str = ""
     seeds: Positive
     tier: Literal["core", "extended", "optional"] = "core"
-    weights: Literal["pretrain", "file", "none"]
+    weights: Literal["pretrain", "file", "none"] | dict[str, str]  # a mapping gives each backbone its file
     model: dict[str, Any] = {}
     losses: dict[str, Any] = {}
     train: dict[str, Any] = {}

@@ -8,6 +8,7 @@ from reidablate.cells import describe, load_cells, select
 from reidablate.config import ModelConfig, Preset, RunConfig, nearest, validate
 from reidablate.data.formats import SYNTHETIC_FILE, locate
 from reidablate.errors import UserError
+from reidablate.initial_weights import check_backbones
 from reidablate.study import PRETRAIN, MissingDataset, PlannedCell, PlannedDataset, Settings, Study, latest_study
 from reidablate.trees import load_yaml, merge, yaml_files
 
@@ -31,6 +32,7 @@ def load_preset(path: Path) -> Preset:
         raise UserError(f"{path}: the preset is called '{preset.name}'; call it '{path.stem}' like its file.")
     base = {"model": preset.model, "losses": preset.losses, "train": preset.train}
     validate(RunConfig, base, where=str(path))
+    check_backbones(preset.weights, str(path))
     if preset.weights == "pretrain" and PRETRAIN not in (preset.synthetic or {}):
         raise UserError(f"{path}: 'weights: pretrain' needs a data set 'pretrain' under 'synthetic'; add one.")
     validate(RunConfig, merge(base, preset.pretrain or {}), where=f"{path}, pretrain")
@@ -83,6 +85,7 @@ def plan(config: Mapping[str, Any]) -> Study:
         UserError: Anything wrong in settings, presets or cells, in one sentence.
     """
     settings = validate(Settings, dict(config), where="--config or workflow/config/default.yaml")
+    check_backbones(settings.weights, "--config")
     for name in settings.dataset_table:
         if name in RESERVED or not name.replace("_", "").replace("-", "").isalnum():
             raise UserError(f"dataset_table: '{name}' is reserved or no safe folder name; rename the data set.")

@@ -3,8 +3,10 @@
 
 def initial_weights(wildcards):
     """The file that the run starts from; a change of it repeats the run. A missing one is refused at the start."""
-    made_here = STUDY.settings.weights == "preset"
-    return [STUDY.weights] if STUDY.weights and (made_here or STUDY.weights.is_file()) else []
+    of_cell = "cell" in wildcards.keys()
+    weights = STUDY.weights_of(STUDY.cell(wildcards.cell).config) if of_cell else STUDY.weights
+    made_here = STUDY.settings.weights == "preset" and STUDY.preset.weights == "pretrain"
+    return [weights] if weights and (made_here or weights.is_file()) else []
 
 
 rule pretrain:
