@@ -354,7 +354,7 @@ class Preset(Section):
     description: str = ""
     seeds: Annotated[int, Field(ge=1, le=MOST_SEEDS)]
     tier: Literal["core", "extended", "optional"] = "core"
-    weights: Literal["pretrain", "file", "none"]
+    weights: Literal["pretrain", "file", "none"] | dict[str, str]  # a mapping gives each backbone its file
     model: dict[str, Any] = {}
     losses: dict[str, Any] = {}
     train: dict[str, Any] = {}

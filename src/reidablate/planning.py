@@ -7,6 +7,7 @@ from typing import Any
 from reidablate.cells import Cell, check_datasets, describe, load_cells, select, unchanged_copies
 from reidablate.config import ModelConfig, Preset, RunConfig, nearest, validate
 from reidablate.errors import UserError
+from reidablate.initial_weights import check_backbones
 from reidablate.places import PRESETS, layers, packaged
 from reidablate.places import settings as folder_settings
 from reidablate.published import study_claims, with_asked
@@ -54,6 +55,7 @@ def load_preset(path: Path) -> Preset:
         raise UserError(f"{path}: the preset is called '{preset.name}'; call it '{path.stem}' like its file.")
     base = {"model": preset.model, "losses": preset.losses, "train": preset.train}
     validate(RunConfig, base, where=str(path))
+    check_backbones(preset.weights, str(path))
     if preset.weights == "pretrain" and PRETRAIN not in (preset.synthetic or {}):
         raise UserError(f"{path}: 'weights: pretrain' needs a data set 'pretrain' under 'synthetic'; add one.")
     validate(RunConfig, merge(base, preset.pretrain or {}), where=f"{path}, pretrain")
@@ -103,6 +105,7 @@ def plan(config: Mapping[str, Any]) -> Study:
         UserError: Anything wrong in settings, presets or cells, in one sentence.
     """
     settings = validate(Settings, dict(config), where="--config or workflow/config/default.yaml")
+    check_backbones(settings.weights, "--config")
     for name in settings.dataset_table:
         if name in RESERVED or not name.replace("_", "").replace("-", "").isalnum():
             raise UserError(f"dataset_table: '{name}' is reserved or no safe folder name; rename the data set.")

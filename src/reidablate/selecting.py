@@ -49,12 +49,18 @@ def _raw(key: str, value: Any, written: str | None) -> Any:
         return value
     if isinstance(value, datetime.date):
         return value.isoformat()
+    if key == "weights" and isinstance(value, dict):  # a file for each backbone
+        return value
     quoted = written is not None and len(written) > 1 and written[0] == written[-1] and written[0] in "\"'"
     is_list = isinstance(value, list) and key in _WHAT
     return value if written is None or quoted or is_list else written
 
 
 def _check_path(key: str, value: Any) -> None:
+    if isinstance(value, dict):
+        for name, path in value.items():
+            _check_path(f"{key}.{name}", path)
+        return
     if not isinstance(value, str):
         raise UserError(f"{key}: {value!r} is not text; in a configuration file, put it in quotes.")
     if not value.strip():

@@ -166,7 +166,7 @@ class Standing:
 
     def weights(self, config: RunConfig) -> str | None:
         """Returns the SHA-256 of a run's initial weights, None while they are not there."""
-        path = self.study.weights
+        path = self.study.weights_of(config)
         if path is None:
             return NO_WEIGHTS
         if self.study.pretrains and path.parent == self.study.root / PRETRAIN:

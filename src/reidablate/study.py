@@ -17,6 +17,7 @@ from reidablate.config import MOST_SEEDS, Preset, RunConfig, Section, nearest, v
 from reidablate.data.formats import Grammar, Layout, Published, source_of
 from reidablate.data.table import DatasetEntry, layout_of
 from reidablate.errors import UserError
+from reidablate.initial_weights import Choice, file_for, unnamed
 from reidablate.selecting import Asked
 from reidablate.trees import merge
 
@@ -37,7 +38,7 @@ class Settings(Section):
     seeds: int | Literal["preset"]
     tier: Tier | Literal["preset"]
     device: Literal["auto", "cpu", "cuda"]
-    weights: str
+    weights: str | dict[str, str]
     wandb: Literal["disabled", "offline", "online"]
     retrain: Literal["config", "code"]
     scope: Literal["grow", "call"] = "grow"
@@ -241,12 +242,22 @@ class Study(Section):
 
     @property
     def weights(self) -> Path | None:
-        """The file that initial weights are read from, None when they are drawn from the seed."""
-        if self.settings.weights not in {"preset", "none"}:
-            return Path(self.settings.weights)
+        """The file that the preset's own backbone starts from; see `weights_of`."""
+        return self.weights_of(self.base_config())
+
+    def weights_of(self, config: RunConfig) -> Path | None:
+        """Returns the file that a run's initial weights are read from, None when they are drawn from the seed."""
         if self.pretrains:
             return self.root / "pretrain" / "model.safetensors"
-        return None
+        file = file_for(self._weights_choice, config.model.backbone)
+        return None if file is None else Path(file)
+
+    @property
+    def _weights_choice(self) -> Choice:
+        """What names the files: the settings or, if they leave it to it, a preset that gives each backbone its own."""
+        if self.settings.weights != "preset":
+            return self.settings.weights
+        return "none" if isinstance(self.preset.weights, str) else self.preset.weights
 
     def dataset(self, name: str) -> PlannedDataset:
         """Returns a data set of the study by name, also the one that only the pre-training uses."""
@@ -339,20 +350,33 @@ class Study(Section):
                 f"a run of preset '{self.preset.name}' asks for gpu={asked} but only {num_gpus} can be used here; "
                 "lower execution.gpu of the preset, or add --config device=cpu."
             )
-        if self.weights is not None and self.settings.weights != "preset" and not self.weights.is_file():
-            return f"there are no weights at {self.weights}; correct --config weights=PATH."
-        if self.preset.weights != "file":
+        if reason := self._weights_refusal():
+            return reason
+        if self.preset.weights in ("pretrain", "none"):
             return None
         if self.settings.device == "auto" and num_gpus == 0:
             return (
                 f"preset '{self.preset.name}' would take hundreds of hours without a GPU and none can be used; "
                 "add --config device=cpu to start it all the same, or preset=quickstart for the tiny study."
             )
-        if self.settings.weights == "preset":
+        if self.settings.weights == "preset" and self.preset.weights == "file":
             return (
                 f"preset '{self.preset.name}' starts from pre-trained weights; give them with --config weights=PATH, "
                 "or train from scratch with --config weights=none."
             )
+        return None
+
+    def _weights_refusal(self) -> str | None:
+        """Returns which backbone has no file or whose file is not there, None where every run can start."""
+        backbones: dict[str, str] = {cell.config.model.backbone: cell.name for cell in reversed(self.cells)}
+        if reason := unnamed(self._weights_choice, backbones):
+            return (
+                f"--config {reason}" if self.settings.weights != "preset" else f"preset '{self.preset.name}': {reason}"
+            )
+        for backbone in backbones:
+            file = file_for(self._weights_choice, backbone)
+            if file is not None and not Path(file).is_file():
+                return f"there are no weights at {file}; correct --config weights=PATH."
         return None
 
 

@@ -422,5 +422,7 @@ def test_check_says_what_a_training_would_take(
     sentence = refused(monkeypatch, capsys, "weights", "check", path, "--preset", "paper")
     assert "of another shape: " in sentence
     overlapping = fake.saved(fake.transreid(210), project / "b.pth")
-    assert "fits no preset" in refused(monkeypatch, capsys, "weights", "check", overlapping)
+    assert "overlapping patches" in refused(monkeypatch, capsys, "weights", "check", overlapping)
+    plain = fake.saved(fake.transreid(), project / "c.pth")  # no preset has ViT-S with the plain stem
+    assert "fits no preset" in refused(monkeypatch, capsys, "weights", "check", plain)
     assert "there is no preset 'papers'" in refused(monkeypatch, capsys, "weights", "check", path, "--preset", "papers")

@@ -80,6 +80,15 @@ def test_what_no_cell_can_declare_is_a_warning(changed: dict[str, Any], sentence
     assert check(runs(**changed)) == Findings(warnings=(sentence,))
 
 
+def test_a_warning_about_weights_names_the_files():
+    table = runs().assign(weights="/w/vit_base.pth")
+    table.loc[table["cell"] == "own", ["weights", "weights_sha256"]] = ["/w/resnet50.pth", "def"]
+    (sentence,) = check(table).warnings
+    assert (
+        sentence == "own and base started from different weights (resnet50.pth against vit_base.pth: def against abc)."
+    )
+
+
 @pytest.mark.parametrize("column", ["code_hash", "device", "threads", "data_fingerprint", "versions", "config_hash"])
 def test_what_is_not_known_is_not_held_against_a_run(column: str) -> None:
     absent: dict[str, Any] = {column: None}

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from reidablate.engine.stages import train_spec
 from reidablate.errors import UserError
 from reidablate.planning import plan
 from reidablate.study import Study, load_study
@@ -62,6 +63,42 @@ def test_the_paper_preset_refuses_to_waste_hundreds_of_hours(settings: Settings,
 
 def test_a_mistyped_weight_file_is_refused_in_every_preset(settings: Settings) -> None:
     assert "no weights at w.pth" in str(plan({**settings, "weights": "w.pth"}).refusal(gpu_limit=4, num_gpus=0))
+
+
+def two_backbones(project: Path) -> None:
+    """Adds a cell whose backbone is not the preset's, and a file for each."""
+    (project / "ablations" / "small.yaml").write_text(
+        "name: small\nextends: naive_triplet\nmodel: {backbone: vit_small}\n"
+    )
+    for name in ("a.pth", "b.pth"):
+        (project / name).touch()
+
+
+def test_each_backbone_starts_from_its_own_file(settings: Settings, project: Path) -> None:
+    two_backbones(project)
+    asked = {**settings, "preset": "wide.yaml", "cells": "naive_triplet,small"}
+    tiny = yaml.safe_load((project / "tiny.yaml").read_text())
+    tiny["model"]["image_size"] = [64, 32]  # whole patches of both
+    for choice in ({"vit_quickstart": "a.pth", "vit_small": "b.pth"}, {"vit_quickstart": "none", "vit_small": "b.pth"}):
+        (project / "wide.yaml").write_text(yaml.safe_dump({**tiny, "name": "wide", "weights": choice}))
+        for given in ({}, {"weights": choice}):
+            study = plan({**asked, **given})
+            first = choice["vit_quickstart"]
+            assert study.refusal(gpu_limit=4, num_gpus=1) is None
+            assert study.weights == (None if first == "none" else Path(first))
+            files = {cell: study.weights_of(study.cell(cell).config) for cell in ("naive_triplet", "small")}
+            assert files == {"naive_triplet": study.weights, "small": Path("b.pth")}
+            for cell, file in files.items():
+                assert train_spec(study, dataset="market1501", cell=cell, seed=0).weights == file
+    lacking = plan({**asked, "weights": {"vit_small": "b.pth"}}).refusal(gpu_limit=4, num_gpus=1)
+    assert lacking is not None
+    assert "weights names no file for the backbone vit_quickstart of cell 'naive_triplet'" in lacking
+    gone = plan({**asked, "weights": {"vit_quickstart": "a.pth", "vit_small": "c.pth"}})
+    assert "no weights at c.pth" in str(gone.refusal(gpu_limit=4, num_gpus=1))
+    with pytest.raises(
+        UserError, match=r"--config: weights: there is no backbone 'vit_smal'; did you mean 'vit_small'"
+    ):
+        plan({**asked, "weights": {"vit_smal": "b.pth"}})
 
 
 def test_a_gpu_that_was_asked_for_must_be_there(settings: Settings) -> None:

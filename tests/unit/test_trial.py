@@ -30,7 +30,7 @@ def runs(tiny_study: Study, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     return folders
 
 
-def tested(study: Study, weights: Path, out: Path, *options: str) -> dict[str, Any]:
+def tried(study: Study, weights: Path, out: Path, *options: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(
         run_cli(
             *("test", str(weights), "--dataset", "market1501", "--results", str(study.root), "--out", str(out)),
@@ -45,7 +45,7 @@ def test_a_run_s_own_weights_give_its_own_features_and_scores_bit_for_bit(
     runs: dict[str, Path], cell: str, tiny_study: Study, tmp_path: Path
 ) -> None:
     named = ("--cell", cell) if cell == "p1_rpe" else ()
-    found = tested(tiny_study, runs[cell] / "model.safetensors", tmp_path / "a.npz", *named)
+    found = tried(tiny_study, runs[cell] / "model.safetensors", tmp_path / "a.npz", *named)
     own, again = read_npz(runs[cell] / "features.npz"), read_npz(tmp_path / "a.npz")
     assert own.keys() == again.keys()
     for name, array in own.items():
@@ -62,7 +62,7 @@ def test_a_run_s_own_weights_give_its_own_features_and_scores_bit_for_bit(
 def test_without_a_neck_there_is_no_feature_after_it(runs: dict[str, Path], tiny_study: Study, tmp_path: Path) -> None:
     state = load_file(runs["naive_triplet"] / "model.safetensors")
     torch.save({k: v for k, v in state.items() if not k.startswith("neck.")}, tmp_path / "bare.pth")
-    found = tested(tiny_study, tmp_path / "bare.pth", tmp_path / "a.npz")
+    found = tried(tiny_study, tmp_path / "bare.pth", tmp_path / "a.npz")
     assert "after_neck" not in found
     own, again = read_npz(runs["naive_triplet"] / "features.npz"), read_npz(tmp_path / "a.npz")
     assert set(own) - set(again) == {"query_after_neck", "gallery_after_neck"}
@@ -72,7 +72,7 @@ def test_without_a_neck_there_is_no_feature_after_it(runs: dict[str, Path], tiny
 
 def test_the_features_are_taken_by_import(runs: dict[str, Path], tiny_study: Study, tmp_path: Path) -> None:
     shutil.copytree(tiny_study.root, tmp_path / "tiny", ignore=shutil.ignore_patterns("images"))
-    tested(tiny_study, runs["naive_triplet"] / "model.safetensors", tmp_path / "a.npz")
+    tried(tiny_study, runs["naive_triplet"] / "model.safetensors", tmp_path / "a.npz")
     said = run_cli(
         "import", "released", f"{tmp_path / 'a.npz'}", "--dataset", "market1501", "--into", f"{tmp_path / 'tiny'}"
     )
@@ -96,7 +96,7 @@ def test_weights_of_another_network_are_refused(
     runs: dict[str, Path], cell: str, options: tuple[str, ...], words: str, tiny_study: Study, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=words):
-        tested(tiny_study, runs[cell] / "model.safetensors", tmp_path / "a.npz", *options)
+        tried(tiny_study, runs[cell] / "model.safetensors", tmp_path / "a.npz", *options)
     assert not (tmp_path / "a.npz").exists()
 
 

@@ -40,8 +40,10 @@ def generated_images(wildcards):
 
 
 def initial_weights(wildcards):
-    """The file that a run starts from; a missing one is refused at the start."""
-    return [STUDY.weights] if STUDY.weights and (STUDY.pretrains or STUDY.weights.is_file()) else []
+    """The file that a run starts from, or that the preset's own backbone does; a missing one is refused at the start."""
+    run = Run.of(wildcards.run) if "run" in wildcards.keys() else None
+    weights = STUDY.weights_of(STUDY.cell(run.cell).config_on(run.dataset)) if run else STUDY.weights
+    return [weights] if weights and (STUDY.pretrains or weights.is_file()) else []
 
 
 def there(name):

@@ -48,7 +48,7 @@ def _spec(study: Study, config: RunConfig, name: str, *, dataset: str, cell: str
         seed=seed,
         data=study.data_folder(dataset),
         out=study.root / name,
-        weights=None if pretraining else study.weights,
+        weights=None if pretraining else study.weights_of(config),
         gpus=study.gpus_per_run,
         device=study.settings.device,
         threads=execution.threads,

@@ -125,8 +125,8 @@ def _lines(
     """Returns what a reader must know about the scores beside them."""
     height, width = config.image_size
     lines = [
-        f"{dataset.title}, images {height} x {width}, {config.backbone} with stem {config.stem}, "
-        f"tested on {config.test_feature}"
+        f"{dataset.title}, images {height} x {width}, {config.backbone} with stem {config.stem}",
+        f"the feature of the study: {config.test_feature}",
     ]
     if summary["synthetic"]:
         lines.append("SYNTHETIC images: the scores say nothing about the published study")

@@ -7,6 +7,7 @@ refused. What may move a score (other code, device, threads, precision, weights,
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -64,7 +65,11 @@ class Guard:
             declared = column == "precision" and "train.precision" in self._declared(dataset, cell, reference)
             found = None if declared else self._differing(dataset, cell, reference, pairs, column)
             if found is not None:
-                warnings.append(f"{cell} and {reference} {words} ({found}).")
+                files = (
+                    self._differing(dataset, cell, reference, pairs, "weights") if column == "weights_sha256" else None
+                )
+                what = found if files is None else f"{files}: {found}"
+                warnings.append(f"{cell} and {reference} {words} ({what}).")
         hidden = self._hidden(dataset, cell, reference)
         if "model.test_feature" in hidden:
             own, other = hidden.pop("model.test_feature")
@@ -118,7 +123,9 @@ class Guard:
     def _fact(self, dataset: str, cell: str, seed: int, column: str) -> str | None:
         """Returns what is known of a run as text, None when it is not known."""
         value = self._runs.get((dataset, cell, seed), {}).get(column)
-        return None if value is None or pd.isna(value) else str(value)
+        if value is None or pd.isna(value):
+            return None
+        return Path(str(value)).name if column == "weights" else str(value)
 
     def _differing(
         self, dataset: str, cell: str, reference: str, pairs: Sequence[tuple[int, int]], column: str
