@@ -52,7 +52,7 @@ def prepare(study: Study) -> None:
         if not (folder / "cache" / "cache.json").is_file():
             synthesize(dataset.root, recipe.style, counts=recipe.counts, seed=recipe.seed,
                        image_size=recipe.image_size, occluded_share=recipe.occluded_share, workers=1)  # fmt: skip
-            index = index_dataset(dataset.root, dataset.format, folder / "index", workers=1)
+            index = index_dataset(dataset.root, dataset.layout, folder / "index", workers=1)
             build_cache(index, dataset.root, folder / "cache", height=height, width=width, workers=1)
     train_run(pretrain_spec(study))
 
@@ -84,7 +84,7 @@ def judge(study: Study, scores: pd.DataFrame, repetition: int) -> list[dict[str,
     for name in ("average_precision_trapezoid", "inverse_negative_penalty"):
         queries[name] = queries["average_precision"]
     keys = ["dataset", "cell", "seed"]
-    means = queries.groupby([*keys, "side"], as_index=False)["average_precision"].mean()
+    means = queries.groupby([*keys, "side"])["average_precision"].mean().reset_index()
     means = means.rename(columns={"average_precision": "value"}).assign(metric="mAP")
     runs = means[keys].assign(status="finished")
     names = [dataset.name for dataset in study.datasets]
@@ -100,7 +100,8 @@ def judge(study: Study, scores: pd.DataFrame, repetition: int) -> list[dict[str,
         found = pd.read_parquet(tables / "contrasts.parquet")
     found = found[found["headline"] & (found["metric"] == "mAP") & (found["cell"] == CELL)]
     kept = ["dataset", "verdict", "num_seeds", "estimate", "low", "high", "p_value", "p_adjusted", "seed_sd"]
-    return [{"first_seed": seeds[0], **row} for row in found[kept].to_dict("records")]
+    rows = found[kept].assign(first_seed=seeds[0])[["first_seed", *kept]].to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in rows]
 
 
 def main() -> None:

@@ -77,13 +77,16 @@ def _cells() -> Reader:
 
 def _names() -> Reader:
     from reidablate.artifacts import canonical_json
-    from reidablate.data.formats import GRAMMARS, parse_name
+    from reidablate.data.formats import parse_name
+    from reidablate.data.table import layout_of, shipped_table
+
+    layouts = [layout_of(name) for name in shipped_table()]
 
     def read(path: Path) -> None:
         name = path.read_bytes()[:255].decode("utf-8", "surrogateescape")  # no file's name is longer
-        for grammar in GRAMMARS.values():
+        for layout in layouts:
             try:
-                canonical_json([name, *parse_name(name, grammar)]).encode()
+                canonical_json([name, *parse_name(name, layout)]).encode()
             except UserError as error:
                 last = error
             else:
@@ -95,19 +98,22 @@ def _names() -> Reader:
 
 def _manifest() -> Reader:
     from reidablate.data.formats import read_folder
+    from reidablate.data.table import layout_of
 
     rows = [f"{pid}_{n}.jpg,{pid},{n},{s}" for s in ("train", "query", "gallery") for pid in (1, 2) for n in (1, 2)]
     text = "path,pid,camid,split\n" + "\n".join(rows) + "\n"
-    return "manifest.csv", [text.encode()], lambda path: read_folder(path, "manifest")
+    return "manifest.csv", [text.encode()], lambda path: read_folder(path, layout_of("manifest"))
 
 
 def _npz() -> Reader:
     from reidablate.metrics.files import Options, score_file
 
     rng = np.random.default_rng(0)
-    ids = {f"{s}_{k}": rng.integers(1, 4, n) for s, n in (("query", 6), ("gallery", 9)) for k in ("pids", "camids")}
-    features = {"query_features": rng.normal(size=(6, 4)), "gallery_features": rng.normal(size=(9, 4))}
-    names = {"query_names": np.array([f"q{n}" for n in range(6)])}
+    ids: dict[str, Any] = {
+        f"{s}_{k}": rng.integers(1, 4, n) for s, n in (("query", 6), ("gallery", 9)) for k in ("pids", "camids")
+    }
+    features: dict[str, Any] = {"query_features": rng.normal(size=(6, 4)), "gallery_features": rng.normal(size=(9, 4))}
+    names: dict[str, Any] = {"query_names": np.array([f"q{n}" for n in range(6)])}
     inputs = []
     for save in (np.savez, np.savez_compressed):
         for arrays in (features, {"distances": rng.random((6, 9), dtype=np.float32)}):

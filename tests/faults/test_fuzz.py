@@ -3,7 +3,8 @@
 import warnings
 
 import pytest
-from fuzz import READERS, fuzz
+
+from faults.fuzz import READERS, fuzz
 
 
 @pytest.mark.parametrize("reader", READERS)

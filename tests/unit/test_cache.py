@@ -9,6 +9,7 @@ from PIL import Image
 from reidablate.artifacts import read_json, sha256_file, write_json
 from reidablate.data.cache import build_cache, read_cache
 from reidablate.data.index import Index, build_index
+from reidablate.data.table import layout_of
 from reidablate.errors import UserError
 from reidablate.integrity import broken_files
 
@@ -34,7 +35,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def index(root: Path) -> Index:
-    return build_index(root, "manifest", workers=1)
+    return build_index(root, layout_of("manifest"), workers=1)
 
 
 def build(index: Index, root: Path, out: Path, workers: int = 2) -> None:
@@ -48,7 +49,7 @@ def resized(path: Path, resample: Image.Resampling) -> np.ndarray:
 
 def test_train_is_resized_bicubic_and_test_bilinear_in_index_order(root: Path, tmp_path: Path) -> None:
     Image.open(root / "07.jpg").convert("L").save(root / "07.jpg")
-    index = build_index(root, "manifest", workers=1)
+    index = build_index(root, layout_of("manifest"), workers=1)
     build(index, root, tmp_path / "cache")
     for split, resample in [
         ("train", Image.Resampling.BICUBIC),

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -11,8 +12,7 @@ from reidablate import __version__, places
 from reidablate.cli import app
 from reidablate.errors import UserError
 from reidablate.planning import load_presets, plan
-from reidablate.stats.claims import load_claims
-from reidablate.stats.pipeline import study_claims
+from reidablate.published import load_claims, study_claims
 from support import ROOT, run_cli
 
 
@@ -90,7 +90,13 @@ def test_claims_of_the_study_are_added_or_replace_by_name_and_those_of_absent_ce
     kept = {name for name, claim in packaged.items() if claim.cell != "p1"}
     assert {claim.name for claim in study_claims(study, [])} == kept
     assert {claim.name for claim in study_claims(study, ["p1"])} == set(packaged)
-    entry = {"title": "t", "dataset": "market1501", "reference": "naive_triplet", "metric": "mAP", "source": "s"}
+    entry: dict[str, Any] = {
+        "title": "t",
+        "dataset": "market1501",
+        "reference": "naive_triplet",
+        "metric": "mAP",
+        "source": "s",
+    }
     entry |= {"presets": ["paper"], "weights": ["*"], "gain_points": 1.0}
     replaced = sorted(kept)[0]
     own = [{"name": "mine", "cell": "mine", **entry}, {"name": replaced, "cell": "p2", **entry}]

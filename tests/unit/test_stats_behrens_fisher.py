@@ -24,7 +24,7 @@ def convolved(x: float, seed: float, seed_df: float, sampling: float, sampling_d
 
 @pytest.mark.parametrize("seed_df", [2.0, 3.7, 9.0, 40.0])
 @pytest.mark.parametrize("sampling_df", [1.5, 8.0, 90.0, 699.0])
-def test_the_tail_is_that_of_the_convolution(seed_df: float, sampling_df: float):
+def test_the_tail_is_that_of_the_convolution(seed_df: float, sampling_df: float) -> None:
     for share in (0.05, 0.3, 0.7, 0.95):
         for x in (0.3, 2.0, 5.0, 30.0):
             found = float(tail(x, share, seed_df, 1 - share, sampling_df))
@@ -32,7 +32,7 @@ def test_the_tail_is_that_of_the_convolution(seed_df: float, sampling_df: float)
 
 
 @pytest.mark.parametrize("df", [2.0, 4.0, 7.3, 699.0])
-def test_one_source_alone_is_students_t(df: float):
+def test_one_source_alone_is_students_t(df: float) -> None:
     x = np.linspace(0, 40, 81)
     expected = 2 * stats.t.sf(x / 1.5, df)
     np.testing.assert_allclose(tail(x, 2.25, df, 0.0, 500.0), expected, atol=1e-6)
@@ -42,7 +42,7 @@ def test_one_source_alone_is_students_t(df: float):
         assert half_width(alpha, 2.25, df, 0.0, 500.0) == pytest.approx(width, rel=1e-4)
 
 
-def test_the_half_width_inverts_the_tail():
+def test_the_half_width_inverts_the_tail() -> None:
     rng = np.random.default_rng(0)
     alpha, share = 10 ** rng.uniform(-5, -0.05, 400), rng.uniform(0, 1, 400)
     seed_df, sampling_df = 2 + rng.exponential(10, 400), 1 + rng.exponential(300, 400)
@@ -50,7 +50,7 @@ def test_the_half_width_inverts_the_tail():
     np.testing.assert_allclose(tail(x, share, seed_df, 1 - share, sampling_df), alpha, rtol=1e-9)
 
 
-def test_monte_carlo_agrees():
+def test_monte_carlo_agrees() -> None:
     rng, number = np.random.default_rng(1), 400_000
     drawn = np.abs(np.sqrt(0.6) * rng.standard_t(2, number) + np.sqrt(0.4) * rng.standard_t(30, number))
     for x in (0.5, 2.0, 6.0):
@@ -58,12 +58,12 @@ def test_monte_carlo_agrees():
         assert tail(x, 0.6, 2.0, 0.4, 30.0) == pytest.approx(rate, abs=4 * np.sqrt(rate / number))
 
 
-def test_without_variance_a_difference_is_certain():
+def test_without_variance_a_difference_is_certain() -> None:
     assert tail(np.array([0.0, 0.1]), 0.0, 2.0, 0.0, 9.0).tolist() == [1.0, 0.0]
     assert half_width(0.05, 0.0, 2.0, 0.0, 9.0) == 0
 
 
-def test_shapes_broadcast_and_may_be_empty():
+def test_shapes_broadcast_and_may_be_empty() -> None:
     assert tail(np.ones((2, 3)), np.ones(3), 2.0, 1.0, 9.0).shape == (2, 3)
     assert tail(np.ones(0), 1.0, 2.0, 1.0, 9.0).shape == (0,)
     assert half_width(0.05, np.ones(0), 2.0, 1.0, 9.0).shape == (0,)

@@ -175,7 +175,7 @@ def test_the_family_is_every_contrast_of_a_group_with_a_planned_run() -> None:
     assert never["note"].startswith("unplanned has no runs on this data set.")
 
 
-def test_primary_contrasts_have_a_family_of_their_own_over_all_groups():
+def test_primary_contrasts_have_a_family_of_their_own_over_all_groups() -> None:
     names = [("one", "main", True), ("two", "else", True), ("late", "main", True), ("rest", "main", False)]
     cells = [CELLS[0]]
     for name, group, primary in names:
@@ -206,7 +206,7 @@ def sisters(*, gain: float = 0.004, count: int = 6, seeds: int = 3) -> tuple[pd.
     return pd.concat(frames, ignore_index=True), planned(dict.fromkeys(["base", *names], seeds)), cells
 
 
-def test_sister_contrasts_share_what_they_know_of_the_seed_variance():
+def test_sister_contrasts_share_what_they_know_of_the_seed_variance() -> None:
     found = table(*sisters())
     rows = found[found["headline"] & (found["metric"] == "mAP")]
     variance = rows["seed_sd"].to_numpy(float) ** 2
@@ -222,7 +222,7 @@ def test_sister_contrasts_share_what_they_know_of_the_seed_variance():
     assert rows["seed_df"].to_numpy(float) == pytest.approx(np.full(6, min(prior_df + 2, 4 * 6 * 2 / 9)))
 
 
-def test_the_columns_of_a_row_belong_together():
+def test_the_columns_of_a_row_belong_together() -> None:
     found = table(*sisters(seeds=4))
     rows = found[found["p_value"].notna() & (found["seed_df"].notna())]
     assert len(rows) > 40
@@ -241,7 +241,7 @@ def test_the_columns_of_a_row_belong_together():
 
 
 @pytest.mark.parametrize("dropped", ["cell0_1", "base_2"])
-def test_dropping_a_run_never_makes_a_verdict(dropped: str):
+def test_dropping_a_run_never_makes_a_verdict(dropped: str) -> None:
     queries, runs, cells = sisters(gain=0.05, count=3, seeds=4)
     runs = runs.assign(
         status=["missing" if f"{c}_{s}" == dropped else "finished" for c, s in runs[["cell", "seed"]].values]
@@ -258,7 +258,7 @@ def test_dropping_a_run_never_makes_a_verdict(dropped: str):
         assert rows.loc[name, "p_adjusted"] >= min(1, 3 * least) - 1e-12  # the place of the missing one is kept
 
 
-def test_delta_on_procedural_images_is_borrowed_and_out_of_reach_is_said():
+def test_delta_on_procedural_images_is_borrowed_and_out_of_reach_is_said() -> None:
     queries, runs, cells = everyone(gain=0.002, seeds=3), planned({"base": 3, "own": 3}), CELLS
     moves = generator(0, "moves").normal(0, 0.05, 40)[queries["pid"]]
     queries["average_precision"] += np.where(queries["cell"] == "own", moves, 0)
@@ -272,7 +272,7 @@ def test_delta_on_procedural_images_is_borrowed_and_out_of_reach_is_said():
     assert not headline(table(queries, runs))["delta_borrowed"]
 
 
-def test_confidence_in_delta_is_that_of_the_t_distribution_where_only_identities_vary():
+def test_confidence_in_delta_is_that_of_the_t_distribution_where_only_identities_vary() -> None:
     moves = generator(0, "moves").normal(0.001, 0.01, 40)[PIDS]
     frames = [run(c, s, 0.5 + moves * (c == "own")) for c in ("base", "own") for s in range(4)]
     row = headline(table(pd.concat(frames, ignore_index=True), planned()))
@@ -284,7 +284,7 @@ def test_confidence_in_delta_is_that_of_the_t_distribution_where_only_identities
     assert row["within_delta"] == pytest.approx(1 - above - below, abs=1e-6)
 
 
-def test_cameras_that_differ_widen_their_sensitivity_line_only():
+def test_cameras_that_differ_widen_their_sensitivity_line_only() -> None:
     shift = np.array([0.02, -0.015, 0.012])[np.arange(len(PIDS)) % 3]
     frames = [run("base", s, scores("base", s)) for s in range(4)]
     frames += [run("own", s, scores("own", s, gain=0.01) + shift) for s in range(4)]

@@ -122,7 +122,7 @@ def test_seed_means_that_agree_by_luck_do_not_make_a_difference_certain() -> Non
     assert found.low < 0 < found.high
 
 
-def test_the_standard_error_and_df_are_those_of_the_half_that_gives_the_p_value():
+def test_the_standard_error_and_df_are_those_of_the_half_that_gives_the_p_value() -> None:
     lucky = parts(seed=4e-12, identity=1.6e-7, interaction=1.598e-7, estimate=3.5e-4, seed_df=2.0, identity_df=44.0)
     found = two_way(lucky)
     assert found.standard_error == pytest.approx(4e-4)
@@ -134,7 +134,7 @@ def test_the_standard_error_and_df_are_those_of_the_half_that_gives_the_p_value(
 
 
 @pytest.mark.parametrize("level", [0.9, 0.95, 0.999])
-def test_confidence_in_a_bound_agrees_with_the_interval(level: float):
+def test_confidence_in_a_bound_agrees_with_the_interval(level: float) -> None:
     found = parts(seed=4e-6, identity=5e-6, interaction=2e-6)
     interval = two_way(found, level=level)
     assert probability_above(found, interval.low) == pytest.approx(0.5 + level / 2)

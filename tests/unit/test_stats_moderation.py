@@ -18,7 +18,7 @@ def independent(variance: np.ndarray, df: float) -> tuple[float, float]:
     return low, float(np.exp(logs.mean() + special.psi(low / 2) - np.log(low / 2)))
 
 
-def test_the_fit_is_smyths_for_independent_contrasts():
+def test_the_fit_is_smyths_for_independent_contrasts() -> None:
     variance = np.array([0.8, 2.5, 0.1, 1.2, 4.0, 0.4, 1.1, 9.0])
     prior = fit_prior(variance, np.full(8, 4.0), overlap=8.0)
     expected = independent(variance, 4.0)
@@ -28,7 +28,7 @@ def test_the_fit_is_smyths_for_independent_contrasts():
     assert df == pytest.approx(np.full(8, min(expected[0] + 4, 32.0)))
 
 
-def test_many_variances_reveal_the_prior_they_were_drawn_from():
+def test_many_variances_reveal_the_prior_they_were_drawn_from() -> None:
     rng, size, prior_df, scale, df = np.random.default_rng(0), 20_000, 8.0, 3.0, 4.0
     truth = scale * prior_df / rng.chisquare(prior_df, size)
     prior = fit_prior(truth * rng.chisquare(df, size) / df, np.full(size, df), overlap=float(size))
@@ -36,7 +36,7 @@ def test_many_variances_reveal_the_prior_they_were_drawn_from():
     assert prior.variance == pytest.approx(scale, rel=0.03)
 
 
-def test_variances_that_differ_by_chance_alone_are_averaged():
+def test_variances_that_differ_by_chance_alone_are_averaged() -> None:
     variance = np.array([1.0, 1.01, 0.99, 1.0])
     prior = fit_prior(variance, np.full(4, 4.0), overlap=4.0)
     assert np.isinf(prior.df)
@@ -46,7 +46,7 @@ def test_variances_that_differ_by_chance_alone_are_averaged():
     assert df == pytest.approx(np.full(4, 16.0))
 
 
-def test_a_shared_baseline_narrows_the_spread_of_log_variances_as_the_fit_assumes():
+def test_a_shared_baseline_narrows_the_spread_of_log_variances_as_the_fit_assumes() -> None:
     # Without this correction the fit takes true differences of spread for chance: 8.2 % of families of 48 with
     # uneven spreads and five seeds then hold a wrong verdict, and 5 to 6 % with it.
     rng, size, seeds = np.random.default_rng(1), 32, 5
@@ -60,7 +60,7 @@ def test_a_shared_baseline_narrows_the_spread_of_log_variances_as_the_fit_assume
     assert expected < logs.var(axis=-1, ddof=1).mean() < 1.1 * expected
 
 
-def test_too_few_sisters_leave_everything_as_it_is():
+def test_too_few_sisters_leave_everything_as_it_is() -> None:
     variance = np.array([1.0, 5.0])
     posterior, df = fit_prior(variance, np.full(2, 2.0), overlap=2.5).posterior(variance, np.full(2, 2.0))
     assert posterior.tolist() == [1.0, 5.0]
@@ -68,7 +68,7 @@ def test_too_few_sisters_leave_everything_as_it_is():
 
 
 @pytest.mark.parametrize(("size", "seeds"), [(6, 3), (32, 5)])
-def test_the_cap_counts_the_information_of_contrasts_with_one_baseline(size: int, seeds: int):
+def test_the_cap_counts_the_information_of_contrasts_with_one_baseline(size: int, seeds: int) -> None:
     pairs = [(f"c{k}", "base") for k in range(size)]
     overlap = squared_correlations(pairs)
     assert overlap == pytest.approx(size * (size + 3) / 4)
@@ -80,7 +80,7 @@ def test_the_cap_counts_the_information_of_contrasts_with_one_baseline(size: int
     assert 2 / mean.var() == pytest.approx(float(prior.most_df), rel=0.05)
 
 
-def test_squared_correlations_by_hand():
+def test_squared_correlations_by_hand() -> None:
     # (a-r) with (b-r): 1/2. (a-r) with (b-a): -1/2. (a-r) with (c-d): 0. (a-r) with (r-a): -1.
     assert squared_correlations([("a", "r"), ("b", "r")]) == pytest.approx(2 + 2 / 4)
     assert squared_correlations([("a", "r"), ("b", "a")]) == pytest.approx(2 + 2 / 4)
@@ -88,6 +88,6 @@ def test_squared_correlations_by_hand():
     assert squared_correlations([("a", "r"), ("r", "a")]) == pytest.approx(4)
 
 
-def test_inverse_trigamma_inverts():
+def test_inverse_trigamma_inverts() -> None:
     x = np.geomspace(0.01, 1e5, 60)
     np.testing.assert_allclose(inverse_trigamma(special.polygamma(1, x)), x, rtol=1e-6)

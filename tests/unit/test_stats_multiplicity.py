@@ -61,7 +61,13 @@ def test_a_diverged_seed_withholds_the_words_that_favour_its_cell() -> None:
     assert verdict(**worse, reference_diverged=True)[0] == "undecided"
 
 
-def test_a_missing_run_withholds_every_word():
+def test_a_missing_run_withholds_every_word() -> None:
     for estimate, p_adjusted in ((0.01, 1e-6), (-0.01, 1e-6), (0.0, 1.0)):
-        case = {"estimate": estimate, "low": -0.001, "high": 0.001, "p_adjusted": p_adjusted, "delta": 0.002}
+        case: dict[str, Any] = {
+            "estimate": estimate,
+            "low": -0.001,
+            "high": 0.001,
+            "p_adjusted": p_adjusted,
+            "delta": 0.002,
+        }
         assert verdict(**case, missing=True) == ("provisional", False)

@@ -48,7 +48,7 @@ def test_more_seeds_shrink_the_seed_part_only() -> None:
 @pytest.mark.parametrize("alpha", [0.05, 0.05 / 32])
 def test_the_detectable_difference_is_found_by_the_default_test_in_four_of_five_experiments(
     seed_df: float, ratio: float, alpha: float
-):
+) -> None:
     def components(estimate: np.ndarray, seed: np.ndarray, identity: np.ndarray) -> Components:
         shape = np.ones(len(estimate))
         return Components(
@@ -117,7 +117,7 @@ def test_a_tiny_estimate_can_be_decided_as_equivalent() -> None:
     assert np.isnan(needed(found, 5, delta=None)) or needed(found, 5, delta=None) == np.inf
 
 
-def test_contrasts_are_answered_one_by_one():
+def test_contrasts_are_answered_one_by_one() -> None:
     several = [
         parts(estimate=0.004, seed_sd=0.006, sampling_se=0.001),
         parts(estimate=0.004, seed_sd=0.001, sampling_se=0.003),

@@ -1,5 +1,7 @@
 """A/A: more than a thousand contrasts of equally good cells, judged by the tables themselves."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +15,7 @@ SEEDS, SISTERS, STUDIES = 3, 32, 32
 PIDS = np.repeat(np.arange(60), 2)
 
 
-def study(number: int) -> tuple[pd.DataFrame, pd.DataFrame, list[dict[str, object]]]:
+def study(number: int) -> tuple[pd.DataFrame, pd.DataFrame, list[dict[str, Any]]]:
     """Scores of cells that differ by training noise and, in every other study, by identities they do well on."""
     rng = generator(number, "same systems")
     names = ["base", *(f"cell{k}" for k in range(SISTERS))]
@@ -31,12 +33,14 @@ def study(number: int) -> tuple[pd.DataFrame, pd.DataFrame, list[dict[str, objec
     queries["pid"], queries["camid"] = np.tile(PIDS, len(runs)), 0
     queries["average_precision_trapezoid"] = queries["inverse_negative_penalty"] = queries["average_precision"]
     queries = queries.assign(first_hit_rank=1, dataset="set", side="before_neck")
-    cells = [{"name": name, "group": "main", "references": ["base"] * (name != "base")} for name in names]
+    cells: list[dict[str, Any]] = [
+        {"name": name, "group": "main", "references": ["base"] * (name != "base")} for name in names
+    ]
     return queries, runs.assign(dataset="set", status="finished").reset_index(drop=True), cells
 
 
 @pytest.mark.slow
-def test_a_thousand_contrasts_of_equally_good_cells_are_seldom_told_apart():
+def test_a_thousand_contrasts_of_equally_good_cells_are_seldom_told_apart() -> None:
     wrong, p_values = [], []
     for number in range(STUDIES):
         queries, runs, cells = study(number)
@@ -53,14 +57,14 @@ def test_a_thousand_contrasts_of_equally_good_cells_are_seldom_told_apart():
     assert np.mean(share) <= 0.05 + 4 * np.std(share, ddof=1) / np.sqrt(STUDIES)
 
 
-def test_ten_thousand_contrasts_of_sisters_have_their_share_of_small_p_values():
+def test_ten_thousand_contrasts_of_sisters_have_their_share_of_small_p_values() -> None:
     rng, studies = np.random.default_rng(0), 400
     runs = rng.standard_normal((studies, SISTERS + 1, SEEDS))
     moves = runs[:, 1:] - runs[:, :1]
     variance, df = moves.var(axis=-1, ddof=1), np.full((studies, SISTERS), SEEDS - 1.0)
     overlap = squared_correlations([(f"cell{k}", "base") for k in range(SISTERS)])
     posterior, total = fit_prior(variance, df, overlap=overlap).posterior(variance, df)
-    p_values = 2 * stats.t.sf(np.abs(moves.mean(axis=-1)) / np.sqrt(posterior / SEEDS), total)
+    p_values = np.asarray(2 * stats.t.sf(np.abs(moves.mean(axis=-1)) / np.sqrt(posterior / SEEDS), total))
     share = (p_values < 0.05).mean(axis=1)
     assert share.mean() == pytest.approx(0.05, abs=4 * share.std(ddof=1) / np.sqrt(studies))
     assert np.mean(p_values.min(axis=1) < 0.05 / SISTERS) <= 0.075

@@ -74,7 +74,7 @@ def test_official_counts_are_met_exactly(
 ) -> None:
     shots: Any = plan(style, official_counts(style), seed=0, occluded_share=1.0)
     people = {split: parsed(style, shots[split]) for split in SPLIT_FOLDERS}
-    for split, (images, ids) in {"train": train, "query": query, "gallery": gallery}.items():
+    for split, (images, ids) in zip(SPLIT_FOLDERS, (train, query, gallery), strict=True):
         assert len({shot.name for shot in shots[split]}) == images
         assert len({pid for pid, _ in people[split] if pid > 0}) == ids
     if style == "market1501":
@@ -226,7 +226,9 @@ def test_every_layout_reads_back_with_its_counts(tmp_path: Path, style: Any) -> 
     assert found["train"] == {"images": counts.train_images, "ids": counts.train_ids}
     assert found["query"] == {"images": 9, "ids": 4}
     assert found["gallery"] == {"images": 40, "ids": 5}
-    assert found["cameras"] <= layout_of(style).grammar.cameras
+    grammar = layout_of(style).grammar
+    assert grammar is not None
+    assert found["cameras"] <= grammar.cameras
     assert index.summary["queries_without_positive"] == 0
     assert index.summary["synthetic"]
     (tmp_path / "SYNTHETIC").unlink()
@@ -240,6 +242,7 @@ def test_every_layout_reads_back_with_its_counts(tmp_path: Path, style: Any) -> 
 def test_official_counts_of_the_other_sets_are_met_by_name(style: Any) -> None:
     layout, counts = layout_of(style), official_counts(style)
     shots = plan(style, counts, seed=0, occluded_share=0.5)
+    assert layout.grammar is not None
     for split in layout.grammar.splits:
         names = [shot.name for shot in shots[split]]
         published = getattr(layout.published, split)

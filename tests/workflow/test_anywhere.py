@@ -21,11 +21,11 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The interpreter of an environment that holds the built wheel and, besides, what this one has installed."""
     folder = tmp_path_factory.mktemp("installed")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    build = ["wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, ROOT]
+    build: list[str | Path] = ["wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, ROOT]
     subprocess.run([*pip, *build], check=True)
     venv.create(folder / "venv", symlinks=True)
     (wheel,) = folder.glob("*.whl")
-    install = ["--python", folder / "venv", "install", "--quiet", "--no-deps", "--no-index", wheel]
+    install: list[str | Path] = ["--python", folder / "venv", "install", "--quiet", "--no-deps", "--no-index", wheel]
     subprocess.run([*pip, *install], check=True)
     (packages,) = folder.glob("venv/lib/python*/site-packages")
     (packages / "others.pth").write_text(sysconfig.get_path("purelib"))  # its own .pth files are not followed
@@ -48,8 +48,8 @@ def test_the_wheel_runs_a_new_study_from_another_folder_also_when_it_moved(pytho
     run("reidablate", "init", study, python=python, cwd=tmp_path)
     (study / "workflow" / "config" / "presets").mkdir()
     shutil.copy(ROOT / "tests" / "tiny.yaml", study / "workflow" / "config" / "presets")
-    snakemake = [python, "-m", "snakemake", "--cores", "all", "--resources", "gpu=4"]
-    there = ["-s", study / "Snakefile", "-d", study, "--config", *CONFIG]
+    snakemake: list[str | Path] = [python, "-m", "snakemake", "--cores", "all", "--resources", "gpu=4"]
+    there: list[str | Path] = ["-s", study / "Snakefile", "-d", study, "--config", *CONFIG]
     run(*snakemake, *there, python=python, cwd=tmp_path)
     page = (study / "results" / "tiny" / "report" / "index.html").read_text(encoding="utf-8")
     assert "naive_triplet" in page

@@ -3,12 +3,10 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from reidablate import places
 from reidablate.config import Section, Weight, nearest, validate
 from reidablate.data.formats import MANIFEST, Grammar, Layout, Published
 from reidablate.errors import UserError
-from reidablate.trees import load_yaml
-
-DEFAULTS = Path("workflow/config/default.yaml")
 
 
 class DatasetEntry(Section):
@@ -37,17 +35,13 @@ Table = Mapping[str, DatasetEntry]
 
 
 def shipped_table() -> dict[str, DatasetEntry]:
-    """Returns `dataset_table` of the settings in the current folder; elsewhere, of those that lie beside this package.
+    """Returns `dataset_table` of the study around the working directory; where there is none, the package's.
 
     Raises:
-        UserError: There are no settings, or they are not valid.
+        UserError: The study's settings are not valid.
     """
-    beside = Path(__file__).parents[3] / DEFAULTS
-    path = DEFAULTS if DEFAULTS.is_file() or not beside.is_file() else beside
-    entries = load_yaml(path).get("dataset_table") or {}
-    return {
-        name: validate(DatasetEntry, entry, where=f"{path}, dataset_table.{name}") for name, entry in entries.items()
-    }
+    entries = places.settings(places.study_of(Path())).get("dataset_table") or {}
+    return {name: validate(DatasetEntry, entry, where=f"dataset_table.{name}") for name, entry in entries.items()}
 
 
 def layout_of(name: str, table: Table | None = None) -> Layout:

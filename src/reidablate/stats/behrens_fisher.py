@@ -13,6 +13,7 @@ where the density of few degrees of freedom has a kink.
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import special
 
 from reidablate.stats.paired import Array
@@ -23,7 +24,7 @@ _BLOCK = 4_000  # elements integrated at once, so that an array over the nodes f
 _STEPS = 60
 
 
-def tail(x: Array, seed: Array, seed_df: Array, sampling: Array, sampling_df: Array) -> Array:
+def tail(x: ArrayLike, seed: ArrayLike, seed_df: ArrayLike, sampling: ArrayLike, sampling_df: ArrayLike) -> Array:
     """Returns P(|sqrt(seed) t_seed_df + sqrt(sampling) t_sampling_df| >= x), the two-sided p-value of an estimate x.
 
     The arguments broadcast. The absolute error is below 1e-6 for any variances and degrees of freedom from 2 to 10,000.
@@ -45,7 +46,9 @@ def tail(x: Array, seed: Array, seed_df: Array, sampling: Array, sampling_df: Ar
     return found.reshape(shape)
 
 
-def half_width(alpha: Array, seed: Array, seed_df: Array, sampling: Array, sampling_df: Array) -> Array:
+def half_width(
+    alpha: ArrayLike, seed: ArrayLike, seed_df: ArrayLike, sampling: ArrayLike, sampling_df: ArrayLike
+) -> Array:
     """Returns the x where `tail` is `alpha`, half the width of the interval of level 1 - alpha; 0 without variance.
 
     Args:
@@ -120,7 +123,7 @@ def _chi_square(df: Array, z: float) -> Array:
     return np.asarray(df * np.maximum(1 - 2 / (9 * df) + z * np.sqrt(2 / (9 * df)), 0.0) ** 3)
 
 
-def _flat(*values: Array) -> tuple[list[Array], tuple[int, ...]]:
+def _flat(*values: ArrayLike) -> tuple[list[Array], tuple[int, ...]]:
     """Returns the values broadcast against each other, each (N,), and their common shape."""
     full = np.broadcast_arrays(*(np.asarray(value, dtype=np.float64) for value in values))
     return [np.ascontiguousarray(value).ravel() for value in full], full[0].shape
