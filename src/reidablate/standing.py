@@ -267,7 +267,8 @@ class Standing:
     def _unmeasured(self, dataset: str) -> bool:
         folder = self.study.data_folder(dataset) / "diagnostics"
         there = all((folder / name).is_file() for name in ("floors.json", "samples.jpg"))
-        return not there or self.unindexed(dataset)
+        other_images = (folder.parent / "cache" / "cache.json").is_file() and self.uncached(dataset)
+        return not there or self.unindexed(dataset) or other_images
 
     @property
     def _untabled(self) -> bool:
