@@ -18,8 +18,7 @@ from reidablate.config import Preset, Section, validate
 from reidablate.errors import UserError
 from reidablate.trees import flatten, load_yaml, merge, yaml_files
 
-CLAIMS = Path("workflow/config/claims.yaml")
-RECORDED = Path("workflow/config/published/author_configurations.yaml")
+RECORDED = "workflow/config/published/author_configurations.yaml"
 
 Side = Literal["before_neck", "after_neck"]
 
@@ -78,7 +77,7 @@ class ClaimFile(Section):
     claims: tuple[Claim, ...]
 
 
-def load_claims(path: Path = CLAIMS) -> list[Claim]:
+def load_claims(path: Path) -> list[Claim]:
     """Returns the claims of a YAML file.
 
     Raises:
@@ -145,17 +144,15 @@ class RecordedFile(Section):
     states: list[RecordedState]
 
 
-def recorded_table(cells: Mapping[str, Cell], preset: Preset, path: Path = RECORDED) -> list[str]:
+def recorded_table(cells: Mapping[str, Cell], preset: Preset) -> list[str]:
     """Returns the lines of a Markdown table: how the cell that stands for each recorded state differs from it.
 
-    Only options that the record names are compared.
-
-    Raises:
-        UserError: The file is missing or malformed.
+    Only options that the record names are compared, and only cells that `cells` holds: a study need not have them all.
     """
+    path = places.packaged(RECORDED)
     file = validate(RecordedFile, load_yaml(path), where=str(path))
     lines = ["| cell | data set | recorded state | differs: recorded -> cell | not recorded |", "|---|---|---|---|---|"]
-    for state in file.states:
+    for state in (state for state in file.states if state.cell in cells):
         wanted = flatten(merge(file.shared, state.set))
         for dataset in state.datasets:
             config = cells[state.cell].resolve(preset, dataset)

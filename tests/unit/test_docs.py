@@ -14,7 +14,7 @@ from reidablate import config
 from reidablate.artifacts import read_json, read_table
 from reidablate.cells import load_cells
 from reidablate.planning import load_presets
-from reidablate.published import RECORDED, recorded_table
+from reidablate.published import recorded_table
 from reidablate.report.aggregate import RUN_COLUMNS, aggregate_study
 from reidablate.report.collect import collect
 from reidablate.report.exports import main_table
@@ -138,7 +138,7 @@ def test_every_other_column_and_key_is_explained(tiny_study: Study, tmp_path: Pa
 def test_the_table_of_recorded_configurations_is_up_to_date() -> None:
     presets = load_presets(ROOT / "workflow" / "config" / "presets")
     cells = load_cells(ROOT / "ablations", [])
-    lines = recorded_table(cells, presets["paper"], ROOT / RECORDED)
+    lines = recorded_table(cells, presets["paper"])
     assert "\n".join(lines) in METHODS, "paste the output of `reidablate cells recorded`"
     compared = {line.split("`")[1] for line in lines[2:]}
     assert {name for name in cells if name.endswith(("_as_run", "_as_run_0513"))} - compared == {"naive_triplet_as_run"}

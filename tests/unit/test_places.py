@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from reidablate import __version__, places
 from reidablate.cli import app
+from reidablate.data.table import layout_of, shipped_table
 from reidablate.errors import UserError
 from reidablate.planning import load_presets, plan
 from reidablate.published import load_claims, study_claims
@@ -132,6 +133,27 @@ def test_cells_are_shown_and_made_from_any_working_directory(
     assert run_cli("cells", "diff", "p1", "mine", *option) == "p1 and mine are the same.\n"
     assert "mine" in run_cli("cells", "list", *option)
     assert "name: mine" in run_cli("cells", "show", "mine", *option)
+
+
+def test_what_the_package_recorded_is_found_away_from_it(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(study)
+    assert run_cli("cells", "recorded").splitlines()[1].startswith("|---")  # a new study has no cell as run
+    for path in (ROOT / "ablations").glob("*_as_run*.yaml"):
+        shutil.copy(path, study / "ablations")
+    assert "| `p1_as_run` | market1501 |" in run_cli("cells", "recorded")
+
+
+def test_the_table_of_data_sets_is_that_of_the_study_over_the_packages(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = {"title": "Mine", "format": "market1501", "folders": ["mine"]}
+    write(study / places.SETTINGS, yaml.safe_dump({"dataset_table": {"mine": entry}}))
+    monkeypatch.chdir(study.parent)
+    shipped = set(shipped_table())
+    assert {"market1501", "occluded_duke"} <= shipped
+    monkeypatch.chdir(study / "ablations")
+    assert set(shipped_table()) == {*shipped, "mine"}
+    assert layout_of("mine").grammar == layout_of("market1501").grammar
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ CLAIM = Claim(
     weights=("*ics*lup*",),
 )
 MISSING: Any = pd.NA
+SCORED = {"num_missing": 0, "num_diverged": 0, "num_diverged_reference": 0}
 
 
 def study(**dataset: Any) -> dict[str, Any]:
@@ -52,7 +53,7 @@ def contrasts(**changed: Any) -> pd.DataFrame:
         "num_seeds": 5,
     }
     row |= {"estimate": 0.004, "low": 0.003, "high": 0.005, "p_value": 1e-4, "verdict": "improves", "note": ""}
-    row |= {"num_diverged": 0, "num_diverged_reference": 0, "delta": 0.002, "side": "after_neck"} | changed
+    row |= {**SCORED, "delta": 0.002, "side": "after_neck"} | changed
     as_defined: dict[str, Any] = {"cell": "p1", "reference": "base", "side": "before_neck", "verdict": "undecided"}
     as_defined |= {"estimate": 0.001, "low": -0.002, "high": 0.003}
     other_side = {"side": "before_neck", "verdict": "worsens", "estimate": -1.0}
@@ -110,7 +111,7 @@ def test_a_table_of_contrasts_as_computed_is_understood() -> None:
     entries = [{"name": "p1_as_run", "group": "main", "references": ["base_as_run"]}]
     computed = contrast_table(queries, runs(), entries, deltas={}, headline_side="before_neck")
     assert judged(computed)["verdict"] == "not tested (not run)"
-    measured = computed.assign(estimate=0.004, low=0.003, high=0.005, p_value=0.001)
+    measured = computed.assign(estimate=0.004, low=0.003, high=0.005, p_value=0.001, num_missing=0)
     assert judged(measured)["verdict"] == "confirmed"
 
 
@@ -249,14 +250,18 @@ def test_a_repeated_claim_is_a_sentence(tmp_path: Path) -> None:
 )
 def test_claim_verdicts(gain: float, low: float | None, high: float | None, p_adjusted: float, expected: str) -> None:
     estimate = None if low is None or high is None else (low + high) / 2
-    contrast = {"estimate": estimate, "low": low, "high": high, "num_diverged": 0, "num_diverged_reference": 0}
+    contrast = {"estimate": estimate, "low": low, "high": high, **SCORED}
     assert claim_verdict(gain, contrast, p_adjusted=p_adjusted, delta=0.002) == expected
-    for diverged in ("num_diverged", "num_diverged_reference"):
-        assert claim_verdict(gain, {**contrast, diverged: 1}, p_adjusted=p_adjusted, delta=0.002) == "undecided"
+    for unscored in SCORED:
+        assert claim_verdict(gain, {**contrast, unscored: 1}, p_adjusted=p_adjusted, delta=0.002) == "undecided"
+
+
+def test_a_provisional_contrast_leaves_its_claim_undecided() -> None:
+    assert judged(contrasts(num_missing=1, verdict="provisional"))["verdict"] == "undecided"
 
 
 def test_a_gain_of_zero_needs_a_delta() -> None:
-    contrast = {"estimate": 0.0, "low": -0.001, "high": 0.001, "num_diverged": 0, "num_diverged_reference": 0}
+    contrast = {"estimate": 0.0, "low": -0.001, "high": 0.001, **SCORED}
     assert claim_verdict(0.0, contrast, p_adjusted=1.0, delta=None) == "undecided"
 
 

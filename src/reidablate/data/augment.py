@@ -104,9 +104,12 @@ def apply(images: Tensor, decisions: Decisions) -> Tensor:
 
 
 def to_float(images: Tensor) -> Tensor:
-    """Returns uint8 images (B, H, W, 3) as float32 (B, 3, H, W) with mean 0.5 and sd 0.5 taken out, in [-1, 1]."""
+    """Returns uint8 images (B, H, W, 3) as (B, 3, H, W) with mean 0.5 and sd 0.5 taken out, in [-1, 1].
+
+    The result has torch's default type, float32 unless that was changed.
+    """
     channels_first = images.permute(0, 3, 1, 2)
-    return channels_first.to(torch.float32, memory_format=torch.contiguous_format).div_(127.5).sub_(1)
+    return channels_first.to(torch.get_default_dtype(), memory_format=torch.contiguous_format).div_(127.5).sub_(1)
 
 
 def _apply_one_by_one(images: Tensor, decisions: Decisions) -> Tensor:

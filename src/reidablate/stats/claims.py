@@ -74,6 +74,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
 """Type and meaning of every column of the table `claims`."""
 
 _TEXTS = {"title", "kind", "dataset", "cell", "reference", "side", "source", "schedule"}
+_UNSCORED = ("num_missing", "num_diverged", "num_diverged_reference")
 _KEY = ("dataset", "cell", "reference", "side", "metric")
 
 
@@ -126,13 +127,14 @@ def claim_verdict(gain: float, contrast: Mapping[str, Any], *, p_adjusted: float
 
     Args:
         gain: Published gain, a fraction, at least 0.
-        contrast: `estimate`, `low`, `high`, `num_diverged` and `num_diverged_reference` of the contrast that tests it;
-            null ends leave it undecided, and so does a diverged seed, since then only good seeds were scored.
+        contrast: `estimate`, `low`, `high`, `num_missing`, `num_diverged` and `num_diverged_reference` of the contrast
+            that tests it; null ends leave it undecided, and so does a missing or a diverged seed, since then only some
+            seeds, perhaps the good ones, were scored.
         p_adjusted: p-value of no difference, adjusted in the family of the claims; NaN when there is none.
         delta: Largest difference that does not matter; without one, a gain of 0 is never confirmed.
     """
     low, high = contrast["low"], contrast["high"]
-    if pd.isna(low) or pd.isna(high) or contrast["num_diverged"] or contrast["num_diverged_reference"]:
+    if pd.isna(low) or pd.isna(high) or any(contrast[name] for name in _UNSCORED):
         return "undecided"
     if gain == 0:
         if delta is None:
