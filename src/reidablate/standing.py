@@ -198,7 +198,7 @@ class Standing:
             return "its features were removed, so it cannot be scored again"
         reason = differs(folder, planned, same_code=self._same_code, removed=gone)
         broken = [] if reason else [name for name in self._broken(folder) if name in TRAINED_FILES]
-        return f"{' and '.join(broken)} damaged" if broken else reason
+        return _damaged(broken) or reason
 
     def _unscored(self, run: Run | Transfer) -> str:
         """Returns why a run does not stand as trained and scored, as a phrase; empty when it does."""
@@ -206,7 +206,7 @@ class Standing:
         if reason := self._unextracted(run) or unscored(folder):
             return reason
         broken = [name for name in self._broken(folder) if name in SCORE_FILES]
-        return f"{' and '.join(broken)} damaged" if broken else ""
+        return _damaged(broken)
 
     def _untransferred(self, transfer: Transfer) -> str:
         """Returns why the features of a run on another data set do not stand, as a phrase; empty when they do."""
@@ -232,7 +232,7 @@ class Standing:
             if differs
         ]
         broken = [name for name in self._broken(folder) if name in TRAINED_FILES]
-        return f"made with another {' and '.join(wrong)}" if wrong else " and ".join(broken)
+        return f"made with another {' and '.join(wrong)}" if wrong else _damaged(broken)
 
     @property
     def needs(self) -> Needs:
@@ -299,6 +299,10 @@ class Standing:
                 "imported": [[path.parent.name, path.read_text(encoding="utf-8")] for path in imported],
             }
         )
+
+
+def _damaged(names: list[str]) -> str:
+    return f"{' and '.join(names)} damaged" if names else ""
 
 
 def unscored(folder: Path) -> str:

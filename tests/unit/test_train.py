@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from reidablate.artifacts import read_json, read_npz, sha256_file
+from reidablate.artifacts import read_json, read_npz, sha256_file, write_json
 from reidablate.config import RunConfig
 from reidablate.data import augment
 from reidablate.engine.spec import RunSpec
@@ -79,12 +79,13 @@ def test_a_complete_run_is_left_alone_and_another_is_trained_again(tiny_study: S
     before = {path: path.stat().st_mtime_ns for path in out.iterdir() if path.name != ".lock"}
     assert "complete already" in train_run(spec_of(tiny_study, out))
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    for other in (
-        spec_of(tiny_study, out, cell="p1_rpe"),
-        dataclasses.replace(spec_of(tiny_study, out), weights=None),
-        dataclasses.replace(spec_of(tiny_study, out), planned_code="another"),
-    ):
-        assert "complete already" not in train_run(other)
+    other = spec_of(tiny_study, out, cell="p1_rpe")
+    assert "complete already" not in train_run(other)
+    other = dataclasses.replace(spec_of(tiny_study, out), weights=None)
+    assert "complete already" not in train_run(other)
+    write_json(out / "provenance.json", {**read_json(out / "provenance.json"), "code_hash": "another"})
+    assert "complete already" in train_run(other)
+    assert "complete already" not in train_run(dataclasses.replace(other, same_code=True))
 
 
 def initial(study: Study, out: Path, cell: str) -> Weights:
