@@ -48,7 +48,7 @@ def test_settings_are_laid_over_key_by_key(study: Path) -> None:
     found = places.settings(study)
     assert found["results"] == "out"
     assert found["preset"] == "auto"
-    assert list(found["dataset_table"]) == ["market1501", "occluded_duke", "mine"]
+    assert list(found["dataset_table"]) == [*places.settings(ROOT)["dataset_table"], "mine"]
     assert found["dataset_table"]["mine"] == entry
 
 
@@ -86,11 +86,14 @@ def test_a_preset_that_shadows_a_packaged_one_is_refused(
 
 def test_claims_of_the_study_are_added_or_replace_by_name_and_those_of_absent_cells_are_left_out(study: Path) -> None:
     packaged = {claim.name: claim for claim in load_claims(ROOT / places.CLAIMS)}
-    assert {claim.name for claim in study_claims(study, [])} == set(packaged)  # all are about core cells
-    (study / "ablations" / "p1.yaml").unlink()
-    kept = {name for name, claim in packaged.items() if claim.cell != "p1"}
-    assert {claim.name for claim in study_claims(study, [])} == kept
-    assert {claim.name for claim in study_claims(study, ["p1"])} == set(packaged)
+    assert study_claims(study, []) == []  # all are about cells as run, and a new study has the core cells
+    for path in (ROOT / "ablations").glob("*_as_run*.yaml"):
+        shutil.copy(path, study / "ablations")
+    assert {claim.name for claim in study_claims(study, [])} == set(packaged)
+    (study / "ablations" / "p1_as_run.yaml").unlink()
+    kept = {name for name, claim in packaged.items() if claim.cell != "p1_as_run"}
+    assert {claim.name for claim in study_claims(study, [])} == kept < set(packaged)
+    assert {claim.name for claim in study_claims(study, ["p1_as_run"])} == set(packaged)
     entry: dict[str, Any] = {
         "title": "t",
         "dataset": "market1501",
