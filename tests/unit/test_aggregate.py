@@ -32,6 +32,8 @@ def two_runs(tiny_study: Study, tmp_path_factory: pytest.TempPathFactory) -> Stu
             "cells": cells,
             "datasets": tiny_study.datasets[:1],
             "seeds": 1,
+            "planned": {"market1501": {cell.name: [0] for cell in cells}},
+            "asked": {"market1501": {cell.name: [0] for cell in cells}},
         }
     )
     for cell in cells:
@@ -118,21 +120,22 @@ def test_a_cell_outside_the_plan_leaves_no_row(study: Study) -> None:
 @pytest.mark.parametrize(
     ("file", "change", "reason"),
     [
-        ("provenance.json", {"config_hash": "0"}, "another configuration"),
-        ("provenance.json", {"data_fingerprint": "0"}, "another data"),
-        ("metrics.json", {"features_sha256": "0"}, "another features"),
-        ("metrics.json", None, "metrics.json is missing"),
-        ("queries.parquet", None, "queries.parquet is missing"),
+        ("provenance.json", {"config": {"train": {"epochs": 7}}}, "trained with another configuration"),
+        ("provenance.json", {"data_fingerprint": "0"}, "trained with another data"),
+        ("metrics.json", {"features_sha256": "0"}, "scored with another features.npz"),
+        ("metrics.json", None, "metrics.json missing"),
+        ("queries.parquet", None, "queries.parquet missing"),
     ],
 )
 def test_a_run_that_is_not_whole_or_not_this_one_is_missing_and_says_why(
-    study: Study, file: str, change: dict[str, str] | None, reason: str
+    study: Study, file: str, change: dict[str, Any] | None, reason: str
 ) -> None:
     path = study.root / "market1501" / "p1" / "seed0" / file
     if change is None:
         path.unlink()
     else:
-        write_json(path, {**read_json(path), **change})
+        made = read_json(path)
+        write_json(path, {**made, **{key: _merged(made[key], value) for key, value in change.items()}})
     assert aggregate_study(study) == "aggregate: 1 finished, 0 diverged, 1 missing"
     found = tables(study)
     row = found["runs"].set_index("cell").loc["p1"]
@@ -309,7 +312,7 @@ def test_scores_on_another_data_set_have_a_table_of_their_own(elsewhere: Study) 
 @pytest.mark.parametrize(
     ("file", "change", "reason"),
     [
-        ("provenance.json", {"config_hash": "0"}, "another configuration;"),
+        ("provenance.json", {"config": {"train": {"epochs": 7}}}, "another configuration;"),
         ("provenance.json", {"transfer": {"data_fingerprint": "0"}}, "another data;"),
         ("provenance.json", {"transfer": {"weights_sha256": "0"}}, "another weights;"),
         ("provenance.json", {"sha256": {"features.npz": "0"}}, "another features;"),
@@ -332,7 +335,9 @@ def test_scores_elsewhere_that_are_not_of_this_run_and_data_set_have_no_row_and_
 
 
 def _merged(old: Any, new: Any) -> Any:
-    return {**old, **new} if isinstance(new, dict) else new
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return new
+    return {**old, **{key: _merged(old.get(key), value) for key, value in new.items()}}
 
 
 def test_a_run_that_is_not_finished_has_no_scores_elsewhere_and_its_own_row_says_why(elsewhere: Study) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from reidablate.artifacts import read_json, read_npz, sha256_file
+from reidablate.artifacts import read_json, read_npz, sha256_file, write_json
 from reidablate.config import RunConfig
 from reidablate.data import augment
 from reidablate.engine.spec import RunSpec
@@ -82,9 +82,12 @@ def test_a_complete_run_is_left_alone_and_another_is_trained_again(tiny_study: S
     for other in (
         spec_of(tiny_study, out, cell="p1_rpe"),
         dataclasses.replace(spec_of(tiny_study, out), weights=None),
-        dataclasses.replace(spec_of(tiny_study, out), planned_code="another"),
     ):
         assert "complete already" not in train_run(other)
+    write_json(out / "provenance.json", {**read_json(out / "provenance.json"), "code_hash": "another"})
+    assert "complete already" in train_run(dataclasses.replace(spec_of(tiny_study, out), weights=None))
+    by_this_code = dataclasses.replace(spec_of(tiny_study, out), weights=None, same_code=True)
+    assert "complete already" not in train_run(by_this_code)
 
 
 def initial(study: Study, out: Path, cell: str) -> Weights:
