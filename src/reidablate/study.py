@@ -18,6 +18,7 @@ from reidablate.data.formats import Grammar, Layout, Published, source_of
 from reidablate.data.table import DatasetEntry, layout_of
 from reidablate.errors import UserError
 from reidablate.initial_weights import Choice, file_for, unnamed
+from reidablate.provenance import keep_sources
 from reidablate.selecting import Asked
 from reidablate.trees import merge
 
@@ -298,10 +299,13 @@ class Study(Section):
     def write(self) -> Path:
         """Writes the plan under its hash, also over an older copy, and returns its path.
 
+        The sources of the code that will train its runs are kept beside it, once.
+
         Raises:
             UserError: The results folder cannot be written, or no longer.
         """
         write_json(self.path, self.model_dump(mode="json"))
+        keep_sources(self.path.parent)
         return self.path
 
     def reindex_changed(self) -> None:

@@ -118,14 +118,17 @@ def test_a_run_must_not_ask_for_more_gpus_than_there_are(settings: Settings, pro
 
 def test_selection_narrows_the_study(settings: Settings) -> None:
     study = plan({**settings, "cells": "p1, p1_rpe", "datasets": "market1501", "seeds": 5})
-    assert {(run.dataset, run.cell) for run in study.runs} == {("market1501", "p1"), ("market1501", "p1_rpe")}
+    wanted = ("naive_triplet", "p1", "p1_rpe")  # the first is what the others are compared with
+    assert {(run.dataset, run.cell) for run in study.runs} == {("market1501", cell) for cell in wanted}
+    assert any(notice.startswith("naive_triplet run") for notice in study.notices)
     assert sorted({run.seed for run in study.runs}) == [0, 1, 2, 3, 4]
 
 
 def test_a_seed_offset_shifts_a_cells_seeds(settings: Settings, project: Path) -> None:
     (project / "ablations" / "again.yaml").write_text("name: again\nextends: naive_triplet\nseed_offset: 100\n")
     study = plan({**settings, "cells": "again"})
-    assert sorted({run.seed for run in study.runs}) == [100, 101]
+    assert sorted({run.seed for run in study.runs if run.cell == "again"}) == [100, 101]
+    assert sorted({run.seed for run in study.runs if run.cell != "again"}) == [0, 1]
 
 
 def test_more_seeds_or_cells_leave_the_configuration_of_a_run_alone(settings: Settings, project: Path) -> None:

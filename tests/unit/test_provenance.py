@@ -1,0 +1,93 @@
+"""Which edits of the sources change the name of the code, and what is kept of them."""
+
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from reidablate import provenance
+from reidablate.provenance import PACKAGE, code_hash, code_name, keep_sources, syntax
+
+SOURCE = '''
+"""A module."""
+
+import math
+
+
+def area(radius: float) -> float:
+    """Returns an area."""
+    return math.pi * radius**2  # exact
+'''
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("A module.", "Another sentence."),
+        ('    """Returns an area."""\n', ""),
+        ("  # exact", "  # to the bit"),
+        ("math.pi * radius**2", "(\n        math.pi * (radius ** 2)\n    )"),
+    ],
+)
+def test_words_and_layout_are_no_code(old: str, new: str) -> None:
+    assert old in SOURCE
+    assert syntax(SOURCE.replace(old, new)) == syntax(SOURCE)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("**2", "**3"), ("math.pi", "math.tau"), (" * ", " + "), ("def area", "def size")]
+)
+def test_an_expression_or_a_name_is_code(old: str, new: str) -> None:
+    assert old in SOURCE
+    assert syntax(SOURCE.replace(old, new, 1)) != syntax(SOURCE)
+
+
+def test_a_string_that_is_no_docstring_is_code() -> None:
+    assert syntax("x = 'a'") != syntax("x = 'b'")
+
+
+@pytest.fixture
+def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The package's sources, copied to where a test may edit them, as those that are hashed."""
+    for source in PACKAGE.rglob("*.py"):
+        target = tmp_path / source.relative_to(PACKAGE)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(source.read_bytes())
+    monkeypatch.setattr(provenance, "PACKAGE", tmp_path)
+    return tmp_path
+
+
+def test_the_hash_moves_with_a_loss_and_not_with_its_comments_or_with_the_report(copied: Path) -> None:
+    hashed = code_hash.__wrapped__
+    before = hashed()
+    assert before == code_hash()
+    loss = next(path for path in sorted((copied / "losses").glob("*.py")) if path.read_text().strip())
+    loss.write_text(loss.read_text() + "# a comment\n")
+    (copied / "disk.py").write_text("moved = True\n")
+    assert hashed() == before
+    loss.write_text(loss.read_text() + "_EXTRA = 1\n")
+    assert hashed() != before
+
+
+def test_kept_sources_are_the_files_behind_the_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = keep_sources(tmp_path / "plans")
+    assert path is not None
+    assert path.name == f"sources-{code_hash()}.zip"
+    written = path.stat().st_mtime_ns
+    assert keep_sources(tmp_path / "plans") == path
+    assert path.stat().st_mtime_ns == written
+    with zipfile.ZipFile(path) as archive:
+        archive.extractall(tmp_path / "restored")
+    monkeypatch.setattr(provenance, "PACKAGE", tmp_path / "restored" / PACKAGE.name)
+    assert code_hash.__wrapped__() == code_hash()
+
+
+def test_released_versions_need_no_copy_and_share_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert provenance.RELEASED["0819df6720ca98cb"] == "0.1.0"
+    assert code_name("0819df6720ca98cb", 1) == "science 1"
+    assert code_name("0819df6720ca98cb+0819df6720ca98cb", 1) == "science 1"
+    assert code_name("0819df6720ca98cb+5eed", 1) == "0819df6720ca98cb+5eed"
+    assert code_name(None, 1) is None
+    monkeypatch.setitem(provenance.RELEASED, code_hash(), "next")
+    assert keep_sources(tmp_path) is None
+    assert list(tmp_path.iterdir()) == []

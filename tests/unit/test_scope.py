@@ -1,0 +1,92 @@
+"""What a study has planned: it grows with every call and loses a cell with its file."""
+
+from pathlib import Path
+
+import pytest
+
+from reidablate.artifacts import read_json, write_json
+from reidablate.errors import UserError
+from reidablate.planning import plan
+from reidablate.scope import in_words, read_scope, restrict, union, write_scope
+from reidablate.study import Study
+
+Settings = dict[str, object]
+
+
+def called(settings: Settings, **change: object) -> Study:
+    """Returns the plan of a call that begins to run jobs."""
+    study = plan({**settings, **change})
+    study.write()
+    write_scope(study)
+    return study
+
+
+def test_a_union_holds_the_runs_of_either_in_order() -> None:
+    first = {"a": {"p": [2, 0]}, "b": {"p": [0]}}
+    second = {"a": {"p": [1, 0], "q": [5]}, "c": {"p": [3]}}
+    assert union(first, second) == {"a": {"p": [0, 1, 2], "q": [5]}, "b": {"p": [0]}, "c": {"p": [3]}}
+    assert union(first, {}) == {"a": {"p": [0, 2]}, "b": {"p": [0]}}
+
+
+def test_a_restriction_drops_cells_data_sets_and_what_is_left_empty() -> None:
+    selection = {"a": {"p": [0], "q": [0]}, "b": {"q": [0]}, "c": {"p": [0]}}
+    assert restrict(selection, datasets=["a", "b"], cells=["p"]) == {"a": {"p": [0]}}
+
+
+def test_a_selection_in_words_names_data_set_cell_and_seeds() -> None:
+    assert in_words({"a": {"p": [0, 2], "q": []}}) == ["a/p seed 0, 2"]
+
+
+def test_a_narrower_call_keeps_every_planned_run(settings: Settings) -> None:
+    wide = called(settings, cells="naive_triplet,p1", seeds=3)
+    narrow = called(settings, cells="naive_triplet", datasets="market1501", seeds=1)
+    assert [run.id for run in narrow.asked_runs] == ["market1501/naive_triplet/seed0"]
+    assert narrow.runs == wide.runs
+    assert plan({**settings, "cells": "naive_triplet", "seeds": 1, "scope": "call"}).planned == {
+        dataset: {"naive_triplet": [0]} for dataset in ("market1501", "occluded_duke")
+    }
+
+
+def test_a_cell_leaves_the_study_with_its_file(settings: Settings, project: Path) -> None:
+    mine = project / "ablations" / "mine.yaml"
+    mine.write_text("name: mine\nextends: p1\n")
+    assert "mine" in called(settings, cells="mine").planned["market1501"]
+    mine.unlink()
+    after = plan({**settings, "cells": "p1"})
+    assert "mine" not in after.planned["market1501"]
+    assert "mine" not in after.palette
+
+
+def test_the_plans_of_the_first_version_are_read_where_there_is_no_other_record(settings: Settings) -> None:
+    for cells in ("naive_triplet", "p1"):
+        study = plan({**settings, "cells": cells, "seeds": 2, "scope": "call"})
+        path = study.write()
+        old = {key: value for key, value in read_json(path).items() if key not in {"planned", "asked", "palette"}}
+        write_json(path, old)
+    found = read_scope(study.root, study.settings.ablations)
+    assert found is not None
+    assert found.runs["market1501"]["p1"] == [0, 1]
+    assert found.runs.keys() == {"market1501", "occluded_duke"}
+    assert set(found.palette) == {"naive_triplet", "p1"}
+
+
+def test_a_folder_without_plans_has_planned_nothing(tmp_path: Path) -> None:
+    assert read_scope(tmp_path, tmp_path) is None
+
+
+def test_a_record_of_a_newer_version_is_refused(settings: Settings) -> None:
+    path = called(settings, cells="p1").root / "study.json"
+    write_json(path, {**read_json(path), "format": 2, "new": 1})
+    with pytest.raises(UserError, match=r"study\.json was written by a newer version of reidablate; install"):
+        plan(settings)
+
+
+def test_the_results_of_another_study_are_refused_and_moved_ones_are_not(settings: Settings, project: Path) -> None:
+    study = called(settings, cells="p1")
+    other = project / "other_cells"
+    (project / "ablations").rename(other)
+    moved = read_scope(study.root, other)  # the folder of cells was only moved
+    assert moved is not None
+    (project / "ablations").mkdir()
+    with pytest.raises(UserError, match=r"holds the results of another study, whose cells are in .*ablations; choose"):
+        read_scope(study.root, other)
