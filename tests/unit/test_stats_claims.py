@@ -386,11 +386,11 @@ NUM_IDS = 400
         (-0.02, 1.0, "refuted", set()),
         (0.0, 0.0, "confirmed", {"undecided"}),
         (0.02, 0.0, "refuted", set()),
-        (0.004, 0.5, "undecided", {"refuted", "smaller than published", "confirmed", "larger than published"}),
+        (0.0025, 0.5, "undecided", {"refuted", "smaller than published", "confirmed", "larger than published"}),
     ],
 )
 def test_known_truths_get_their_word(truth: float, gain_points: float, expected: str, others: set[str]):
-    """With errors of about 0.15 points in 400 identities and 5 seeds the words come at the rates of a t interval.
+    """With a standard error of about 0.18 points from 400 identities and 5 seeds the words come at the rates of a t interval.
 
     The word of a true gain that was published is `confirmed` at the rate at which the interval covers, 95 %. A false
     `improves` (`smaller than published` when nothing is there) has 2.5 %. What is many errors away is certain.
