@@ -390,7 +390,7 @@ NUM_IDS = 400
     ],
 )
 def test_known_truths_get_their_word(truth: float, gain_points: float, expected: str, others: set[str]):
-    """With a standard error of about 0.18 points from 400 identities and 5 seeds the words come at the rates of a t interval.
+    """With a standard error of about 0.18 points the words come at the rates of a t interval.
 
     The word of a true gain that was published is `confirmed` at the rate at which the interval covers, 95 %. A false
     `improves` (`smaller than published` when nothing is there) has 2.5 %. What is many errors away is certain.
