@@ -80,7 +80,7 @@ def test_what_no_cell_can_declare_is_a_warning(changed: dict[str, Any], sentence
     assert check(runs(**changed)) == Findings(warnings=(sentence,))
 
 
-def test_a_warning_about_weights_names_the_files():
+def test_a_warning_about_weights_names_the_files() -> None:
     table = runs().assign(weights="/w/vit_base.pth")
     table.loc[table["cell"] == "own", ["weights", "weights_sha256"]] = ["/w/resnet50.pth", "def"]
     (sentence,) = check(table).warnings
