@@ -71,7 +71,7 @@ def positions(rows: int) -> Tensor:
 
 def transformer(patches: int, *, stem: str = "conv", special: int = 1, start: int = 1) -> Tensors:
     """The transformer alone under timm's names; `special` tokens have a position row each before the patches."""
-    shapes = {"cls_token": (1, 1, WIDTH), "pos_embed": (1, special + patches, WIDTH)}
+    shapes: dict[str, tuple[int, ...]] = {"cls_token": (1, 1, WIDTH), "pos_embed": (1, special + patches, WIDTH)}
     shapes |= {f"patch_embed.{name}": shape for name, shape in (ICS_STEM if stem == "ics" else CONV_STEM).items()}
     shapes |= {f"blocks.{i}.{name}": shape for i in range(12) for name, shape in BLOCK.items()}
     shapes |= {"norm.weight": (WIDTH,), "norm.bias": (WIDTH,)}

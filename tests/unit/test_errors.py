@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from reidablate.errors import UserError, how_it_ended, last_words, printable, sentence
+from reidablate.errors import UserError, how_it_ended, last_words, plain, sentence
 
 TRACEBACK = """market1501/p1/seed0: epoch 1/2 loss 1.234 900 images/s
 Traceback (most recent call last):
@@ -50,6 +50,6 @@ def test_who_was_killed_is_said_to_have_ended_without_a_word(tmp_path: Path) -> 
 
 
 def test_texts_of_others_are_one_line_that_steers_no_terminal() -> None:
-    assert printable("a \x1b[1mbold\x1b[0m\n\n  reason\tat\x07 \u202eend ") == "a bold reason at\\x07 \\u202eend"
-    assert sentence(UserError("two\nlines \x9b2J")) == "two lines \\x9b2J"
-    assert printable("a  b é 中") == "a  b é 中"
+    assert plain("a \x1b[1mbold\x1b[0m\n\n  reason\tat\x07 \u202eend ") == "a bold reason at end"
+    assert sentence(UserError("two\nlines \x9b2J")) == "two lines 2J"
+    assert plain("a  b é 中") == "a  b é 中"

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from reidablate import standing as judge
 from reidablate.artifacts import read_json, write_json
 from reidablate.cells import load_cells
 from reidablate.config import RunConfig
@@ -16,6 +15,7 @@ from reidablate.engine.train import train_run
 from reidablate.metrics.evaluate import evaluate_run
 from reidablate.planning import load_presets
 from reidablate.report.aggregate import aggregate_study
+from reidablate.runs import SCORES_VERSION
 from reidablate.standing import Needs, Standing
 from reidablate.study import Run, Study
 from support import ROOT
@@ -107,7 +107,7 @@ def test_a_run_of_the_first_version_stands(study: Study) -> None:
 def test_scores_of_another_version_are_made_again_without_a_training(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(judge, "SCORES_VERSION", judge.SCORES_VERSION + 1)
+    monkeypatch.setattr("reidablate.standing.SCORES_VERSION", SCORES_VERSION + 1)
     found = needs(study)
     assert (found.train, found.evaluate) == ([], [RUN])
 
