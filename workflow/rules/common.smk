@@ -4,6 +4,7 @@
 import re
 import subprocess
 
+from reidablate.engine.devices import usable_gpus
 from reidablate.errors import how_it_ended
 from reidablate.runs import SCORE_FILES, TRAINED_FILES
 from reidablate.standing import TABLES as GATHERED
@@ -83,6 +84,15 @@ def gpu_limit():
     """What --resources gpu= allows; None without a limit."""
     limit = workflow.global_resources.get("gpu")
     return None if limit is None or limit.value is None else int(limit.value)
+
+
+def print_refusals():
+    """Prints every reason why the study should not start on this machine, and returns whether there is one."""
+    num_gpus = usable_gpus() if workflow.local_exec else None
+    refusals = STUDY.refusals(gpu_limit=gpu_limit(), num_gpus=num_gpus)
+    for line in refusals:
+        print(f"reidablate: {line}", file=sys.stderr)
+    return bool(refusals)
 
 
 def name_missing():
