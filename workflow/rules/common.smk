@@ -6,6 +6,7 @@ import subprocess
 
 from reidablate.engine.devices import usable_gpus
 from reidablate.errors import how_it_ended
+from reidablate.keeping import REMOVABLE
 from reidablate.runs import SCORE_FILES, TRAINED_FILES
 from reidablate.standing import TABLES as GATHERED
 from reidablate.study import Run, transfer_folder
@@ -31,6 +32,7 @@ localrules:
 DATA = ROOT / "data"
 LOGS = ROOT / "logs"
 TABLES = ROOT / "tables"
+LASTING_FILES = [name for name in TRAINED_FILES if name not in REMOVABLE]  # `keep` may remove the others in between
 ALL_TABLES = (*GATHERED, "contrasts.parquet", "claims.parquet", "slices.parquet", "joint.parquet")
 
 
@@ -70,7 +72,7 @@ def everything(wildcards):
     return [
         ROOT / "report" / "index.html",
         *(TABLES / name for name in ALL_TABLES),
-        *(ROOT / run.id / name for run in NEEDS.train for name in TRAINED_FILES),
+        *(ROOT / run.id / name for run in NEEDS.train for name in LASTING_FILES),
         *(ROOT / run.id / name for run in NEEDS.evaluate for name in SCORE_FILES),
     ]
 
