@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 from reidablate import places
-from reidablate.engine.devices import usable_gpus
 from reidablate.errors import UserError, sentence
 from reidablate.planning import plan
 from reidablate.scope import write_scope
@@ -49,6 +48,10 @@ include: "workflow/rules/aggregate.smk"
 include: "workflow/rules/report.smk"
 
 
+if workflow.is_main_process and only_looks(sys.argv):
+    print_refusals()
+
+
 rule all:
     default_target: True
     input:
@@ -56,9 +59,7 @@ rule all:
 
 
 onstart:
-    num_gpus = usable_gpus() if workflow.local_exec else None
-    if reason := STUDY.refusal(gpu_limit=gpu_limit(), num_gpus=num_gpus):
-        print(f"reidablate: {reason}", file=sys.stderr)
+    if print_refusals():
         sys.exit(2)
     TURN.take()
     STUDY.write()

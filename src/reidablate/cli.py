@@ -156,7 +156,9 @@ def data_index(plan: PlanOption, dataset: DatasetOption, workers: WorkersOption 
 
     study = _open(plan)
     chosen = study.dataset(dataset)
-    index = index_dataset(chosen.root, chosen.layout, study.data_folder(dataset) / "index", workers=workers)
+    index = index_dataset(
+        chosen.root, chosen.layout, study.data_folder(dataset) / "index", workers=workers, sample=study.preset.sample
+    )
     for warning in index.summary["warnings"]:
         for stream in (sys.stdout, sys.stderr):  # Snakemake shows the first and logs the second
             print(f"{chosen.title} in {chosen.root}: {warning}.", file=stream)

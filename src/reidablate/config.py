@@ -347,6 +347,14 @@ class EvaluateConfig(Section):
         return [value] if isinstance(value, str) and value != "all" else value
 
 
+class Sample(Section):
+    """How few images of a data set a smoke test reads."""
+
+    train_ids: Annotated[int, Field(ge=2)] = 2
+    images_per_id: Positive = 2
+    test_images: Annotated[int, Field(ge=2)] = 12
+
+
 class Preset(Section):
     """How large: backbone, schedule, seeds, and where the initial weights come from."""
 
@@ -366,6 +374,7 @@ class Preset(Section):
     pretrain: dict[str, Any] | None = None
     claims: bool = False  # whether the cells that published claims name are run beside those of the tier
     also_cells: list[str] = []  # further cells to run beside those of the tier
+    sample: Sample | None = None  # the images that a smoke test reads; only `smoke.smoke_preset` sets it
 
 
 def _schema_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:

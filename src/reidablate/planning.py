@@ -13,8 +13,9 @@ from reidablate.places import settings as folder_settings
 from reidablate.published import study_claims, with_asked
 from reidablate.scope import cells_of, read_scope, restrict, union
 from reidablate.selecting import check_folder, pick
+from reidablate.smoke import ELSEWHERE, NAME, smoke_preset
 from reidablate.sources import choose_datasets, earlier_datasets, name_notices, search_datasets
-from reidablate.study import PRETRAIN, PlannedCell, Settings, Study, latest_study
+from reidablate.study import PRETRAIN, PlannedCell, Selection, Settings, Study, latest_study
 from reidablate.trees import load_yaml, merge, yaml_files
 
 RESERVED = {"data", "imported", "logs", "plans", "pretrain", "report", "tables"}  # folders beside the data sets'
@@ -51,6 +52,8 @@ def load_preset(path: Path) -> Preset:
         UserError: An unknown key or a wrong value.
     """
     preset = validate(Preset, load_yaml(path), where=str(path))
+    if preset.name == NAME or preset.sample is not None:
+        raise UserError(f"{path}: 'smoke' and 'sample' belong to the smoke test of every preset; rename or remove it.")
     if preset.name != path.stem:
         raise UserError(f"{path}: the preset is called '{preset.name}'; call it '{path.stem}' like its file.")
     base = {"model": preset.model, "losses": preset.losses, "train": preset.train}
@@ -110,17 +113,21 @@ def plan(config: Mapping[str, Any]) -> Study:
         if name in RESERVED or not name.replace("_", "").replace("-", "").isalnum():
             raise UserError(f"dataset_table: '{name}' is reserved or no safe folder name; rename the data set.")
     presets = load_presets()
+    smoke = settings.preset == NAME
+    if smoke:
+        settings = settings.model_copy(update={"preset": settings.smoke_of})
     if settings.preset.lower().endswith((".yaml", ".yml")):
         given = _add_preset(presets, Path(settings.preset))
         settings = settings.model_copy(update={"preset": given.name})
     if settings.preset != "auto" and settings.preset not in presets:
         raise UserError(
-            f"--config preset: there is no preset '{settings.preset}'; {nearest(settings.preset, list(presets))}"
+            f"--config preset: there is no preset '{settings.preset}'; {nearest(settings.preset, [*presets, NAME])}"
         )
     wanted = _wanted_datasets(settings)
     search = search_datasets(settings, wanted, presets.get(settings.preset))
     auto = "paper" if search.found else "quickstart"
     preset = presets[auto if settings.preset == "auto" else settings.preset]
+    preset = smoke_preset(preset) if smoke else preset
     check_folder(settings.results / preset.name)
     sources = choose_datasets(settings, preset, wanted, search)
     datasets, notices = sources.datasets, sources.notices
@@ -139,7 +146,11 @@ def plan(config: Mapping[str, Any]) -> Study:
     chosen, line = _with_references(chosen, cells)
     seeds = preset.seeds if settings.seeds == "preset" else settings.seeds
     asked = {d.name: {c.name: [c.seed_offset + k for k in range(seeds)] for c in chosen} for d in datasets}
-    scope = read_scope(settings.results / preset.name, settings.ablations) if settings.scope == "grow" else None
+    if smoke:
+        asked = _smoke_runs(asked, list(settings.dataset_table))
+        notices.insert(0, _smoke_notice(preset, settings))
+    grows = settings.scope == "grow" and not smoke
+    scope = read_scope(settings.results / preset.name, settings.ablations) if grows else None
     before = restrict(scope.runs if scope else {}, datasets=settings.dataset_table, cells=cells)
     planned = union(before, asked)
     kept = select(cells, names=cells_of(planned), tier=tier)
@@ -165,6 +176,19 @@ def plan(config: Mapping[str, Any]) -> Study:
         asked=asked,
         palette=palette + [cell.name for cell in described if cell.name not in palette],
     )
+
+
+def _smoke_runs(asked: Selection, order: list[str]) -> Selection:
+    """Returns every cell on the first data set, and the baseline and the full method, if asked for, on the others."""
+    first = min(asked, key=order.index)
+    few = {name: seeds for name, seeds in asked[first].items() if name in ELSEWHERE} or asked[first]
+    return {name: cells if name == first else few for name, cells in asked.items()}
+
+
+def _smoke_notice(preset: Preset, settings: Settings) -> str:
+    given = settings.weights not in {"preset", "none"}
+    weights = f"weights from {settings.weights}" if given else "random weights, as none are given with weights=PATH"
+    return f"{preset.description} Starts from {weights}."
 
 
 def _with_references(chosen: list[Cell], cells: Mapping[str, Cell]) -> tuple[list[Cell], list[str]]:

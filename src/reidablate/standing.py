@@ -126,7 +126,8 @@ class Standing:
         redrawn = mark.is_file() and self.undrawn(dataset)
         folder = self.study.data_folder(dataset) / "index"
         whole = is_parquet(folder / "index.parquet") and bool(self.summary(dataset))
-        return redrawn or not whole or bool(self._broken(folder))
+        drawn_since = self.study.dataset(dataset).generated and not self.summary(dataset).get("synthetic", True)
+        return redrawn or drawn_since or not whole or bool(self._broken(folder))
 
     def uncached(self, dataset: str) -> bool:
         """Returns whether a data set has no cache of its index at the preset's image size."""

@@ -43,6 +43,7 @@ class Settings(Section):
     wandb: Literal["disabled", "offline", "online"]
     retrain: Literal["config", "code"]
     scope: Literal["grow", "call"] = "grow"
+    smoke_of: str = "auto"  # the preset that preset=smoke tests
     dataset_table: dict[str, DatasetEntry]
 
     @field_validator("wandb", mode="before")
@@ -329,46 +330,54 @@ class Study(Section):
                 from reidablate.data.index import index_dataset
 
                 print(f"reidablate: the files of {dataset.title} changed; indexing {dataset.root}", file=sys.stderr)
-                index_dataset(dataset.root, dataset.layout, folder, workers=2)
+                index_dataset(dataset.root, dataset.layout, folder, workers=2, sample=self.preset.sample)
 
-    def refusal(self, *, gpu_limit: int | None, num_gpus: int | None) -> str | None:
-        """Returns why this study should not start on this machine, or None.
+    def refusals(self, *, gpu_limit: int | None, num_gpus: int | None) -> list[str]:
+        """Returns every reason why this study should not start on this machine, and what can be tried instead.
 
         Args:
             gpu_limit: What `--resources gpu=` allows, None without a limit.
             num_gpus: GPUs that PyTorch can use on this machine, None when the jobs run on others.
         """
-        asked = self.gpus_per_run
+        found = [*self._gpu_refusals(gpu_limit, num_gpus), *self._weight_refusals()]
+        if found and self.preset.sample is None:
+            found.append("to try data and installation first, in minutes and without a GPU: --config preset=smoke")
+        return found
+
+    def _gpu_refusals(self, gpu_limit: int | None, num_gpus: int | None) -> list[str]:
+        asked, found = self.gpus_per_run, []
         if gpu_limit is not None and gpu_limit < asked:
-            return (
+            found.append(
                 f"a run of preset '{self.preset.name}' asks for gpu={asked} but --resources gpu={gpu_limit} allows "
                 "fewer; raise it, or add --config device=cpu."
             )
         if self.settings.device == "cuda" and num_gpus == 0:
-            return (
+            found.append(
                 "device=cuda was asked for but PyTorch can use no GPU here; check nvidia-smi, CUDA_VISIBLE_DEVICES and "
                 "that PyTorch is built for CUDA."
             )
         if num_gpus and num_gpus < asked:
-            return (
+            found.append(
                 f"a run of preset '{self.preset.name}' asks for gpu={asked} but only {num_gpus} can be used here; "
                 "lower execution.gpu of the preset, or add --config device=cpu."
             )
-        if reason := self._weights_refusal():
-            return reason
-        if self.preset.weights in ("pretrain", "none"):
-            return None
-        if self.settings.device == "auto" and num_gpus == 0:
-            return (
+        given = self.preset.weights in ("pretrain", "none")
+        if not given and self.settings.device == "auto" and num_gpus == 0:
+            found.append(
                 f"preset '{self.preset.name}' would take hundreds of hours without a GPU and none can be used; "
                 "add --config device=cpu to start it all the same, or preset=quickstart for the tiny study."
             )
-        if self.settings.weights == "preset" and self.preset.weights == "file":
-            return (
+        return found
+
+    def _weight_refusals(self) -> list[str]:
+        if reason := self._weights_refusal():
+            return [reason]
+        if self.preset.weights == "file" and self.settings.weights == "preset":
+            return [
                 f"preset '{self.preset.name}' starts from pre-trained weights; give them with --config weights=PATH, "
                 "or train from scratch with --config weights=none."
-            )
-        return None
+            ]
+        return []
 
     def _weights_refusal(self) -> str | None:
         """Returns which backbone has no file or whose file is not there, None where every run can start."""

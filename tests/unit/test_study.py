@@ -34,7 +34,7 @@ def test_without_data_the_quickstart_runs_and_says_so(settings: Settings) -> Non
     assert all(dataset.generated for dataset in study.datasets)
     assert len(study.runs) == (10 + 2) * 2 * 3  # the core cells and the planted gain
     assert "SYNTHETIC" in study.notices[0]
-    assert study.refusal(gpu_limit=4, num_gpus=0) is None
+    assert study.refusals(gpu_limit=4, num_gpus=0) == []
 
 
 @pytest.mark.parametrize("folder", ["market1501", "Market-1501-v15.09.15"])
@@ -51,18 +51,18 @@ def test_with_data_the_paper_preset_runs_on_it(settings: Settings, project: Path
 def test_the_paper_preset_refuses_to_waste_hundreds_of_hours(settings: Settings, project: Path) -> None:
     real_looking(project / "data", "market1501")
     study = plan({**settings, "preset": "auto"})
-    assert "without a GPU" in str(study.refusal(gpu_limit=4, num_gpus=0))
-    assert "pre-trained weights" in str(study.refusal(gpu_limit=4, num_gpus=4))
-    assert "allows fewer" in str(study.refusal(gpu_limit=0, num_gpus=4))
+    assert "without a GPU" in str(study.refusals(gpu_limit=4, num_gpus=0))
+    assert "pre-trained weights" in str(study.refusals(gpu_limit=4, num_gpus=4))
+    assert "allows fewer" in str(study.refusals(gpu_limit=0, num_gpus=4))
     both = plan({**settings, "preset": "auto", "device": "cpu", "weights": "none"})
-    assert both.refusal(gpu_limit=0, num_gpus=0) is None
+    assert both.refusals(gpu_limit=0, num_gpus=0) == []
     assert "no weights at w.pth" in str(
-        plan({**settings, "preset": "auto", "weights": "w.pth"}).refusal(gpu_limit=4, num_gpus=1)
+        plan({**settings, "preset": "auto", "weights": "w.pth"}).refusals(gpu_limit=4, num_gpus=1)
     )
 
 
 def test_a_mistyped_weight_file_is_refused_in_every_preset(settings: Settings) -> None:
-    assert "no weights at w.pth" in str(plan({**settings, "weights": "w.pth"}).refusal(gpu_limit=4, num_gpus=0))
+    assert "no weights at w.pth" in str(plan({**settings, "weights": "w.pth"}).refusals(gpu_limit=4, num_gpus=0))
 
 
 def two_backbones(project: Path) -> None:
@@ -84,17 +84,16 @@ def test_each_backbone_starts_from_its_own_file(settings: Settings, project: Pat
         for given in ({}, {"weights": choice}):
             study = plan({**asked, **given})
             first = choice["vit_quickstart"]
-            assert study.refusal(gpu_limit=4, num_gpus=1) is None
+            assert study.refusals(gpu_limit=4, num_gpus=1) == []
             assert study.weights == (None if first == "none" else Path(first))
             files = {cell: study.weights_of(study.cell(cell).config) for cell in ("naive_triplet", "small")}
             assert files == {"naive_triplet": study.weights, "small": Path("b.pth")}
             for cell, file in files.items():
                 assert train_spec(study, dataset="market1501", cell=cell, seed=0).weights == file
-    lacking = plan({**asked, "weights": {"vit_small": "b.pth"}}).refusal(gpu_limit=4, num_gpus=1)
-    assert lacking is not None
-    assert "weights names no file for the backbone vit_quickstart of cell 'naive_triplet'" in lacking
+    lacking = plan({**asked, "weights": {"vit_small": "b.pth"}}).refusals(gpu_limit=4, num_gpus=1)
+    assert "weights names no file for the backbone vit_quickstart of cell 'naive_triplet'" in lacking[0]
     gone = plan({**asked, "weights": {"vit_quickstart": "a.pth", "vit_small": "c.pth"}})
-    assert "no weights at c.pth" in str(gone.refusal(gpu_limit=4, num_gpus=1))
+    assert "no weights at c.pth" in str(gone.refusals(gpu_limit=4, num_gpus=1))
     with pytest.raises(
         UserError, match=r"--config: weights: there is no backbone 'vit_smal'; did you mean 'vit_small'"
     ):
@@ -103,17 +102,17 @@ def test_each_backbone_starts_from_its_own_file(settings: Settings, project: Pat
 
 def test_a_gpu_that_was_asked_for_must_be_there(settings: Settings) -> None:
     study = plan({**settings, "device": "cuda"})
-    assert "can use no GPU here" in str(study.refusal(gpu_limit=None, num_gpus=0))
-    assert study.refusal(gpu_limit=None, num_gpus=None) is None  # the jobs run on other machines
+    assert "can use no GPU here" in str(study.refusals(gpu_limit=None, num_gpus=0))
+    assert study.refusals(gpu_limit=None, num_gpus=None) == []  # the jobs run on other machines
 
 
 def test_a_run_must_not_ask_for_more_gpus_than_there_are(settings: Settings, project: Path) -> None:
     path = project / "tiny.yaml"
     path.write_text(path.read_text().replace("gpu: 1", "gpu: 3"))
     study = plan(settings)
-    assert "asks for gpu=3 but only 2 can be used" in str(study.refusal(gpu_limit=4, num_gpus=2))
-    assert study.refusal(gpu_limit=4, num_gpus=3) is None
-    assert study.refusal(gpu_limit=4, num_gpus=0) is None  # it trains on the CPU
+    assert "asks for gpu=3 but only 2 can be used" in str(study.refusals(gpu_limit=4, num_gpus=2))
+    assert study.refusals(gpu_limit=4, num_gpus=3) == []
+    assert study.refusals(gpu_limit=4, num_gpus=0) == []  # it trains on the CPU
 
 
 def test_selection_narrows_the_study(settings: Settings) -> None:

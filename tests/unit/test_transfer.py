@@ -15,6 +15,7 @@ from reidablate.engine.train import train_run
 from reidablate.engine.transfer import transfer_run
 from reidablate.errors import UserError
 from reidablate.study import Study
+from reidablate.trees import merge
 from support import run_cli
 
 
@@ -81,7 +82,7 @@ def test_weights_of_another_training_are_refused(spec: RunSpec) -> None:
     write_json(spec.out / "provenance.json", {**made, "num_classes": made["num_classes"] + 1})
     with pytest.raises(UserError, match=r"not of the model in provenance\.json \(classifier"):
         transfer_run(spec, on="market1501", data=spec.data)
-    write_json(spec.out / "provenance.json", {**made, "config_hash": "0"})
+    write_json(spec.out / "provenance.json", merge(made, {"config": {"train": {"epochs": 77}}}))
     with pytest.raises(UserError, match="another configuration"):
         transfer_run(spec, on="market1501", data=spec.data)
 

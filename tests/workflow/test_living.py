@@ -29,7 +29,7 @@ def scores(study: Path) -> pd.DataFrame:
 def as_of_0_1_0(results: Path) -> None:
     """Takes out of a study what that version did not write."""
     for name in ("study.json", "checksums.json"):
-        (results / name).unlink()
+        (results / name).unlink(missing_ok=True)
     for path in results.glob("**/*.json"):
         if "plans" in path.parts or "tables" in path.parts:
             continue

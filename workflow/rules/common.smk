@@ -4,7 +4,9 @@
 import re
 import subprocess
 
+from reidablate.engine.devices import usable_gpus
 from reidablate.errors import how_it_ended
+from reidablate.keeping import REMOVABLE
 from reidablate.runs import SCORE_FILES, TRAINED_FILES
 from reidablate.standing import TABLES as GATHERED
 from reidablate.study import Run, transfer_folder
@@ -30,6 +32,7 @@ localrules:
 DATA = ROOT / "data"
 LOGS = ROOT / "logs"
 TABLES = ROOT / "tables"
+LASTING_FILES = [name for name in TRAINED_FILES if name not in REMOVABLE]  # `keep` may remove the others in between
 ALL_TABLES = (*GATHERED, "contrasts.parquet", "claims.parquet", "slices.parquet", "joint.parquet")
 
 
@@ -71,7 +74,7 @@ def everything(wildcards):
     return [
         ROOT / "report" / "index.html",
         *(TABLES / name for name in ALL_TABLES),
-        *(ROOT / run.id / name for run in NEEDS.train for name in TRAINED_FILES),
+        *(ROOT / run.id / name for run in NEEDS.train for name in LASTING_FILES),
         *(ROOT / run.id / name for run in NEEDS.evaluate for name in SCORE_FILES),
     ]
 
@@ -85,6 +88,15 @@ def gpu_limit():
     """What --resources gpu= allows; None without a limit."""
     limit = workflow.global_resources.get("gpu")
     return None if limit is None or limit.value is None else int(limit.value)
+
+
+def print_refusals():
+    """Prints every reason why the study should not start on this machine, and returns whether there is one."""
+    num_gpus = usable_gpus() if workflow.local_exec else None
+    refusals = STUDY.refusals(gpu_limit=gpu_limit(), num_gpus=num_gpus)
+    for line in refusals:
+        print(f"reidablate: {line}", file=sys.stderr)
+    return bool(refusals)
 
 
 def name_missing():

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -20,6 +20,7 @@ from pydantic import BaseModel
 
 from reidablate import integrity
 from reidablate.artifacts import only_writer, read_record, read_table, write_json, write_record, write_table
+from reidablate.config import Sample
 from reidablate.data import pixels
 from reidablate.data.census import check_identities, count, counted, shared_files, unanswerable, warnings_by_name
 from reidablate.data.formats import (
@@ -32,6 +33,7 @@ from reidablate.data.formats import (
     source_of,
 )
 from reidablate.errors import UserError
+from reidablate.smoke import sample_records
 
 COLUMNS = ("split", "path", "name", "pid", "camid", "label", "width", "height", "size_bytes", "content_hash")
 
@@ -80,19 +82,24 @@ def image_path(root: Path, relative: str) -> Path:
     return (root.parent if root.is_file() else root) / relative
 
 
-def build_index(root: Path, layout: Layout, *, workers: int) -> Index:
+def build_index(root: Path, layout: Layout, *, workers: int, sample: Sample | None = None) -> Index:
     """Returns the checked index of a data set folder; every file is read once, its pixels are not decoded.
 
     Args:
         root: The data set's folder, or its manifest.
         layout: How the set is read.
         workers: Threads that read files.
+        sample: The few images that a smoke test reads, None for all; the names of all are checked.
 
     Raises:
         UserError: What `read_folder` and `census.check_identities` refuse; an image that is truncated or of no known
             format.
     """
     listing = read_folder(root, layout)
+    if sample is not None:
+        check_identities(listing.records, layout)
+        listing = replace(listing, records=sample_records(listing.records, sample))
+        layout = replace(layout, published=None)  # their numbers are not to be compared
     paths = [listing.root / record.path for record in listing.records]
     facts = _map(_inspect, paths, workers)
     _refuse_broken((record.path, fact.problem) for record, fact in zip(listing.records, facts, strict=True))
@@ -126,7 +133,7 @@ def write_index(index: Index, folder: Path) -> None:
     write_record(folder / "index.json", index.summary, ["index.parquet"])
 
 
-def index_dataset(root: Path, layout: Layout, folder: Path, *, workers: int) -> Index:
+def index_dataset(root: Path, layout: Layout, folder: Path, *, workers: int, sample: Sample | None = None) -> Index:
     """Builds and writes the index of a data set, and `source.json` beside it: the state of the files it was built from.
 
     When the images turn out to be those of the index that is there, by fingerprint, its `index.json` keeps its time,
@@ -136,7 +143,7 @@ def index_dataset(root: Path, layout: Layout, folder: Path, *, workers: int) -> 
         UserError: What `build_index` refuses, or the folder cannot be written.
     """
     source = source_of(root, layout)
-    index = build_index(root, layout, workers=workers)
+    index = build_index(root, layout, workers=workers, sample=sample)
     before = None
     with only_writer(folder, "index"):
         with suppress(UserError):

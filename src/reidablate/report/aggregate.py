@@ -190,6 +190,7 @@ def _description(study: Study, summaries: dict[str, dict[str, Any]], left_out: l
     return {
         "preset": study.preset.name,
         "description": study.preset.description,
+        "smoke": study.preset.sample is not None,
         "synthetic": any(entry["synthetic"] or entry["generated"] for entry in datasets),
         "datasets": datasets,
         "test_only": test_only,

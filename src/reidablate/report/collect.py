@@ -20,6 +20,7 @@ from reidablate.artifacts import read_json, read_table
 from reidablate.errors import UserError
 from reidablate.report.beside import Beside
 from reidablate.report.records import Cell, Contrast, Number, plain, reduced, text
+from reidablate.smoke import MARK
 
 MAX_RANK = 20
 HEADLINE = "before_neck"  # where study.json does not say
@@ -58,6 +59,11 @@ class StudyTables:
     absent: dict[str, str]
     beside: Beside
     samples: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def smoke(self) -> str:
+        """The mark of a smoke test, empty for a study."""
+        return MARK if self.about.get("smoke") else ""
 
     @property
     def synthetic(self) -> bool:

@@ -104,6 +104,7 @@ def text_summary(tables: Path) -> str:
     lines = [
         f"{study.about.get('preset', '')}: {len(study.cells)} cells, {len(study.datasets)} data sets, "
         f"{len(study.seeds)} seeds; " + ", ".join(f"{count} {word}" for word, count in counts.items() if count) + ".",
+        *([f"{study.smoke.upper()}."] if study.smoke else []),
         *(["SYNTHETIC DATA: no published claim is judged on it."] if study.synthetic else []),
         *study.about.get("notices", []),
         *study.absent.values(),
