@@ -43,7 +43,9 @@ def test_with_data_the_paper_preset_runs_on_it(settings: Settings, project: Path
     study = plan({**settings, "preset": "auto", "data_root": "elsewhere"})
     assert study.preset.name == "paper"
     assert [dataset.name for dataset in study.datasets] == ["market1501"]
-    assert len(study.runs) == (10 + 6) * 5  # the core cells and those that claims name
+    assert (
+        len(study.runs) == (10 + 6 + 1) * 5
+    )  # the core cells, those that claims name, and what one of them is compared with
     assert [entry.name for entry in study.missing_datasets] == ["occluded_duke"]
     assert "Occluded-Duke is missing" in study.notices[0]
 

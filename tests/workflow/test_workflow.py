@@ -204,7 +204,7 @@ def test_real_looking_data_enters_the_paper_preset_still_labelled_synthetic(stud
         check=True, capture_output=True,
     )  # fmt: skip
     config = ["data_root=elsewhere"]
-    assert planned(snakemake("-n", config=config))["train"] == 10 * 5
+    assert planned(snakemake("-n", config=config))["train"] == (10 + 6 + 1) * 5
     refused = snakemake(config=config)
     assert refused.returncode == 2
     assert "without a GPU" in refused.stderr or "pre-trained weights" in refused.stderr
