@@ -1,7 +1,6 @@
 """Commands that no stage of the workflow calls."""
 
 import importlib.metadata
-import os
 import signal
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -112,13 +112,17 @@ def test_a_reader_that_stops_early_sees_no_traceback() -> None:
 
 
 def test_an_interrupt_ends_with_status_130_and_no_traceback(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "set").mkdir()
+    counts = '{"train_images": 8, "train_ids": 2}'
     heard: dict[str, Any] = {
         "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)
     }  # also in the background
-    process = subprocess.Popen(command("aggregate", "--plan", tmp_path / "fifo"), stderr=subprocess.PIPE, **heard)
-    assert process.stderr is not None
-    with process.stderr, (tmp_path / "fifo").open("wb"):  # opens when the program reads
-        process.send_signal(signal.SIGINT)
-        assert process.wait() == 130
-        assert process.stderr.read() == b""
+    with FileLock(tmp_path / "set" / ".lock"):
+        call = command("data", "synthesize", tmp_path / "set", "--counts", counts)
+        process = subprocess.Popen(call, stderr=subprocess.PIPE, **heard)
+        assert process.stderr is not None
+        with process.stderr:
+            assert b"waiting for it" in process.stderr.readline()
+            process.send_signal(signal.SIGINT)
+            assert process.wait() == 130
+            assert process.stderr.read() == b""
