@@ -218,7 +218,7 @@ def test_a_broken_template_is_a_sentence(results: Path, tmp_path: Path) -> None:
 
 def test_runs_of_other_code_are_marked(results: Path) -> None:
     runs = pd.read_parquet(results / "tables" / "runs.parquet")
-    runs.loc[2, "code_hash"] = "0ld"
+    runs.loc[2, "code"] = "0ld"
     runs.to_parquet(results / "tables" / "runs.parquet", index=False)
     html = page_of(results)
     assert html.count("other code</span>") == 1

@@ -192,7 +192,9 @@ def test_counts_of_another_set_reach_the_terminal(auto: Settings, project: Path)
 
 
 def test_a_manifest_is_checked_while_planning(auto: Settings, project: Path) -> None:
-    auto = {**auto, "dataset_table": {"mine": {"title": "Mine", "format": "manifest", "folders": ["mine"]}}}
+    shipped = auto["dataset_table"]
+    assert isinstance(shipped, dict)
+    auto = {**auto, "dataset_table": {**shipped, "mine": {"title": "Mine", "format": "manifest", "folders": ["mine"]}}}
     rows = "path,pid,camid,split\na.png,0,1,train\nb.png,2,1,query\nc.png,2,{},gallery\n"
     table = touch(project / "data" / "mine", {".": ["a.png", "b.png"]}) / "manifest.csv"
     table.write_text(rows.format(1))

@@ -380,7 +380,7 @@ def simulated(truth: float, *, seeds: int, repetition: int, gain_points: float) 
         dataset="market1501", status="finished", weights="ics_lup", data_fingerprint="f"
     )
     entries: list[dict[str, Any]] = [{"name": "base_as_run"}, {"name": "p1_as_run", "references": ["base_as_run"]}]
-    deltas = {"market1501": {"mAP": 0.005}}
+    deltas = {"market1501": {"mAP": 0.01}}  # no effect can be told to be within half of it with these errors
     found = contrast_table(queries, table, entries, deltas=deltas, headline_side="after_neck")
     claim = CLAIM.model_copy(update={"gain_points": gain_points})
     return str(judged(found, claim=claim, runs=table)["verdict"])

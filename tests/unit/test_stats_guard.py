@@ -20,7 +20,7 @@ CONFIG: dict[str, Any] = {
 FACTS: dict[str, Any] = {
     "status": "finished",
     "config_hash": "same",
-    "code_hash": "c0de",
+    "code": "c0de",
     "data_fingerprint": "f00d",
     "device": "cpu",
     "threads": 1,
@@ -65,7 +65,7 @@ def test_runs_alike_are_compared_without_a_word() -> None:
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
-        ({"code_hash": "beef"}, "own and base were made by different source code (beef against c0de)."),
+        ({"code": "beef"}, "own and base were made by different source code (beef against c0de)."),
         ({"device": "NVIDIA H200"}, "own and base were trained on different devices (NVIDIA H200 against cpu)."),
         ({"threads": 4}, "own and base were trained with different numbers of threads (4 against 1)."),
         ({"precision": "bf16"}, "own and base were trained in different precisions (bf16 against fp32)."),
@@ -89,7 +89,7 @@ def test_a_warning_about_weights_names_the_files() -> None:
     )
 
 
-@pytest.mark.parametrize("column", ["code_hash", "device", "threads", "data_fingerprint", "versions", "config_hash"])
+@pytest.mark.parametrize("column", ["code", "device", "threads", "data_fingerprint", "versions", "config_hash"])
 def test_what_is_not_known_is_not_held_against_a_run(column: str) -> None:
     absent: dict[str, Any] = {column: None}
     assert check(runs(**absent)) == Findings()
@@ -97,13 +97,13 @@ def test_what_is_not_known_is_not_held_against_a_run(column: str) -> None:
 
 
 def test_a_warning_names_the_seeds_it_is_about() -> None:
-    (sentence,) = check(runs(seeds=[1], code_hash="beef")).warnings
+    (sentence,) = check(runs(seeds=[1], code="beef")).warnings
     assert sentence == "own and base were made by different source code (beef against c0de; seed 1 of 3)."
 
 
 def test_seeds_are_held_against_their_own_pair() -> None:
     table = runs()
-    table.loc[table["seed"] == 2, "code_hash"] = "beef"  # both cells alike
+    table.loc[table["seed"] == 2, "code"] = "beef"  # both cells alike
     assert check(table) == Findings()
     unpaired = [(own, other) for own in SEEDS for other in SEEDS]
     (sentence,) = Guard(table, cells()).check("market1501", "own", "base", unpaired).warnings

@@ -217,14 +217,14 @@ def test_contradicting_counts_are_refused_and_nothing_is_written(
 
 @pytest.mark.parametrize("style", get_args(Style))
 def test_every_layout_reads_back_with_its_counts(tmp_path: Path, style: Any) -> None:
-    counts = Counts(28, 4, 9, 4, 40, 5)
+    counts = Counts(28, 4, 8, 4, 40, 5)
     if style == "occluded_reid":
         counts = replace(counts, train_images=0, train_ids=0)
     write(tmp_path, style, counts=counts)
     index = build_index(tmp_path, layout_of(style), workers=1)
     found = index.summary["counts"]
     assert found["train"] == {"images": counts.train_images, "ids": counts.train_ids}
-    assert found["query"] == {"images": 9, "ids": 4}
+    assert found["query"] == {"images": 8, "ids": 4}
     assert found["gallery"] == {"images": 40, "ids": 5}
     grammar = layout_of(style).grammar
     assert grammar is not None

@@ -74,7 +74,7 @@ def test_the_features_are_taken_by_import(runs: dict[str, Path], tiny_study: Stu
     shutil.copytree(tiny_study.root, tmp_path / "tiny", ignore=shutil.ignore_patterns("images"))
     tried(tiny_study, runs["naive_triplet"] / "model.safetensors", tmp_path / "a.npz")
     said = run_cli(
-        "import", "released", f"{tmp_path / 'a.npz'}", "--dataset", "market1501", "--into", f"{tmp_path / 'tiny'}"
+        "import", "released", f"{tmp_path / 'a.npz'}", "--dataset", "market1501", "--results", f"{tmp_path / 'tiny'}"
     )
     assert "released on market1501: mAP" in said
 

@@ -337,7 +337,7 @@ def _optional(folder: Path, name: str, absent: dict[str, str], **arguments: Any)
     try:
         frame = read_table(path, **arguments)
     except UserError as error:
-        absent[name] = f"{title}: {error}"
+        absent[name] = f"{title}: {str(error).replace(str(path), path.name)}"  # the page names no folder
         return None
     if frame.empty:
         if name in OPTIONAL:
