@@ -52,4 +52,4 @@ def test_who_was_killed_is_said_to_have_ended_without_a_word(tmp_path: Path) -> 
 def test_texts_of_others_are_one_line_that_steers_no_terminal() -> None:
     assert plain("a \x1b[1mbold\x1b[0m\n\n  reason\tat\x07 \u202eend ") == "a bold reason at end"
     assert sentence(UserError("two\nlines \x9b2J")) == "two lines 2J"
-    assert plain("a  b é 中") == "a  b é 中"
+    assert plain("a  b é 中") == "a b é 中"

@@ -21,7 +21,7 @@ def test_a_new_study_plans_the_runs_of_the_repository(tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path / "new" / "study")
     ours = plan(places.settings(Path()))
     monkeypatch.chdir(ROOT)
-    theirs = plan({**places.settings(Path()), "data_root": str(tmp_path), "tier": "core"})
+    theirs = plan({**places.settings(Path()), "preset": ours.preset.name, "tier": "core"})
     shipped = {cell.name: cell.config_hash for cell in theirs.cells if cell.tier == "core"}
     assert {cell.name: cell.config_hash for cell in ours.cells}.items() <= shipped.items()
     assert len(ours.cells) == 10

@@ -26,7 +26,9 @@ def study(tiny_study: Study, tmp_path: Path) -> Study:
     """One cell that is scored on both data sets, one seed, nothing kept, data in place."""
     settings = tiny_study.settings.model_copy(update={"results": tmp_path / "results"})
     cell = tiny_study.cell("p1").model_copy(update={"also_on": "all"})
-    study = tiny_study.model_copy(update={"settings": settings, "cells": [cell], "seeds": 1})
+    planned = {dataset.name: {"p1": [0]} for dataset in tiny_study.datasets}
+    changes = {"settings": settings, "cells": [cell], "seeds": 1, "planned": planned, "asked": planned}
+    study = tiny_study.model_copy(update=changes)
     for name in ("data", "pretrain"):
         shutil.copytree(tiny_study.root / name, study.root / name, ignore=shutil.ignore_patterns("images"))
     return keeping(study, "none")

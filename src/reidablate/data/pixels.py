@@ -129,7 +129,7 @@ def _opened(data: bytes, allowed: Sequence[str]) -> Iterator[Image.Image]:
     except BadImage:
         raise
     except UnidentifiedImageError:
-        raise BadImage(f"no {' or '.join(allowed)} image") from None
+        raise BadImage(f"not a {', '.join(allowed[:-1])} or {allowed[-1]} image") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise BadImage(f"more than {MOST_PX:,} pixels; scale it down") from None
     except Exception as error:
