@@ -292,7 +292,7 @@ class Standing:
                 "version": versions().get("reidablate"),
                 "cells": [cell.model_dump(mode="json") for cell in study.cells],
                 "datasets": [
-                    [dataset.model_dump(mode="json"), self.fingerprint(dataset.name)]
+                    [dataset.model_dump(mode="json", exclude={"root"}), self.fingerprint(dataset.name)]
                     for dataset in [*study.datasets, *study.test_only]
                 ],
                 "palette": study.palette,
