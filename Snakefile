@@ -31,6 +31,9 @@ try:
         print(f"reidablate: {line}; what is needed of it is made again", file=sys.stderr)
     if workflow.is_main_process and only_looks(sys.argv):
         print(NEEDS.in_words(), file=sys.stderr)
+    elif workflow.is_main_process and NEEDS.nothing:  # Snakemake starts nothing, so the plan is kept now
+        STUDY.write()
+        write_scope(STUDY)
 except (UserError, OSError) as error:
     print(f"reidablate: {sentence(error)}", file=sys.stderr)
     sys.exit(2)

@@ -80,6 +80,11 @@ class Needs:
     damaged: list[str]
 
     @property
+    def nothing(self) -> bool:
+        """Whether everything that this call asks for stands and is in the tables."""
+        return not (self.train or self.transfer or self.evaluate or self.floors or self.tables)
+
+    @property
     def used_datasets(self) -> set[str]:
         """Data sets whose images the jobs will read."""
         read = {run.dataset for run in self.train} | {transfer.on for transfer in self.transfer} | {*self.floors}
