@@ -44,7 +44,7 @@ def folder_of_runs(
         path.write_text(yaml.safe_dump({"name": name, **cell}))
     settings = yaml.safe_load((ROOT / "workflow" / "config" / "default.yaml").read_text())
     changed = {"preset": "tests/tiny.yaml", "datasets": "market1501", "ablations": str(folder / "ablations")}
-    places = {"results": str(folder / "results"), "data_root": str(folder / "data"), "device": "cpu"}
+    places = {"results": str(folder / "results"), "data_root": str(folder / "data"), "device": "cpu", "weights": "none"}
     study = plan({**settings, **changed, **places, "seeds": seeds})
     counts = {"images": len(pids), "ids": len(np.unique(pids))}
     index = {
@@ -55,6 +55,7 @@ def folder_of_runs(
         "warnings": [],
     }
     write_json(study.data_folder("market1501") / "index" / "index.json", index)
+    write_table(pd.DataFrame({"split": ["query"]}), study.data_folder("market1501") / "index" / "index.parquet")
     for run in study.runs:
         if not missing(run):
             write_run(study, run, pids, diverged=diverged(run), noise=0 if alike else int(run.cell == "own"))
@@ -80,6 +81,7 @@ def write_run(study: Study, run: Run, pids: Any, *, diverged: bool, noise: int) 
         for side in ("before_neck", "after_neck"):
             arrays[f"{split}_{side}"] = (centres[who] + rng.normal(size=(len(who), 8))).astype(np.float32)
     write_npz(folder / "features.npz", arrays)
+    (folder / "model.safetensors").touch()
     evaluate_run(folder)
 
 
