@@ -15,6 +15,7 @@ from reidablate.selecting import as_written
 from reidablate.standing import Standing
 from reidablate.trees import merge
 from reidablate.turn import Turn, only_looks
+from reidablate.warm import start_host
 
 try:
     CONFIG = merge(places.settings(Path()), as_written(config, workflow.config_settings.config_args))
@@ -67,6 +68,8 @@ onstart:
     TURN.take()
     STUDY.write()
     write_scope(STUDY)
+    if workflow.local_exec and len(NEEDS.train) + len(NEEDS.transfer) + len(NEEDS.evaluate) > 1:
+        start_host()
 
 
 onsuccess:

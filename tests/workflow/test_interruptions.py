@@ -53,12 +53,17 @@ def wait(process: "subprocess.Popen[str]", condition: Callable[[], object]) -> N
 
 
 def live(stage: str) -> dict[int, str]:
-    """Returns the processes that run a stage of the study in the current folder, and their state (`T`: stopped)."""
+    """Returns the processes that run a stage of the study in the current folder, and their state (`T`: stopped).
+
+    A stage that the host runs is its command, which waits, and a fork of the host, which has the name of the stage.
+    """
     found = {}
     for entry in Path("/proc").iterdir():
         try:
             words = (entry / "cmdline").read_bytes().decode().split("\0")
-            if stage in words[2:4] and words[1].endswith("reidablate") and (entry / "cwd").resolve() == Path.cwd():
+            by_itself = stage in words[2:4] and words[1].endswith("reidablate")
+            forked = (entry / "comm").read_text().strip() == stage
+            if (by_itself or forked) and (entry / "cwd").resolve() == Path.cwd():
                 found[int(entry.name)] = (entry / "stat").read_text().rpartition(")")[2].split()[0]
         except (OSError, UnicodeDecodeError):  # it has just ended
             continue
@@ -214,7 +219,7 @@ def test_trainings_side_by_side_get_different_devices(
     monkeypatch.setenv("TMPDIR", str(fresh))
     monkeypatch.setenv("WATCH_STOP", "train")
     process = start_snakemake("--cores", "2", gpu=2, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait(process, lambda: list(live("train").values()) == ["T", "T"])  # both hold what they have leased
+    wait(process, lambda: list(live("train").values()).count("T") == 2)  # both hold what they have leased
     while process.poll() is None:
         resume(set(live("train")))
         select.select([], [], [], 0.5)
