@@ -11,7 +11,7 @@ from reidablate.initial_weights import check_backbones
 from reidablate.places import PRESETS, layers, packaged
 from reidablate.places import settings as folder_settings
 from reidablate.published import study_claims, with_asked
-from reidablate.scope import cells_of, read_scope, restrict, union
+from reidablate.scope import cells_of, last_planned, read_scope, restrict, union, unread_notices
 from reidablate.selecting import check_folder, pick
 from reidablate.smoke import ELSEWHERE, NAME, smoke_preset
 from reidablate.sources import choose_datasets, earlier_datasets, name_notices, search_datasets
@@ -151,18 +151,22 @@ def plan(config: Mapping[str, Any]) -> Study:
         notices.insert(0, _smoke_notice(preset, settings))
     grows = settings.scope == "grow" and not smoke
     scope = read_scope(settings.results / preset.name, settings.ablations) if grows else None
-    before = restrict(scope.runs if scope else {}, datasets=settings.dataset_table, cells=cells)
+    unread = last_planned(scope, settings.results / preset.name, cells) if scope else []
+    offsets = {name: cell.seed_offset for name, cell in cells.items()}
+    offsets |= {cell.name: cell.seed_offset for cell in unread}
+    before = restrict(scope.runs if scope else {}, datasets=settings.dataset_table, offsets=offsets)
     planned = union(before, asked)
-    kept = select(cells, names=cells_of(planned), tier=tier)
-    for cell in kept:
+    kept = select(cells, names=[name for name in cells_of(planned) if name in cells], tier=tier)
+    for cell in chosen:
         cell.resolve(preset).require_patches(f"{cell.where} at preset '{preset.name}'")
     described = [PlannedCell.model_validate(describe(cell, cells, preset)) for cell in kept]
+    described += [cell for cell in unread if cell.name in cells_of(planned)]
     datasets += earlier_datasets(settings, preset, [n for n in planned if n not in {d.name for d in datasets}])
     datasets.sort(key=lambda dataset: list(settings.dataset_table).index(dataset.name))
-    palette = [name for name in (scope.palette if scope else []) if name in cells]
+    palette = [name for name in (scope.palette if scope else []) if name in offsets]
     test_only = [d for d in sources.test_only if any(c.also_on == "all" or d.name in c.also_on for c in described)]
     notices += name_notices(test_only, settings.dataset_table)
-    notices += [*line, *cells.notices, *unchanged_copies(kept, cells, preset)]
+    notices += [*line, *cells.notices, *unread_notices(unread), *unchanged_copies(kept, cells, preset)]
     return Study(
         settings=settings,
         preset=preset,

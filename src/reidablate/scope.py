@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from reidablate.artifacts import read_json, read_record, write_json
+from reidablate.cells import Cells
 from reidablate.config import Section
 from reidablate.errors import UserError
-from reidablate.study import Selection, Study, load_study
+from reidablate.study import PlannedCell, Selection, Study, load_study
 
 FILE = "study.json"
 FORMAT = 1
@@ -99,15 +100,63 @@ def union(first: Selection, second: Selection) -> Selection:
     }
 
 
-def restrict(selection: Selection, *, datasets: Iterable[str], cells: Iterable[str]) -> Selection:
-    """Returns the runs of some data sets and cells."""
-    datasets, cells = set(datasets), set(cells)
+def restrict(selection: Selection, *, datasets: Iterable[str], offsets: Mapping[str, int]) -> Selection:
+    """Returns the runs of some data sets and cells, of each cell those of its first seed and the ones that follow it.
+
+    Args:
+        selection: Any runs.
+        datasets: Names of data sets.
+        offsets: The first seed of each cell. Where it was changed, the runs from the old one are no longer planned.
+    """
+    datasets = set(datasets)
     kept = {
-        dataset: {cell: seeds for cell, seeds in of.items() if cell in cells}
+        dataset: {cell: _following(seeds, offsets[cell]) for cell, seeds in of.items() if cell in offsets}
         for dataset, of in selection.items()
         if dataset in datasets
     }
+    kept = {dataset: {cell: seeds for cell, seeds in of.items() if seeds} for dataset, of in kept.items()}
     return {dataset: of for dataset, of in kept.items() if of}
+
+
+def _following(seeds: list[int], first: int) -> list[int]:
+    return [seed for number, seed in enumerate(sorted(s for s in seeds if s >= first)) if seed == first + number]
+
+
+def last_planned(scope: Scope, root: Path, cells: Cells) -> list[PlannedCell]:
+    """Returns the cells of a study that cannot be used any more as the last call planned them.
+
+    Their file has a mistake, or that of a cell that they need. Their finished runs stay in tables and report.
+
+    Args:
+        scope: What the study has planned.
+        root: `results/<preset>`.
+        cells: The cells of the study's folder.
+    """
+    planned = cells_of(scope.runs)
+    faults = {name: fault for name in planned if name not in cells and (fault := cells.why_broken(name))}
+    if not faults:
+        return []
+    try:
+        last = load_study(root / "plans" / f"{scope.last_plan}.json")
+    except UserError:  # it is gone or of another version; the fault itself is named either way
+        return []
+    found = {cell.name: cell for cell in last.cells if cell.name in faults}
+    there = {*cells, *found} & planned
+    return [
+        cell.model_copy(
+            update={
+                "references": [name for name in cell.references if name in there],
+                "unread": cells.broken[faults[name].cause].sentence,
+            }
+        )
+        for name, cell in found.items()
+    ]
+
+
+def unread_notices(unread: list[PlannedCell]) -> list[str]:
+    """Returns a line that names the cells of `last_planned`, if there are any."""
+    names = ", ".join(cell.name for cell in unread)
+    return [f"Finished runs are shown as they were last planned, and none is added, of {names}."] if unread else []
 
 
 def cells_of(selection: Selection) -> set[str]:

@@ -92,6 +92,7 @@ class PlannedCell(Configured):
     """A cell with everything resolved, as `cells.json` shows it.
 
     `by_dataset` has the data sets on which the cell, its parent or a reference differs from what it is elsewhere.
+    `unread` says why its file cannot be used; the cell is what an earlier call planned then.
     """
 
     name: str
@@ -106,6 +107,7 @@ class PlannedCell(Configured):
     seed_offset: int
     also_on: Literal["all"] | list[str] = []
     by_dataset: dict[str, Configured] = {}
+    unread: str = ""
 
     def config_on(self, dataset: str) -> RunConfig:
         """Returns the configuration of the cell's runs on a data set."""

@@ -30,7 +30,15 @@ def test_a_union_holds_the_runs_of_either_in_order() -> None:
 
 def test_a_restriction_drops_cells_data_sets_and_what_is_left_empty() -> None:
     selection = {"a": {"p": [0], "q": [0]}, "b": {"q": [0]}, "c": {"p": [0]}}
-    assert restrict(selection, datasets=["a", "b"], cells=["p"]) == {"a": {"p": [0]}}
+    assert restrict(selection, datasets=["a", "b"], offsets={"p": 0}) == {"a": {"p": [0]}}
+
+
+@pytest.mark.parametrize(("first", "left"), [(0, [0, 1, 2]), (1, [1, 2]), (2, [2]), (7, [7, 8]), (3, None)])
+def test_a_restriction_drops_the_seeds_that_a_changed_first_seed_leaves_behind(
+    first: int, left: list[int] | None
+) -> None:
+    found = restrict({"a": {"p": [0, 1, 2, 7, 8]}}, datasets=["a"], offsets={"p": first})
+    assert found == ({"a": {"p": left}} if left else {})
 
 
 def test_a_selection_in_words_names_data_set_cell_and_seeds() -> None:
@@ -55,6 +63,29 @@ def test_a_cell_leaves_the_study_with_its_file(settings: Settings, project: Path
     after = plan({**settings, "cells": "p1"})
     assert "mine" not in after.planned["market1501"]
     assert "mine" not in after.palette
+
+
+def test_a_cell_whose_file_broke_stays_as_it_was_last_planned(settings: Settings, project: Path) -> None:
+    mine, other = (project / "ablations" / f"{name}.yaml" for name in ("mine", "other"))
+    mine.write_text("name: mine\nextends: p1\nlosses: {weighted_triplet: {ratio: 0.25}}\n")
+    other.write_text("name: other\nextends: p1\nreference: mine\ntrain: {lr_factor: 2}\n")
+    before = called(settings, cells="mine,other", seeds=2)
+    mine.write_text("losses: [\n")
+    after = called(settings, cells="p1", seeds=1)
+    assert after.runs == before.runs
+    assert after.cell("mine").config == before.cell("mine").config
+    assert after.palette == before.palette
+    for name in ("mine", "other"):  # one is broken, the other is compared with it
+        assert after.cell(name).unread.startswith("ablations/mine.yaml is not valid YAML")
+    (line,) = [line for line in after.notices if "last planned" in line]
+    assert line == "Finished runs are shown as they were last planned, and none is added, of mine, other."
+    again = called(settings, cells="p1", seeds=1)
+    assert again.cell("mine") == after.cell("mine")  # from the plan that showed it so
+    mine.unlink()  # now `other` is compared with a cell that is gone
+    left = plan({**settings, "cells": "p1"})
+    assert "mine" not in left.planned["market1501"]
+    assert left.cell("other").references == []
+    assert "reference 'mine' is no cell" in left.cell("other").unread
 
 
 def test_the_plans_of_the_first_version_are_read_where_there_is_no_other_record(settings: Settings) -> None:

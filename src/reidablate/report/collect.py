@@ -358,6 +358,7 @@ def _cell(index: int, entry: dict[str, Any]) -> Cell:
         references=tuple(entry.get("references") or ()),
         differences=entry.get("differences") or {},
         seed_offset=int(entry.get("seed_offset") or 0),
+        unread=str(entry.get("unread") or ""),
     )
 
 
