@@ -192,6 +192,21 @@ def differs(
     return f"trained with another {' and '.join(other)}" if other else ""
 
 
+def is_fitted(run: Path, planned: Identity, *, broken: Collection[str], same_code: bool = False) -> bool:
+    """Returns whether the folder of a run holds a planned training, finished, whatever became of its features.
+
+    They can be extracted from its weights again, so nothing has to be trained.
+
+    Args:
+        run: Folder of the run.
+        planned: What the training should be.
+        broken: Names of its files that are not what was written; see `integrity.broken_files`.
+        same_code: Whether it must also be by the code that is installed.
+    """
+    lasting = {*TRAINED_FILES} - {"features.npz"}
+    return lasting.isdisjoint(broken) and not differs(run, planned, same_code=same_code, removed=["features.npz"])
+
+
 class Metrics(BaseModel):
     """`metrics.json`; only a run that diverged has no scores."""
 

@@ -29,6 +29,7 @@ from reidablate.runs import (
     Metrics,
     Provenance,
     differs,
+    is_fitted,
 )
 from reidablate.study import PRETRAIN, Run, Study, Transfer
 
@@ -56,7 +57,8 @@ class Needs:
         indexes: Data sets without an index of their present images.
         caches: Data sets without a cache of their index at the preset's image size.
         pretrain: Whether the backbone that the preset trains itself is not there.
-        train: Asked runs that are not trained.
+        train: Asked runs that are not trained, or lack their features.
+        extract: Those of them that lack nothing else; their features are made from their weights.
         transfer: Asked runs without features on another data set that their cell asks for.
         evaluate: Planned runs, and runs on other data sets, that have features or will have and are not scored by the
             present protocol.
@@ -72,6 +74,7 @@ class Needs:
     caches: list[str]
     pretrain: bool
     train: list[Run]
+    extract: list[Run]
     transfer: list[Transfer]
     evaluate: list[Run | Transfer]
     stands: set[Run | Transfer]
@@ -91,12 +94,10 @@ class Needs:
         return read | ({PRETRAIN} if self.pretrain and self.train else set())
 
     def in_words(self) -> str:
-        """Returns a sentence that names the runs to train: data set, cell and seeds."""
-        seeds: dict[str, list[str]] = {}
-        for run in self.train:
-            seeds.setdefault(f"{run.dataset}/{run.cell}", []).append(str(run.seed))
-        named = "; ".join(f"{name} seed {', '.join(of)}" for name, of in seeds.items())
-        return f"reidablate: {len(self.train)} runs to train{f': {named}' if named else ''}."
+        """Returns a sentence that names the runs to train, and those to extract: data set, cell and seeds."""
+        extract = f"; {_counted(self.extract, 'whose features are extracted again')}" if self.extract else ""
+        fit = [run for run in self.train if run not in self.extract]
+        return f"reidablate: {_counted(fit, 'to train')}{extract}."
 
 
 class Standing:
@@ -189,22 +190,35 @@ class Standing:
     def _same_code(self) -> bool:
         return self.study.settings.retrain == "code"
 
+    def _identity(self, run: Run) -> Identity | str:
+        """What a run is to be; while that cannot be told, what is not there."""
+        config = self.study.cell(run.cell).config_on(run.dataset)
+        data, weights = self.fingerprint(run.dataset), self.weights(config)
+        if data is None or weights is None:
+            return "images" if data is None else "initial weights"
+        return Identity(configuration=config.hash, data=data, weights=weights, seed=run.seed)
+
     def _untrained(self, run: Run) -> str:
         """Returns why a run does not stand as trained, as a phrase; empty when it does."""
         folder = self.study.root / run.id
-        config = self.study.cell(run.cell).config_on(run.dataset)
-        data, weights = self.fingerprint(run.dataset), self.weights(config)
         if not (folder / "provenance.json").is_file():
             return "not trained yet"
-        if data is None or weights is None:
-            return f"the {'images' if data is None else 'initial weights'} it was made from are not there"
-        planned = Identity(configuration=config.hash, data=data, weights=weights, seed=run.seed)
+        planned = self._identity(run)
+        if isinstance(planned, str):
+            return f"the {planned} it was made from are not there"
         gone = removed(folder)
         if "features.npz" in gone and unscored(folder):
             return "its features were removed, so it cannot be scored again"
         reason = differs(folder, planned, same_code=self._same_code, removed=gone)
         broken = [] if reason else [name for name in self._broken(folder) if name in TRAINED_FILES]
         return _damaged(broken) or reason
+
+    def _is_fitted(self, run: Run) -> bool:
+        """Whether a run stands as trained, but perhaps for its features, which its weights give."""
+        folder, planned = self.study.root / run.id, self._identity(run)
+        return isinstance(planned, Identity) and is_fitted(
+            folder, planned, broken=self._broken(folder), same_code=self._same_code
+        )
 
     def _unscored(self, run: Run | Transfer) -> str:
         """Returns why a run does not stand as trained and scored, as a phrase; empty when it does."""
@@ -217,7 +231,7 @@ class Standing:
     def _untransferred(self, transfer: Transfer) -> str:
         """Returns why the features of a run on another data set do not stand, as a phrase; empty when they do."""
         folder = self.study.root / transfer.id
-        if reason := self.untrained(transfer.run):
+        if (reason := self.untrained(transfer.run)) and not self._is_fitted(transfer.run):
             return reason
         if not all((folder / name).is_file() for name in {"features.npz", "provenance.json"} - removed(folder)):
             return "not extracted yet"
@@ -257,6 +271,7 @@ class Standing:
             caches=caches,
             pretrain=self.unpretrained,
             train=list(train),
+            extract=[run for run in train if run not in weightless and self._is_fitted(run)],
             transfer=list(transfer),
             evaluate=[run for run in unscored if run in train or run in transfer or not self._unextracted(run)],
             stands=set(runs) - set(unscored),
@@ -305,6 +320,15 @@ class Standing:
                 "imported": [[path.parent.name, path.read_text(encoding="utf-8")] for path in imported],
             }
         )
+
+
+def _counted(runs: list[Run], what: str) -> str:
+    """Returns how many runs there are of a kind, and which."""
+    seeds: dict[str, list[str]] = {}
+    for run in runs:
+        seeds.setdefault(f"{run.dataset}/{run.cell}", []).append(str(run.seed))
+    named = "; ".join(f"{name} seed {', '.join(of)}" for name, of in seeds.items())
+    return f"{len(runs)} run{'s' * (len(runs) != 1)} {what}{f': {named}' if named else ''}"
 
 
 def _damaged(names: list[str]) -> str:

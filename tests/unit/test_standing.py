@@ -2,12 +2,13 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from reidablate.artifacts import read_json, write_json
+from reidablate.artifacts import read_json, sha256_file, write_json
 from reidablate.cells import load_cells
 from reidablate.config import RunConfig
 from reidablate.engine.stages import train_spec
@@ -130,6 +131,28 @@ def test_a_flipped_bit_in_the_weights_is_named_and_the_run_trained_again(study: 
     found = needs(study)
     assert found.train == [RUN]
     assert found.damaged == [f"{RUN.id}: model.safetensors damaged"]
+
+
+@pytest.mark.parametrize("lose", [Path.unlink, _flip])
+def test_lost_features_are_extracted_again_and_nothing_is_trained(study: Study, lose: Callable[[Path], None]) -> None:
+    run = study.root / RUN.id
+    files = [run / "model.safetensors", run / "history.parquet"]
+    before, features = {path: path.stat().st_mtime_ns for path in files}, sha256_file(run / "features.npz")
+    lose(run / "features.npz")
+    found = needs(study)
+    assert (found.train, found.extract) == ([RUN], [RUN])
+    assert "0 runs to train; 1 run whose features are extracted again: market1501/p1 seed 0." in found.in_words()
+    assert "nothing trained" in train_run(train_spec(study, dataset="market1501", cell="p1", seed=0))
+    assert sha256_file(run / "features.npz") == features
+    assert {path: path.stat().st_mtime_ns for path in files} == before
+    assert needs(study).stands == {RUN}
+
+
+def test_features_of_damaged_weights_are_not_extracted(study: Study) -> None:
+    (study.root / RUN.id / "features.npz").unlink()
+    _flip(study.root / RUN.id / "model.safetensors")
+    found = needs(study)
+    assert (found.train, found.extract) == ([RUN], [])
 
 
 @pytest.mark.parametrize("table", ["runs.parquet", "study.json"])

@@ -80,7 +80,7 @@ def test_times_and_places_of_files_repeat_nothing_and_a_dry_run_leaves_no_plan(s
     more = snakemake("-n", config=[*BASE[:2], "cells=p1_rpe", "seeds=1"])
     assert planned(more)["train"] == 1
     assert more.stderr.count("market1501/p1_rpe seed 0") == 1
-    assert "naive_triplet" not in more.stderr.split("runs to train")[1].splitlines()[0]
+    assert "naive_triplet" not in more.stderr.split("1 run to train")[1].splitlines()[0]
     assert {path.name for path in (moved / "results" / "tiny" / "plans").iterdir()} == plans
 
 

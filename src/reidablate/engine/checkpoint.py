@@ -109,7 +109,12 @@ def refusals(run: Path, identity: dict[str, str]) -> list[str]:
     sentences = []
     for folder in sorted(state_folder(run).glob("*/")):
         found = None if folder == own else load_checkpoint(folder)[0]
-        if found:
+        if found and "science_version" not in found.identity:
+            sentences.append(
+                f"{folder} was left by version 0.1.0, whose unfinished trainings cannot be gone on with, and is not "
+                "used; it is kept until the run is scored"
+            )
+        elif found:
             keys = [key for key in identity | found.identity if found.identity.get(key) != identity.get(key)]
             sentences.append(
                 f"{folder} is of another {' and '.join(keys)} and is not used; it is kept until the run is scored"

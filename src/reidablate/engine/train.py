@@ -42,13 +42,14 @@ from reidablate.engine.schedule import build_optimiser, build_schedule, set_epoc
 from reidablate.engine.spec import RunSpec, be_deterministic, place
 from reidablate.engine.stopping import StopSignal
 from reidablate.engine.tracking import Tracker
+from reidablate.engine.transfer import Trained, trained_model
 from reidablate.errors import UserError, reading
 from reidablate.losses.positions import PositionState
 from reidablate.losses.total import BatchOutputs, study_loss
 from reidablate.models.checkpoints import load_weights, save_weights
 from reidablate.models.neck import ReidModel, ReidOutput, initialise
 from reidablate.rng import generator, seed_int, torch_generator
-from reidablate.runs import NO_WEIGHTS, TRAINED_FILES, Checksums, Identity, differs, remove_state
+from reidablate.runs import NO_WEIGHTS, TRAINED_FILES, Checksums, Identity, differs, is_fitted, remove_state
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -58,7 +59,8 @@ def train_run(spec: RunSpec) -> str:
 
     An interrupted run goes on from its last checkpoint, one an epoch, and ends bit-identical to an undisturbed one.
     SIGTERM and SIGINT end it after the step under way, which is saved too. A run that is complete already is left
-    alone. A non-finite loss or weight ends it with status `diverged`.
+    alone; one that lacks nothing but its features gets them from its weights. A non-finite loss or weight ends it with
+    status `diverged`.
 
     Raises:
         UserError: Anything the user can mend: no index or cache, weights that do not fit, too few identities, a
@@ -75,7 +77,7 @@ def train_run(spec: RunSpec) -> str:
         for folder in (training.state, *training.state.glob("features-*")):
             remove_half_written(folder)
         with StopSignal() as stop:
-            return training.run(stop)
+            return training.extract_again(stop) if training.is_fitted() else training.run(stop)
 
 
 class _Training:
@@ -111,9 +113,28 @@ class _Training:
         out = self.spec.out
         reason = differs(out, self.planned, features=self.spec.extract, same_code=self.spec.same_code)
         if not reason and (broken := [name for name in integrity.broken_files(out) if name in TRAINED_FILES]):
-            self._say(f"{' and '.join(broken)} {'is' if len(broken) == 1 else 'are'} damaged, so the run is made again")
+            self._say(f"{' and '.join(broken)} {'is' if len(broken) == 1 else 'are'} damaged and made again")
             return False
         return not reason
+
+    def is_fitted(self) -> bool:
+        """Returns whether the run's folder holds this very training, finished, but for its features."""
+        broken = integrity.broken_files(self.spec.out)
+        return self.spec.extract and is_fitted(
+            self.spec.out, self.planned, broken=broken, same_code=self.spec.same_code
+        )
+
+    def extract_again(self, stop: StopSignal) -> str:
+        """Writes the features of a finished training from its weights, and returns the line that says so."""
+        out, record = self.spec.out, self.spec.out / "provenance.json"
+        made = read_record(record, Trained)
+        model, _ = trained_model(out, made)
+        model.to(self.device)
+        features = no_features(model) if made.status == "diverged" else self._features(model, stop)
+        write_npz(out / "features.npz", features)
+        codes = dict.fromkeys([*made.code_hash.split("+"), provenance.code_hash()])
+        write_record(record, {**made.model_dump(), "code_hash": "+".join(codes)}, ["features.npz"])
+        return f"{self.spec.name}: features extracted again from its weights, nothing trained"
 
     def run(self, stop: StopSignal) -> str:
         """Trains, extracts, writes, and returns the line that sums it up."""
