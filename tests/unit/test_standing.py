@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from reidablate.artifacts import read_json, sha256_file, write_json
+from reidablate.artifacts import content_hash, read_json, sha256_file, write_json
 from reidablate.cells import load_cells
-from reidablate.config import RunConfig
+from reidablate.config import RunConfig, validate
 from reidablate.engine.stages import train_spec
 from reidablate.engine.train import train_run
 from reidablate.metrics.evaluate import evaluate_run
@@ -188,3 +188,26 @@ def test_the_hashes_of_the_shipped_cells_are_those_of_the_last_release() -> None
         for preset in presets.values()
     }
     assert found == read_json(ROOT / "tests" / "golden" / "config_hashes.json")
+
+
+RETRAINED_SINCE_0_1_0 = {"p1_rpe_jsd_as_run"}  # has the author's own configuration now
+
+
+def test_finished_runs_of_0_1_0_keep_their_identity() -> None:
+    """A cell that fails here costs every user of 0.1.0 its finished runs at paper scale: they are trained again.
+
+    The golden file holds, for every cell of that release, what `provenance.json` of its runs under the preset paper
+    records as `config` and `config_hash`: `Cell.resolve(preset).dump()` and `.hash`, written by that release.
+    """
+    golden = read_json(ROOT / "tests" / "golden" / "configs_of_0_1_0.json")
+    now = read_json(ROOT / "tests" / "golden" / "config_hashes.json")[golden["preset"]]
+    changed = set()
+    for name, cell in golden["cells"].items():
+        recorded = {section: dict(options) for section, options in golden["config"].items()}
+        for key, value in cell["options"].items():
+            section, option = key.split(".")
+            recorded[section][option] = value
+        assert content_hash(recorded) == cell["config_hash"]  # the very configuration that 0.1.0 wrote
+        if validate(RunConfig, recorded, where=name).hash != now[name]:
+            changed.add(name)
+    assert changed == RETRAINED_SINCE_0_1_0
