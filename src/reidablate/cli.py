@@ -207,8 +207,11 @@ def pretrain(plan: PlanOption) -> None:
     """Trains the one backbone that every run of the quickstart starts from."""
     from reidablate.engine.stages import pretrain_spec
     from reidablate.engine.train import train_run
+    from reidablate.provenance import keep_sources
 
-    typer.echo(train_run(pretrain_spec(_open(plan))))
+    study = _open(plan)
+    keep_sources(study.path.parent)  # they may have been edited since the call began
+    typer.echo(train_run(pretrain_spec(study)))
 
 
 @app.command()
@@ -222,9 +225,11 @@ def train(
     """Trains one run and extracts its features; goes on where an interrupted one stopped."""
     from reidablate.engine.stages import train_spec
     from reidablate.engine.train import train_run
+    from reidablate.provenance import keep_sources
 
-    spec = train_spec(_open(plan), dataset=dataset, cell=cell, seed=seed, gpus=gpus)
-    typer.echo(train_run(spec))
+    study = _open(plan)
+    keep_sources(study.path.parent)  # they may have been edited since the call began
+    typer.echo(train_run(train_spec(study, dataset=dataset, cell=cell, seed=seed, gpus=gpus)))
 
 
 @app.command()
@@ -282,12 +287,15 @@ def clean(
     results: Annotated[
         Path | None, typer.Option(help="results/<preset> of the study; not needed where there is only one.")
     ] = None,
+    study: cells_cli.StudyOption = None,
 ) -> None:
     """Lists what a study no longer needs, with sizes; removes it with --yes, when no call is using the study."""
-    from reidablate.report.imported import find_results
+    from reidablate.places import in_study, study_of
     from reidablate.tidying import clean_study
 
-    for line in clean_study(results or find_results(), remove=yes):
+    results = (in_study(results, study) if results else _results(study)).absolute()
+    os.chdir(study_of(results, study))  # the paths in its plans are meant from there
+    for line in clean_study(Path(os.path.relpath(results)), remove=yes):
         typer.echo(line)
 
 
