@@ -96,6 +96,27 @@ def test_a_run_of_another_configuration_does_not_stand(study: Study) -> None:
     assert Standing(study).untrained(RUN) == "trained with another configuration"
 
 
+def test_initial_weights_are_known_by_their_bytes_whatever_their_path_and_times(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, copied = tmp_path / "w.pth", tmp_path / "elsewhere" / "v.pth"
+    file.write_bytes(b"some weights")
+    copied.parent.mkdir()
+    shutil.copyfile(file, copied)
+    os.utime(file, (1, 1))
+    edit(study.root / RUN.id / "provenance.json", weights_sha256=sha256_file(file))
+    monkeypatch.chdir(tmp_path)
+
+    def started_from(path: str) -> Needs:
+        return needs(study.model_copy(update={"settings": study.settings.model_copy(update={"weights": path})}))
+
+    for spelled in ("w.pth", "./elsewhere/../w.pth", str(file), "elsewhere/v.pth"):
+        assert started_from(spelled).train == []
+    file.write_bytes(b"other weights")
+    assert started_from("w.pth").train == [RUN]
+    assert started_from("elsewhere/v.pth").train == []
+
+
 def test_a_run_of_the_first_version_stands(study: Study) -> None:
     path = study.root / RUN.id / "provenance.json"
     digests = {"features.npz": read_json(path)["sha256"]["features.npz"]}
