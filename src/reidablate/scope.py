@@ -47,10 +47,15 @@ def read_scope(root: Path, ablations: Path) -> Scope | None:
     path = root / FILE
     if not path.exists():
         return _of_plans(root, ablations)
-    found = read_json(path)
-    if isinstance(found, dict) and isinstance(found.get("format"), int) and found["format"] > FORMAT:
+    try:
+        found = read_json(path)
+        newer = isinstance(found, dict) and isinstance(found.get("format"), int) and found["format"] > FORMAT
+        scope = None if newer else read_record(path, Scope)
+    except UserError as error:
+        what = str(error).partition(";")[0].removesuffix(".")
+        raise UserError(f"{what}; delete it, and what the study has planned is read from its plans.") from None
+    if scope is None:
         raise UserError(f"{path} was written by a newer version of reidablate; install that version or newer.")
-    scope = read_record(path, Scope)
     other = Path(scope.ablations)
     if scope.results == str(root.resolve()) and other != ablations.resolve() and other.is_dir():
         raise UserError(

@@ -59,6 +59,8 @@ class Needs:
         pretrain: Whether the backbone that the preset trains itself is not there.
         train: Asked runs that are not trained, or lack their features.
         extract: Those of them that lack nothing else; their features are made from their weights.
+        unsure: Those of them that are finished, made of images or initial weights that are gone; if these come out as
+            they were, the runs stand.
         transfer: Asked runs without features on another data set that their cell asks for.
         evaluate: Planned runs, and runs on other data sets, that have features or will have and are not scored by the
             present protocol.
@@ -75,6 +77,7 @@ class Needs:
     pretrain: bool
     train: list[Run]
     extract: list[Run]
+    unsure: list[Run]
     transfer: list[Transfer]
     evaluate: list[Run | Transfer]
     stands: set[Run | Transfer]
@@ -94,10 +97,14 @@ class Needs:
         return read | ({PRETRAIN} if self.pretrain and self.train else set())
 
     def in_words(self) -> str:
-        """Returns a sentence that names the runs to train, and those to extract: data set, cell and seeds."""
-        extract = f"; {_counted(self.extract, 'whose features are extracted again')}" if self.extract else ""
-        fit = [run for run in self.train if run not in self.extract]
-        return f"reidablate: {_counted(fit, 'to train')}{extract}."
+        """Returns a sentence that names the runs to train, and those that may not have to be: data set, cell, seeds."""
+        fit = [run for run in self.train if run not in self.extract and run not in self.unsure]
+        parts = [
+            _counted(fit, "to train"),
+            _counted(self.extract, "whose features are extracted again"),
+            _counted(self.unsure, "to train unless lost images and initial weights come out as they were"),
+        ]
+        return f"reidablate: {'; '.join(part for part in parts if part) or 'no run to train'}."
 
 
 class Standing:
@@ -201,7 +208,7 @@ class Standing:
     def _untrained(self, run: Run) -> str:
         """Returns why a run does not stand as trained, as a phrase; empty when it does."""
         folder = self.study.root / run.id
-        if not (folder / "provenance.json").is_file():
+        if not self._is_recorded(run):
             return "not trained yet"
         planned = self._identity(run)
         if isinstance(planned, str):
@@ -212,6 +219,10 @@ class Standing:
         reason = differs(folder, planned, same_code=self._same_code, removed=gone)
         broken = [] if reason else [name for name in self._broken(folder) if name in TRAINED_FILES]
         return _damaged(broken) or reason
+
+    def _is_recorded(self, run: Run) -> bool:
+        """Whether there is a record of a finished run, be it the planned one or not."""
+        return (self.study.root / run.id / "provenance.json").is_file()
 
     def _is_fitted(self, run: Run) -> bool:
         """Whether a run stands as trained, but perhaps for its features, which its weights give."""
@@ -272,6 +283,7 @@ class Standing:
             pretrain=self.unpretrained,
             train=list(train),
             extract=[run for run in train if run not in weightless and self._is_fitted(run)],
+            unsure=[run for run in train if isinstance(self._identity(run), str) and self._is_recorded(run)],
             transfer=list(transfer),
             evaluate=[run for run in unscored if run in train or run in transfer or not self._unextracted(run)],
             stands=set(runs) - set(unscored),
@@ -323,12 +335,14 @@ class Standing:
 
 
 def _counted(runs: list[Run], what: str) -> str:
-    """Returns how many runs there are of a kind, and which."""
+    """Returns how many runs there are of a kind, and which; nothing where there is none."""
+    if not runs:
+        return ""
     seeds: dict[str, list[str]] = {}
     for run in runs:
         seeds.setdefault(f"{run.dataset}/{run.cell}", []).append(str(run.seed))
     named = "; ".join(f"{name} seed {', '.join(of)}" for name, of in seeds.items())
-    return f"{len(runs)} run{'s' * (len(runs) != 1)} {what}{f': {named}' if named else ''}"
+    return f"{len(runs)} run{'s' * (len(runs) > 1)} {what}: {named}"
 
 
 def _damaged(names: list[str]) -> str:

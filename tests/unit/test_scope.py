@@ -112,6 +112,19 @@ def test_a_record_of_a_newer_version_is_refused(settings: Settings) -> None:
         plan(settings)
 
 
+@pytest.mark.parametrize("content", ["{", "[]", '{"format": 1, "runs": 3}'])
+def test_a_broken_record_is_refused_and_may_be_deleted(settings: Settings, content: str) -> None:
+    study = called(settings, cells="p1", seeds=2)
+    path = study.root / "study.json"
+    path.write_text(content)
+    with pytest.raises(
+        UserError, match=r"^\S*study\.json [^;]*; delete it, and what the study has planned is read from"
+    ):
+        plan(settings)
+    path.unlink()
+    assert plan({**settings, "cells": "naive_triplet"}).planned["market1501"]["p1"] == [0, 1]
+
+
 def test_the_results_of_another_study_are_refused_and_moved_ones_are_not(settings: Settings, project: Path) -> None:
     study = called(settings, cells="p1")
     other = project / "other_cells"

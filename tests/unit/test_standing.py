@@ -162,11 +162,20 @@ def test_lost_features_are_extracted_again_and_nothing_is_trained(study: Study, 
     lose(run / "features.npz")
     found = needs(study)
     assert (found.train, found.extract) == ([RUN], [RUN])
-    assert "0 runs to train; 1 run whose features are extracted again: market1501/p1 seed 0." in found.in_words()
+    assert found.in_words() == "reidablate: 1 run whose features are extracted again: market1501/p1 seed 0."
     assert "nothing trained" in train_run(train_spec(study, dataset="market1501", cell="p1", seed=0))
     assert sha256_file(run / "features.npz") == features
     assert {path: path.stat().st_mtime_ns for path in files} == before
     assert needs(study).stands == {RUN}
+
+
+def test_a_run_whose_images_are_gone_is_not_said_to_be_trained(study: Study) -> None:
+    shutil.rmtree(study.data_folder(RUN.dataset))
+    found = needs(study)
+    assert (found.train, found.unsure) == ([RUN], [RUN])
+    assert "1 run to train unless lost images" in found.in_words()
+    shutil.rmtree(study.root / RUN.id)
+    assert needs(study).in_words() == "reidablate: 1 run to train: market1501/p1 seed 0."
 
 
 def test_features_of_damaged_weights_are_not_extracted(study: Study) -> None:
