@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from reidablate.artifacts import content_hash, read_json, sha256_file, write_json
-from reidablate.cells import load_cells
 from reidablate.config import RunConfig, validate
 from reidablate.engine.stages import train_spec
 from reidablate.engine.train import train_run
@@ -19,7 +18,7 @@ from reidablate.report.aggregate import aggregate_study
 from reidablate.runs import SCORES_VERSION
 from reidablate.standing import Needs, Standing
 from reidablate.study import Run, Study
-from support import ROOT
+from support import ROOT, shipped_cells
 
 RUN = Run(dataset="market1501", cell="p1", seed=0)
 PLANNED = {"market1501": {"p1": [0]}}
@@ -199,7 +198,7 @@ def test_an_option_added_with_a_default_moves_no_hash() -> None:
         added: float = 0.5
 
     presets = load_presets(ROOT)
-    for cell in load_cells(ROOT / "ablations", presets.values()).values():
+    for cell in shipped_cells(presets.values()).values():
         config = cell.resolve(presets["quickstart"])
         assert Later.model_validate(config.dump()).hash == config.hash
         assert Later.model_validate({**config.dump(), "added": 0.25}).hash != config.hash
@@ -208,7 +207,7 @@ def test_an_option_added_with_a_default_moves_no_hash() -> None:
 def test_the_hashes_of_the_shipped_cells_are_those_of_the_last_release() -> None:
     """A change of a line costs every user the finished runs of that cell and preset: they are trained again."""
     presets = load_presets(ROOT)
-    cells = load_cells(ROOT / "ablations", presets.values())
+    cells = shipped_cells(presets.values())
     found = {
         preset.name: {
             cell.name if dataset is None else f"{cell.name} on {dataset}": cell.resolve(preset, dataset).hash
