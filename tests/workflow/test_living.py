@@ -110,7 +110,7 @@ def later_release(sources: Path) -> None:
     for name, old, new in (
         ("losses/triplet.py", '"""', '"""In other words: '),
         ("data/occluders.py", '"""', '"""In other words: '),
-        ("config.py", "class RunConfig(Section):", "class Later(Section):\n    weight: float = 1.0\n\n\n\\g<0>"),
+        ("config.py", r"class RunConfig\(Section\):", "class Later(Section):\n    weight: float = 1.0\n\n\n\\g<0>"),
         ("config.py", "    model: ModelConfig\n", "    later: Later | None = None\n\\g<0>"),
         ("runs.py", r"SCORES_VERSION = \d+", f"SCORES_VERSION = {SCORES_VERSION + 1}"),
         ("runs.py", r"QUERY_COLUMNS = \(", '\\g<0>"reciprocal_rank",'),
