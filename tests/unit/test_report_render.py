@@ -143,7 +143,7 @@ def test_hostile_text_renders_inert(results: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(figures, "_BY_GROUP", figures._BY_GROUP[:1])  # one kind of figure is enough
     text = HOSTILE + "W" * 10_000
     tables = results / "tables"
-    keys = ("title", "group", "question", "notes")
+    keys = ("title", "group", "question", "notes", "unread")
     edit_json(tables / "cells.json", lambda cells: [cell.update(dict.fromkeys(keys, text)) for cell in cells])
 
     def poison(study: dict[str, Any]) -> None:
@@ -162,6 +162,7 @@ def test_hostile_text_renders_inert(results: Path, monkeypatch: pytest.MonkeyPat
     render_report(results, TEMPLATES, out)
     html = out.read_text(encoding="utf-8")
     assert Outline(html).active == ["script"]
+    assert "Shown as last planned, because its file cannot be used. " in html
     assert "&lt;script&gt;alert(1)" in html
     assert "<script>alert" not in html
     assert "{{ 7*7 }}" in html
