@@ -92,6 +92,7 @@ class PlannedCell(Configured):
     """A cell with everything resolved, as `cells.json` shows it.
 
     `by_dataset` has the data sets on which the cell, its parent or a reference differs from what it is elsewhere.
+    `exploratory` has the references over which it was declared primary when a run of it had been scored already.
     """
 
     name: str
@@ -101,6 +102,7 @@ class PlannedCell(Configured):
     question: str
     notes: str
     primary: bool = False
+    exploratory: list[str] = []
     extends: str | None
     references: list[str]
     seed_offset: int

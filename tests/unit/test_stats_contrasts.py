@@ -180,7 +180,7 @@ def test_primary_contrasts_have_a_family_of_their_own_over_all_groups() -> None:
     cells = [CELLS[0]]
     for name, group, primary in names:
         cell = {"name": name, "group": group, "references": ["base"], "primary": primary}
-        cells.append({**cell, "exploratory": name == "late"})
+        cells.append({**cell, "exploratory": ["base"] * (name == "late")})
     frames = [run("base", seed, scores("base", seed)) for seed in range(4)]
     frames += [run(name, seed, scores(name, seed, gain=0.003)) for name, _, _ in names for seed in range(4)]
     runs = planned({"base": 4} | {name: 4 for name, _, _ in names})

@@ -196,6 +196,13 @@ def test_a_wrong_setting_is_one_sentence(settings: Settings, change: Settings, s
     assert sentence in str(caught.value)
 
 
+def test_the_patches_of_a_grid_are_counted_on_every_data_set(settings: Settings, project: Path) -> None:
+    special = "by_dataset: {occluded_duke: {losses: {position_relation: {patches: 10}}}}"
+    (project / "ablations" / "mine.yaml").write_text(f"name: mine\nextends: p1_rpe_jsd\n{special}\n")
+    with pytest.raises(UserError, match=r"mine\.yaml, by_dataset\.occluded_duke at preset 'tiny': .* wants 10 patches"):
+        plan({**settings, "cells": "mine"})
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

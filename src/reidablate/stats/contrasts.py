@@ -132,9 +132,9 @@ def contrast_table(
     Args:
         queries: The table `queries`.
         runs: The table `runs`: which runs are planned and what became of them.
-        cells: Entries of `cells.json`; `name`, `group`, `references`, `seed_offset`, `primary` and `exploratory` (was
-            it declared primary after a run had been scored?) are read, and what the guard compares: `config`,
-            `config_hash`, `declared` and `differences`.
+        cells: Entries of `cells.json`; `name`, `group`, `references`, `seed_offset`, `primary` and `exploratory` (the
+            references over which it was declared primary after a run had been scored) are read, and what the guard
+            compares: `config`, `config_hash`, `declared` and `differences`.
         deltas: {dataset: {metric: largest difference that does not matter}}, fractions.
         headline_side: The declared feature side.
         borrowed: Procedural data sets, whose delta is that of the real one.
@@ -169,7 +169,7 @@ def declared_contrasts(cells: Sequence[Mapping[str, Any]]) -> Iterator[dict[str,
                 "reference": reference,
                 "paired": paired,
                 "primary": bool(cell.get("primary")),
-                "exploratory": bool(cell.get("primary") and cell.get("exploratory")),
+                "exploratory": bool(cell.get("primary")) and reference in (cell.get("exploratory") or ()),
             }
 
 
