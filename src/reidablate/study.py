@@ -15,7 +15,7 @@ from reidablate.artifacts import content_hash, read_json, write_json
 from reidablate.cells import Tier
 from reidablate.config import MOST_SEEDS, Preset, RunConfig, Section, nearest, validate
 from reidablate.data.formats import Grammar, Layout, Published, source_of
-from reidablate.data.table import DatasetEntry, layout_of
+from reidablate.data.table import DatasetEntry, Metric, layout_of
 from reidablate.errors import UserError
 from reidablate.initial_weights import Choice, file_for, unnamed
 from reidablate.provenance import keep_sources
@@ -71,7 +71,7 @@ class PlannedDataset(Section):
     generated: bool
     grammar: Grammar | None = None
     published: Published | None = None
-    delta: dict[str, float] = {}
+    delta: dict[Metric, float] = {}
 
     @property
     def layout(self) -> Layout:
