@@ -67,7 +67,10 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "seed_sd": ("Float64", "Standard deviation of the difference between seeds, as observed."),
     "seed_error": ("Float64", "Root of V_seed, moderated over the sister contrasts."),
     "seed_df": ("Float64", "Its degrees of freedom."),
-    "prior_df": ("Float64", "Those that the sisters add before the cap, at most 1000; 0 where there is no prior."),
+    "prior_df": (
+        "Float64",
+        "Those that the sisters add before the cap, at most 1000; 0 without a prior or outlying.",
+    ),
     "sampling_error": ("Float64", "Root of C, what no number of seeds removes."),
     "identity_error": ("Float64", "Root of V_id, the error of the identities alone."),
     "identity_df": ("Float64", "Degrees of freedom of both: effective identities minus one."),
