@@ -49,7 +49,7 @@ def test_a_cell_that_varies_ten_times_as_much_is_not_called_better(size: int, se
     overlap = squared_correlations([(f"cell{k}", "base") for k in range(size)])
     variance, df = moves.var(axis=-1, ddof=1), np.full((families, size), seeds - 1.0)
     posterior, total = fit_prior(variance, df, overlap=overlap).posterior(variance, df)
-    p_values = 2 * stats.t.sf(np.abs(moves.mean(axis=-1)) / np.sqrt(posterior / seeds), total)
+    p_values = np.asarray(2 * stats.t.sf(np.abs(moves.mean(axis=-1)) / np.sqrt(posterior / seeds), total))
     assert np.mean(p_values.min(axis=1) < 0.05 / size) <= most
 
 
