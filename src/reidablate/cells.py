@@ -117,6 +117,10 @@ class Cell:
         """The file that the cell comes from, and its name where a sweep makes several of one file."""
         return str(self.path) if self.path.stem == self.name else f"{self.path}, cell {self.name}"
 
+    def where_on(self, dataset: str | None) -> str:
+        """The place of the cell's options on a data set."""
+        return f"{self.where}, by_dataset.{dataset}" if dataset in self.by_dataset else self.where
+
     def resolve(self, preset: Preset, dataset: str | None = None) -> RunConfig:
         """Returns the configuration of this cell's runs under a preset, on a data set if one is named.
 
@@ -124,9 +128,8 @@ class Cell:
             UserError: A key is unknown or a value is out of range; the sentence names the file and the key.
         """
         base = {section: getattr(preset, section) for section in SECTIONS}
-        special = dataset in self.by_dataset
-        options, where = (self.by_dataset[dataset], f", by_dataset.{dataset}") if special else (self.options, "")  # type: ignore[index]
-        return validate(RunConfig, merge(base, options), where=f"{self.where}{where}")
+        options = self.options if dataset is None else self.by_dataset.get(dataset, self.options)
+        return validate(RunConfig, merge(base, options), where=self.where_on(dataset))
 
 
 _Files = Mapping[str, tuple[Path, CellFile]]  # the place and the content of each cell's own file, by its name
@@ -447,11 +450,13 @@ def select(cells: Mapping[str, Cell], *, names: Iterable[str] | None, tier: Tier
 def unchanged_copies(chosen: Iterable[Cell], cells: Mapping[str, Cell], preset: Preset) -> list[str]:
     """Returns a line for each chosen cell that has the runs of an earlier one, chosen too or a parent."""
     asked = [cell.name for cell in chosen]
-    first: dict[tuple[RunConfig, int], str] = {}
+    special = sorted({dataset for cell in cells.values() for dataset in cell.by_dataset})
+    first: dict[tuple[tuple[RunConfig, ...], int], str] = {}
     lines = []
     for name in dict.fromkeys(name for one in asked for name in _ancestry(cells[one], cells)):
         cell = cells[name]
-        other = first.setdefault((cell.resolve(preset), cell.seed_offset), name)
+        everywhere = tuple(cell.resolve(preset, dataset) for dataset in (None, *special))
+        other = first.setdefault((everywhere, cell.seed_offset), name)
         if other != name and name in asked:
             lines.append(
                 f"{name}: same configuration as {other}, so its runs repeat those of {other}; "
@@ -518,11 +523,13 @@ def as_cell_file(cell: Cell, preset: Preset) -> str:
         "tier": cell.tier,
         "question": cell.question,
         "notes": cell.notes,
+        "notes_not_under": list(cell.notes_not_under),
         "primary": cell.primary,
         "extends": cell.extends,
         "reference": list(cell.references) if cell.extends else [],
         "seed_offset": cell.seed_offset,
         **cell.options,
+        "by_dataset": {dataset: _beyond(cell.options, options) for dataset, options in cell.by_dataset.items()},
         "evaluate": cell.evaluate.model_dump() if cell.evaluate else None,
     }
     empty = {"reference"} if cell.extends else set()
@@ -532,6 +539,14 @@ def as_cell_file(cell: Cell, preset: Preset) -> str:
     rest = {key: value for key, value in flatten(cell.resolve(preset).dump()).items() if key not in declared}
     lines = [f"#   {key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in rest.items()]
     return "".join([text, f"# And of preset {preset.name}, or by default:\n", *lines])
+
+
+def _beyond(options: Mapping[str, Any], special: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what has to be laid over some options to have the special ones."""
+    added: dict[str, Any] = {}
+    for key, (_, value) in difference(options, special).items():
+        added = merge(added, _nest(key, value))
+    return added
 
 
 class _PlainDumper(yaml.SafeDumper):

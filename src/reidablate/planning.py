@@ -11,7 +11,7 @@ from reidablate.initial_weights import check_backbones
 from reidablate.places import PRESETS, layers, packaged
 from reidablate.places import settings as folder_settings
 from reidablate.published import study_claims, with_asked
-from reidablate.scope import cells_of, last_planned, read_scope, restrict, union, unread_notices
+from reidablate.scope import cells_of, last_planned, read_scope, restrict, settle_primary, union, unread_notices
 from reidablate.selecting import check_folder, pick
 from reidablate.smoke import ELSEWHERE, NAME, smoke_preset
 from reidablate.sources import choose_datasets, earlier_datasets, name_notices, search_datasets
@@ -158,15 +158,17 @@ def plan(config: Mapping[str, Any]) -> Study:
     planned = union(before, asked)
     kept = select(cells, names=[name for name in cells_of(planned) if name in cells], tier=tier)
     for cell in chosen:
-        cell.resolve(preset).require_patches(f"{cell.where} at preset '{preset.name}'")
-    described = [PlannedCell.model_validate(describe(cell, cells, preset)) for cell in kept]
-    described += [cell for cell in unread if cell.name in cells_of(planned)]
+        for dataset in (None, *cell.by_dataset):
+            cell.resolve(preset, dataset).require_patches(f"{cell.where_on(dataset)} at preset '{preset.name}'")
+    declared = [PlannedCell.model_validate(describe(cell, cells, preset)) for cell in kept]
+    declared += [cell for cell in unread if cell.name in cells_of(planned)]
+    described, settled = settle_primary(declared, settings.results / preset.name)
     datasets += earlier_datasets(settings, preset, [n for n in planned if n not in {d.name for d in datasets}])
     datasets.sort(key=lambda dataset: list(settings.dataset_table).index(dataset.name))
     palette = [name for name in (scope.palette if scope else []) if name in offsets]
     test_only = [d for d in sources.test_only if any(c.also_on == "all" or d.name in c.also_on for c in described)]
     notices += name_notices(test_only, settings.dataset_table)
-    notices += [*line, *cells.notices, *unread_notices(unread), *unchanged_copies(kept, cells, preset)]
+    notices += [*line, *cells.notices, *unread_notices(unread), *unchanged_copies(kept, cells, preset), *settled]
     return Study(
         settings=settings,
         preset=preset,

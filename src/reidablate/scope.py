@@ -94,6 +94,50 @@ def write_scope(study: Study) -> None:
     write_json(study.root / FILE, scope.model_dump(mode="json"))
 
 
+def settle_primary(cells: Iterable[PlannedCell], root: Path) -> tuple[list[PlannedCell], list[str]]:
+    """Returns the cells with what was declared of them before a run of theirs was scored, and a line on each change.
+
+    Whoever has seen a score could choose by it. From the first scored run of a cell on, its contrasts are therefore
+    primary exactly if they were so in the last of the kept plans that holds the cell: those that are declared later are
+    `exploratory`, and a cell that is no longer declared stays primary, as the family would shrink without it.
+
+    Args:
+        cells: Cells as their files and the preset declare them.
+        root: The folder `results/<preset>`.
+    """
+    last = read_json(root / FILE).get("last_plan") if (root / FILE).is_file() else None
+    plans = (root / "plans").glob("[!.]*.json")
+    before: dict[str, list[str]] = {}
+    for path in sorted(plans, key=lambda path: (path.stem == last, path.stat().st_mtime_ns)):
+        before |= _primary_in(path)
+    settled, lines = [], []
+    for cell in cells:
+        early = before.get(cell.name, [])
+        late = [name for name in cell.references if name not in early] if cell.primary or early else []
+        if (late or early) and any(root.glob(f"*/{cell.name}/seed*/metrics.json")):
+            if late:
+                over = f" over {', '.join(late)}" if early else ""
+                lines.append(f"{cell.name}{over} was declared primary after a run was scored, so it is exploratory.")
+            if not cell.primary:
+                lines.append(f"{cell.name} was primary when its first run was scored, so it stays primary.")
+            cell = cell.model_copy(update={"primary": True, "exploratory": late})
+        settled.append(cell)
+    return settled, lines
+
+
+def _primary_in(plan: Path) -> dict[str, list[str]]:
+    """Returns the references of each cell of a plan with which it has primary contrasts, none if it is not readable."""
+    try:
+        return {
+            cell["name"]: [name for name in cell["references"] if name not in cell.get("exploratory", ())]
+            if cell.get("primary")
+            else []
+            for cell in read_json(plan)["cells"]
+        }
+    except (UserError, KeyError, TypeError):
+        return {}
+
+
 def union(first: Selection, second: Selection) -> Selection:
     """Returns the runs of either selection."""
     return {

@@ -15,7 +15,7 @@ from reidablate.artifacts import content_hash, read_json, write_json
 from reidablate.cells import Tier
 from reidablate.config import MOST_SEEDS, Preset, RunConfig, Section, nearest, validate
 from reidablate.data.formats import Grammar, Layout, Published, source_of
-from reidablate.data.table import DatasetEntry, layout_of
+from reidablate.data.table import DatasetEntry, Metric, layout_of
 from reidablate.errors import UserError
 from reidablate.initial_weights import Choice, file_for, unnamed
 from reidablate.provenance import keep_sources
@@ -71,7 +71,7 @@ class PlannedDataset(Section):
     generated: bool
     grammar: Grammar | None = None
     published: Published | None = None
-    delta: dict[str, float] = {}
+    delta: dict[Metric, float] = {}
 
     @property
     def layout(self) -> Layout:
@@ -93,6 +93,7 @@ class PlannedCell(Configured):
 
     `by_dataset` has the data sets on which the cell, its parent or a reference differs from what it is elsewhere.
     `unread` says why its file cannot be used; the cell is what an earlier call planned then.
+    `exploratory` has the references over which it was declared primary when a run of it had been scored already.
     """
 
     name: str
@@ -102,6 +103,7 @@ class PlannedCell(Configured):
     question: str
     notes: str
     primary: bool = False
+    exploratory: list[str] = []
     extends: str | None
     references: list[str]
     seed_offset: int

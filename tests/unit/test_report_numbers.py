@@ -15,7 +15,10 @@ from reidablate.report.render import make_environment, render_html
 from report_fixture import write_results
 
 TEMPLATES = Path(__file__).parents[2] / "report_templates"
-UNITS = {"": 1.0, "points": 100.0, "hours": 1 / 3600, "minutes": 1 / 60, "mebibytes": 2.0**-20, "thousands": 1e-3}
+UNITS = {
+    "": 1.0, "points": 100.0, "percent": 100.0, "hours": 1 / 3600, "minutes": 1 / 60, "mebibytes": 2.0**-20,
+    "thousands": 1e-3,
+}  # fmt: skip
 
 
 class Page(HTMLParser):

@@ -83,7 +83,7 @@ def test_synthetic_is_said_in_title_banner_and_every_section(small: Path) -> Non
 def test_no_claim_is_judged_on_synthetic_data(small: Path) -> None:
     html = page_of(small)
     section = html[html.index('aria-labelledby="claims"') : html.index('aria-labelledby="group-1"')]
-    assert section.count("not tested (synthetic data)") == 2
+    assert section.count("not tested (synthetic data)") == 3
     assert "confirmed" not in section
     assert "refuted" not in section
 
@@ -94,6 +94,31 @@ def test_claims_are_judged_on_real_data(tmp_path: Path) -> None:
     assert "synthetic" not in re.sub(r'(?s)<style>.*?</style>|<dl class="glossary">.*?</dl>|title="[^"]*"', "", html)
     assert "not tested (synthetic data)" not in html
     assert re.search(r'v-improves">confirmed<', html)
+    section = html[html.index('aria-labelledby="claims"') : html.index('aria-labelledby="group-1"')]
+    words = " ".join(re.sub("<[^>]*>", "", section).split())
+    assert "with a chance of 23.7 % after what was found, and of 0.4 % if both are equally good." in words
+    assert "As published, against naive_triplet, before_neck: +0.52, not controlled." in words
+    assert "As defined, p1_rpe: +0.21 [\N{MINUS SIGN}0.04, +0.46] (undecided)." in words
+    assert 'claim">not tested (no diagnostics)<' in section
+
+
+def test_families_and_joint_conclusions_stand_on_the_page(tmp_path: Path) -> None:
+    results = write_results(tmp_path / "quickstart", cells=10, queries=45, epochs=2)
+    tables = results / "tables"
+    contrasts = pd.read_parquet(tables / "contrasts.parquet")
+    late = contrasts["cell"].eq("jsd_layer").astype("boolean")
+    contrasts.assign(exploratory=late).to_parquet(tables / "contrasts.parquet", index=False)
+    html = page_of(results)
+    section = html[html.index('aria-labelledby="joint"') :].split("</section>")[0]
+    words = " ".join(re.sub("<[^>]*>", " ", section).split())
+    assert "position 8 of 10 pos_triplet over p1_rpe, pos_triplet over naive_triplet" in words
+    joint = pd.read_parquet(tables / "joint.parquet").query("headline and metric == 'mAP'")
+    assert section.count('data-table="joint"') >= 2 * len(joint)
+    for column in ("low_adjusted", "high_adjusted", "detectable_low", "detectable_high", "within_delta", "above_delta"):
+        assert f'data-column="{column}"' in section
+    shown = contrasts[contrasts["headline"] & contrasts["metric"].eq("mAP")]
+    assert section.count('<span class="chip">exploratory') == (shown["cell"] == "jsd_layer").sum()
+    assert section.count('<span class="side">borrowed') == shown["delta"].notna().sum()
 
 
 def test_a_warning_stands_beside_its_number_and_a_refusal_in_its_place(results: Path) -> None:

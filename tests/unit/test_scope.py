@@ -88,6 +88,73 @@ def test_a_cell_whose_file_broke_stays_as_it_was_last_planned(settings: Settings
     assert "reference 'mine' is no cell" in left.cell("other").unread
 
 
+def score(study: Study, cell: str) -> None:
+    """Leaves a mark of a scored run, which is all that settles what was declared of its cell."""
+    folder = study.root / "market1501" / cell / "seed0"
+    folder.mkdir(parents=True)
+    write_json(folder / "metrics.json", {})
+
+
+def primary(study: Study) -> dict[str, list[str]]:
+    """The references of each primary cell that are exploratory."""
+    return {cell.name: cell.exploratory for cell in study.cells if cell.primary}
+
+
+def test_a_cell_is_primary_if_it_was_declared_so_before_a_run_of_it_was_scored(
+    settings: Settings, project: Path
+) -> None:
+    files = {name: project / "ablations" / f"{name}.yaml" for name in ("early", "late", "unseen")}
+    for name, path in files.items():
+        path.write_text(f"name: {name}\nextends: p1\ntrain: {{lr_factor: {2 + len(name)}}}\n")
+    declared = {name: path.read_text() + "primary: true\n" for name, path in files.items()}
+    files["early"].write_text(declared["early"])
+    first = called(settings, cells="early,late,unseen")
+    assert primary(first) == {"early": []}
+    for name in ("early", "late"):
+        score(first, name)
+    for name in ("late", "unseen"):
+        files[name].write_text(declared[name])
+    second = called(settings, cells="p1")
+    assert primary(second) == {"early": [], "late": ["p1", "naive_triplet"], "unseen": []}
+    assert "late was declared primary after a run was scored, so it is exploratory." in second.notices
+    score(second, "unseen")
+    assert primary(called(settings)) == primary(second)
+    files["early"].write_text(declared["early"] + "reference: [naive_triplet, p1, p1_rpe]\n")
+    third = called(settings, scope="call")
+    assert primary(third) == {"early": ["p1_rpe"], "late": ["p1", "naive_triplet"], "unseen": []}
+    assert "early over p1_rpe was declared primary after a run was scored, so it is exploratory." in third.notices
+
+
+def test_a_declaration_that_is_withdrawn_after_a_run_was_scored_still_counts(settings: Settings, project: Path) -> None:
+    path = project / "ablations" / "mine.yaml"
+    path.write_text("name: mine\nextends: p1\nprimary: true\n")
+    study = called(settings, cells="mine")
+    score(study, "mine")
+    called(settings, cells="p1", scope="call")  # a plan without the cell says nothing of it
+    path.write_text("name: mine\nextends: p1\n")
+    after = called(settings, cells="mine")
+    assert primary(after) == {"mine": []}
+    assert "mine was primary when its first run was scored, so it stays primary." in after.notices
+
+
+def test_a_declaration_that_was_withdrawn_before_any_score_is_none(settings: Settings, project: Path) -> None:
+    path = project / "ablations" / "mine.yaml"
+    for text in ("name: mine\nextends: p1\nprimary: true\n", "name: mine\nextends: p1\n"):
+        path.write_text(text)
+        study = called(settings, cells="mine")
+    assert primary(study) == {}
+    score(study, "mine")
+    path.write_text("name: mine\nextends: p1\nprimary: true\n")
+    assert primary(plan({**settings, "cells": "mine"})) == {"mine": ["p1", "naive_triplet"]}
+
+
+def test_a_broken_plan_declares_nothing(settings: Settings) -> None:
+    study = called(settings, cells="p1")
+    for name, text in (("a", "{"), ("b", "[]"), ("c", '{"cells": [3]}')):
+        (study.root / "plans" / f"{name}.json").write_text(text)
+    assert plan(settings).cell("p1") == study.cell("p1")
+
+
 def test_the_plans_of_the_first_version_are_read_where_there_is_no_other_record(settings: Settings) -> None:
     for cells in ("naive_triplet", "p1"):
         study = plan({**settings, "cells": cells, "seeds": 2, "scope": "call"})

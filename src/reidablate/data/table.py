@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from reidablate import places
 from reidablate.config import Section, Weight, nearest, validate
 from reidablate.data.formats import MANIFEST, Grammar, Layout, Published
 from reidablate.errors import UserError
+
+Metric = Literal["mAP", "mAP_trapezoid", "mINP", "rank1", "rank5", "rank10"]
 
 
 class DatasetEntry(Section):
@@ -28,7 +31,7 @@ class DatasetEntry(Section):
     optional: bool = False
     grammar: Grammar | None = None
     counts: Published | None = None
-    delta: dict[str, Weight] = {}
+    delta: dict[Metric, Weight] = {}
 
 
 Table = Mapping[str, DatasetEntry]

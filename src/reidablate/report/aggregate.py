@@ -196,6 +196,7 @@ def _description(study: Study, summaries: dict[str, dict[str, Any]], left_out: l
         "test_only": test_only,
         "missing_datasets": [entry.model_dump(mode="json") for entry in study.missing_datasets],
         "seeds": sorted({run.seed for run in study.runs}),
+        "preset_seeds": study.preset.seeds,
         "runs": [[run.dataset, run.cell, run.seed] for run in study.runs],
         "notices": [*study.notices, *left_out],
         "headline": headline_side(study),

@@ -31,6 +31,7 @@ OPTIONAL = {
     "claims": "published claims",
     "floors": "floors",
     "calibration": "calibration of the intervals",
+    "joint": "conclusions on all data sets together",
 }
 BESIDE = {
     "cross_domain": "scores on other data sets",
@@ -56,6 +57,7 @@ class StudyTables:
     claims: pd.DataFrame | None
     floors: pd.DataFrame | None
     calibration: pd.DataFrame | None
+    joint: pd.DataFrame | None
     absent: dict[str, str]
     beside: Beside
     samples: dict[str, Path] = field(default_factory=dict)
@@ -188,18 +190,21 @@ class StudyTables:
         values = [v for v in map(plain, self.calibration.loc[mask, column]) if v is not None]
         return Number(reduced(values, how), "calibration", row, column, how)
 
-    def table_rows(self, name: str) -> list[dict[str, Number | str]]:
-        """Returns an optional table row by row: numbers as `Number`, everything else as text."""
+    def table_rows(self, name: str, **chosen: str | bool) -> list[dict[str, Number | str]]:
+        """Returns an optional table row by row, or its rows with the chosen values: numbers as `Number`, or text."""
         frame = getattr(self, name)
         if frame is None:
             return []
+        kept = pd.Series(True, index=frame.index)
+        for column, value in chosen.items():
+            kept &= frame[column].eq(value).fillna(False).astype(bool)
         numeric = {c for c in frame.columns if pd.api.types.is_numeric_dtype(frame[c].dtype) and frame[c].dtype != bool}
         return [
             {
                 column: Number(plain(value), name, str(index), column) if column in numeric else printable(text(value))
                 for column, value in record.items()
             }
-            for index, record in enumerate(frame.to_dict("records"))
+            for index, record in zip(np.flatnonzero(kept), frame[kept].to_dict("records"), strict=True)
         ]
 
     def contrast(self, dataset: str, cell: Cell, reference: Cell, metric: str = "mAP") -> Contrast:
@@ -389,6 +394,7 @@ def collect(tables: Path) -> StudyTables:
         claims=_optional(tables, "claims", absent),
         floors=_optional(tables, "floors", absent),
         calibration=_optional(tables, "calibration", absent),
+        joint=_optional(tables, "joint", absent),
         absent=absent,
         beside=Beside(headline, **{n: None if t is None else _printable_frame(t) for n, t in beside.items()}),
         samples={

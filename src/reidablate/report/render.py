@@ -101,6 +101,7 @@ def _sections(study: StudyTables) -> list[tuple[str, str]]:
         ("summary", "Summary"),
         ("claims", "Published claims"),
         *groups,
+        ("joint", "Families and joint conclusions"),
         *((anchor, title) for anchor, title, table in extra if table is not None),
         ("cost", "Cost"),
         ("data", "Data sets"),

@@ -91,9 +91,9 @@ def _moderated(lines: Sequence[Line], parts: Sequence[Components], pool: Sequenc
             continue
         names = [(lines[row].fields["cell"], lines[row].fields["reference"]) for row in rows[whole]]
         prior = fit_prior(between[whole], df[whole], overlap=squared_correlations(names))
-        between, seed_df[rows] = prior.posterior(between, df)
-        seed[rows] = between / num_seeds
-        prior_df[rows] = prior.df
+        moderated, seed_df[rows] = prior.posterior(between, df)
+        seed[rows] = moderated / num_seeds
+        prior_df[rows] = np.where(prior.outlying(between, df), 0.0, prior.df)
     return replace(stacked, seed=seed, seed_df=seed_df), prior_df
 
 

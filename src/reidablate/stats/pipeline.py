@@ -51,8 +51,10 @@ def _write_tables(tables: Path, study_folder: Path) -> str:
     queries, runs = read_table(tables / "queries.parquet"), read_table(tables / "runs.parquet")
     deltas = declared_deltas(study)
     borrowed = {entry["name"] for entry in study["datasets"] if entry.get("synthetic") or entry.get("generated")}
-    contrasts = contrast_table(queries, runs, cells, deltas=deltas, headline_side=study["headline"], borrowed=borrowed)
-    slices = slice_table(queries, runs, cells, deltas=deltas, headline_side=study["headline"], borrowed=borrowed)
+    arguments: dict[str, Any] = {"deltas": deltas, "headline_side": study["headline"], "borrowed": borrowed}
+    arguments["least_seeds"] = study.get("preset_seeds", 0)
+    contrasts = contrast_table(queries, runs, cells, **arguments)
+    slices = slice_table(queries, runs, cells, **arguments)
     claims = study_claims(study_folder, [cell["name"] for cell in cells])
     judged = judge(claims, contrasts, study, runs, cells, read_table(tables / "metrics.parquet"))
     joint = joint_table(contrasts)

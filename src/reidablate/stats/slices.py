@@ -36,6 +36,7 @@ def slice_table(
     deltas: Mapping[str, Mapping[str, float]],
     headline_side: str,
     borrowed: Collection[str] = (),
+    least_seeds: int = 0,
     metrics: Sequence[str] = ("mAP",),
 ) -> pd.DataFrame:
     """Returns a row for every data set, declared contrast, slice and metric on the headline side.
@@ -54,7 +55,7 @@ def slice_table(
     for dataset in book.datasets:
         for fields in declared_contrasts(cells):
             start = {"dataset": dataset, "side": headline_side, "headline": True, "delta_borrowed": dataset in borrowed}
-            found, base = match(book, guard, start | fields)
+            found, base = match(book, guard, start | fields, least_seeds=least_seeds)
             if found is None:
                 continue
             for kind, parts in slices(found.layout.columns).items():
