@@ -78,23 +78,15 @@ def prepare(study: Study, dataset: PlannedDataset) -> dict[str, Any]:
     """
     folder, workers = study.data_folder(dataset.name), usable_cores()
     if dataset.generated and not (dataset.root / SYNTHETIC_FILE).is_file():
-        from reidablate.data.synthetic import synthesize
+        from reidablate.data.synthetic import synthesize_recipe
 
         assert study.preset.synthetic is not None
-        recipe = study.preset.synthetic[dataset.name]
-        synthesize(
-            dataset.root,
-            recipe.style,
-            counts=recipe.counts,
-            seed=recipe.seed,
-            image_size=recipe.image_size,
-            occluded_share=recipe.occluded_share,
-            workers=workers,
-        )
+        synthesize_recipe(dataset.root, study.preset.synthetic[dataset.name], workers=workers)
     if (folder / "index" / "index.json").is_file():
         study.model_copy(update={"datasets": [dataset]}).reindex_changed()
     else:
-        index_dataset(dataset.root, dataset.layout, folder / "index", workers=_INDEX_THREADS)
+        sample = study.preset.sample
+        index_dataset(dataset.root, dataset.layout, folder / "index", workers=_INDEX_THREADS, sample=sample)
     index = read_index(folder / "index")
     height, width = study.preset.model["image_size"]
     build_cache(index, dataset.root, folder / "cache", height=height, width=width, workers=workers)
