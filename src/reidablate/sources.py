@@ -168,8 +168,8 @@ def _refuse_to_replace(settings: Settings, search: Search) -> None:
         return
     asked = f" although {' '.join(given)} was given" if given else ""
     raise UserError(
-        f"no data set was found{asked} {_looked(settings, search)}; the synthetic study runs with --config "
-        "preset=quickstart."
+        f"no data set was found{asked} {_looked(settings, search)}. To try your data in minutes once it is found: "
+        "--config preset=smoke; for the synthetic study: preset=quickstart."
     )
 
 
