@@ -137,10 +137,38 @@ def test_a_wish_that_finds_nothing_is_not_replaced(auto: Settings, project: Path
             plan({**auto, **wish})
 
 
-def test_a_set_under_an_unknown_name_is_listed(auto: Settings, project: Path) -> None:
-    touch(project / "data" / "pedestrians", MARKET)
-    with pytest.raises(UserError, match=r"data/pedestrians looks like a data set, rename it"):
+@pytest.mark.parametrize("place", ["pedestrians", "reid/market1501"])
+def test_a_set_in_an_unknown_place_is_listed(auto: Settings, project: Path, place: str) -> None:
+    touch(project / "data" / place, MARKET)
+    with pytest.raises(UserError, match=rf"data/{place} looks like a data set, rename or move it"):
         plan(auto)
+
+
+@pytest.mark.parametrize("name", ["Market-1501-v15.09.15.zip", "market1501.tar.gz", "Occluded_Duke.ZIP"])
+def test_an_archive_is_told_to_be_unpacked(auto: Settings, project: Path, name: str) -> None:
+    touch(project, {"data": [name]})
+    with pytest.raises(UserError, match=rf"data/{name} is a file; unpack it there"):
+        plan(auto)
+    (project / "data" / name).rename(project / "data" / "music.zip")
+    assert plan(auto).preset.name == "quickstart"
+
+
+@pytest.mark.parametrize("name", ["data", "data/market1501"])
+def test_a_link_to_nothing_is_no_wish_for_the_synthetic_study(auto: Settings, project: Path, name: str) -> None:
+    (project / name).parent.mkdir(exist_ok=True)
+    (project / name).symlink_to("nowhere")
+    with pytest.raises(UserError, match=f"{name} (is a link to nothing|holds nothing, for it is not a folder)"):
+        plan(auto)
+
+
+def test_a_tilde_is_the_home_also_where_the_shell_leaves_it(
+    auto: Settings, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(project / "home"))
+    root = touch(project / "home" / "sets" / "market1501", MARKET)
+    study = plan({**auto, "data_root": "~/sets", "weights": {"vit_base": "~/w.pth"}})
+    assert study.datasets[0].root == root
+    assert study.settings.weights == {"vit_base": str(project / "home" / "w.pth")}
 
 
 def test_a_data_set_that_was_asked_for_must_be_there(auto: Settings, project: Path) -> None:
