@@ -19,6 +19,7 @@ from reidablate.errors import UserError
 from reidablate.models.checkpoints import LoadReport, check_fit, read_weights
 from reidablate.models.neck import ReidModel
 from reidablate.provenance import usable_cores
+from reidablate.smoke import MARK
 from reidablate.study import PlannedDataset, Study
 
 _INDEX_THREADS = 2
@@ -67,7 +68,8 @@ def try_weights(
                 model.to(place), study.data_folder(dataset), place, workers=workers, progress=bar.show
             )
     write_npz(out, features if report.has_neck else _before_neck(features))
-    return _lines(chosen, summary, config, report, out)
+    smoke = [MARK] if study.preset.sample is not None else []
+    return [*smoke, *_lines(chosen, summary, config, report, out)]
 
 
 def prepare(study: Study, dataset: PlannedDataset) -> dict[str, Any]:
