@@ -326,6 +326,7 @@ def write_results(
     synthetic: bool = True,
     optional: bool = True,
     failures: bool = True,
+    smoke: bool = False,
 ) -> Path:
     """Writes `results/tables/*` and returns `results`; `optional=False` leaves every optional table out."""
     tables = results / "tables"
@@ -359,7 +360,7 @@ def write_results(
             _samples(tables / f"samples_{name}.jpg", index)
     for name, frame in frames.items():
         frame.to_parquet(tables / f"{name}.parquet", index=False)
-    study = _study(seeds, entries, queries, synthetic)
+    study = _study(seeds, entries, queries, synthetic) | {"smoke": smoke}
     for name, value in (("cells", entries), ("study", study)):
         (tables / f"{name}.json").write_text(json.dumps(value, indent=2), encoding="utf-8")
     return results

@@ -118,7 +118,7 @@ def data_synthesize(
 ) -> None:
     """Writes procedural pedestrians in the folder layout and file grammar of a real data set."""
     from reidablate.config import SyntheticRecipe, validate
-    from reidablate.data.synthetic import official_counts, synthesize
+    from reidablate.data.synthetic import official_counts, synthesize_recipe
 
     if recipe is None:
         given: Any = {
@@ -130,16 +130,7 @@ def data_synthesize(
         }
     else:
         given = _json(recipe, "--recipe")
-    asked = validate(SyntheticRecipe, given, where="data synthesize")
-    synthesize(
-        out,
-        asked.style,
-        counts=asked.counts,
-        seed=asked.seed,
-        image_size=asked.image_size,
-        occluded_share=asked.occluded_share,
-        workers=workers,
-    )
+    synthesize_recipe(out, validate(SyntheticRecipe, given, where="data synthesize"), workers=workers)
 
 
 def _json(text: str, option: str) -> Any:

@@ -4,6 +4,7 @@
 runs changes nothing before the next call.
 """
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,6 +51,13 @@ class Settings(Section):
     @classmethod
     def _off(cls, value: Any) -> Any:
         return "disabled" if value is False else value
+
+    @field_validator("data_root", "results", "ablations", "weights", mode="before")
+    @classmethod
+    def _at_home(cls, value: Any) -> Any:  # not every shell replaces the ~ of data_root=~/data
+        if isinstance(value, dict):
+            return {key: cls._at_home(path) for key, path in value.items()}
+        return os.path.expanduser(value) if isinstance(value, str | Path) else value
 
     @field_validator("seeds")
     @classmethod

@@ -125,7 +125,9 @@ def test_a_folder_is_listed_by_split_and_name_and_a_parent_is_never_an_identity(
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"query": []}, "query split .* holds no image"),
+        ({"query": []}, "query split .* holds no image; check that the set was unpacked whole"),
+        ({"query": ["0001_c1s1_001051_00.webp"]}, r"holds no image \(query/0001_c1s1_001051_00.webp in place of"),
+        ({"query": [], "query/0001": ["0001_c1s1_001051_00.jpg"]}, r"holds no image \(query/0001 in place of"),
         ({"query": ["0001.jpg"]}, r"query: '0001.jpg' is not a Market-1501 name"),
         ({"query": ["0000_c1s1_000151_01.jpg"]}, "query/0000_c1s1_000151_01.jpg has pid 0 in the query split"),
         ({"bounding_box_train": ["-1_c1s1_000151_01.jpg"]}, "pid -1 in the train split"),
@@ -302,6 +304,13 @@ def test_lists_tell_split_and_person_and_train_people_get_pids_of_their_own(
     (tmp_path / "list_val.txt").unlink()
     with pytest.raises(UserError, match=r"has no list list_val\.txt"):
         read_folder(tmp_path, layout_of(version))
+
+
+def test_lists_that_an_editor_of_windows_saved_are_the_same(tmp_path: Path) -> None:
+    before = read_folder(msmt17(tmp_path, "train", "test"), layout_of("msmt17_v1")).records
+    for name, text in LISTS.items():
+        (tmp_path / name).write_bytes(text.replace("\n", "\r\n").encode("utf-8-sig"))
+    assert read_folder(tmp_path, layout_of("msmt17_v1")).records == before
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,25 @@ def test_synthetic_is_said_in_title_banner_and_every_section(small: Path) -> Non
     assert [h for h in sections if "synthetic" not in h and h not in ("Code", "Machine", "Packages")] == []
 
 
+def test_a_smoke_test_says_on_everything_it_writes_that_its_numbers_mean_nothing(tmp_path: Path) -> None:
+    mark = "smoke test, the numbers mean nothing"
+    results = write_results(tmp_path / "smoke", cells=2, queries=30, epochs=2, synthetic=False, smoke=True)
+    report = results / "report"
+    render_report(results, TEMPLATES, report / "index.html")
+    html = (report / "index.html").read_text(encoding="utf-8")
+    assert re.search(rf"(?i)<title>{mark}", html)
+    sections = [h for h in Outline(html).headings if h not in ("What was tried", "What is real", "What it cost")]
+    assert [h for h in sections if mark not in h and h not in ("Code", "Machine", "Packages")] == []
+    drawings = re.findall(r"(?s)<svg role=.*?</svg>", html)
+    assert len(drawings) == len(list((report / "figures").glob("*.png"))) > 10
+    for drawing in drawings:
+        assert f'aria-label="{mark.capitalize()}. ' in drawing
+        assert mark.capitalize() in re.sub("<[^>]+>", "", drawing)
+    for name in ("summary.md", "exports/main_table.md", "exports/main_table.tex"):
+        assert mark.capitalize() in (report / name).read_text(), name
+    assert set(pd.read_csv(report / "exports" / "main_table.csv")["mark"]) == {mark}
+
+
 def test_no_claim_is_judged_on_synthetic_data(small: Path) -> None:
     html = page_of(small)
     section = html[html.index('aria-labelledby="claims"') : html.index('aria-labelledby="group-1"')]

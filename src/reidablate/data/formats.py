@@ -275,7 +275,7 @@ def read_folder(root: Path, layout: Layout) -> Listing:
         listing = _read_layout(root, layout, grammar, splits)
     for split in splits:
         if not any(record.split == split for record in listing.records):
-            raise UserError(f"the {split} split of {root} holds no image; check that the set was unpacked whole.")
+            raise UserError(f"the {split} split of {root} holds no image{_instead(listing)}.")
     for record in listing.records:
         if record.split != "gallery" and record.pid in layout.nobody:
             raise UserError(
@@ -283,6 +283,14 @@ def read_folder(root: Path, layout: Layout) -> Listing:
                 "the gallery alone; move or remove the image."
             )
     return listing
+
+
+def _instead(listing: Listing) -> str:
+    """Returns what split folders hold in place of images, and what to do."""
+    if not listing.unexpected:
+        return "; check that the set was unpacked whole"
+    found = f"{some(listing.unexpected)} in place of files that end in .jpg, .png or .tif"
+    return f" ({found}); move images out of folders below, convert other formats, or unpack the set again"
 
 
 def _splits(root: Path, grammar: Grammar) -> tuple[Split, ...]:
@@ -380,7 +388,7 @@ def _read_lists(root: Path, layout: Layout, split: Split) -> list[Record]:
 def _listed(path: Path) -> Iterator[tuple[str, int]]:
     """Yields the relative path and the person's number of each line of a list."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # editors of Windows begin a file with a mark
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({error}); unpack the set again.") from None
     for number, line in enumerate(text.splitlines(), start=1):

@@ -38,6 +38,7 @@ def main_table(study: StudyTables) -> pd.DataFrame:
             row: dict[str, Any] = {
                 "dataset": dataset["name"],
                 "synthetic": dataset["name"] in study.synthetic_names,
+                "mark": study.smoke,
                 "cell": cell.name,
                 "title": cell.title,
                 "side": study.headline,

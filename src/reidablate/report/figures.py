@@ -325,6 +325,7 @@ def unique_slug(name: str) -> str:
 def draw(study: StudyTables, folder: Path) -> list[Plot]:
     """Draws every figure the tables allow, writes each to `folder` as PDF and PNG, and returns them for the page."""
     plots = []
+    smoke = f"{study.smoke.capitalize()}. " if study.smoke else ""
     with mpl.rc_context(_STYLE):
         for kind, dataset, group, caption, make in _catalogue(study):
             label = str(dataset.get("title") or dataset["name"])[:60]
@@ -332,10 +333,12 @@ def draw(study: StudyTables, folder: Path) -> list[Plot]:
             figure = make(label + mark)
             if figure is None:
                 continue
+            if smoke:
+                figure.supxlabel(smoke, color=INK, fontsize=11, fontweight="bold")
             slug = unique_slug("_".join(filter(None, (kind, group, dataset["name"]))))
             figure.draw_without_rendering()
             figure.set_layout_engine("none")  # the layout is found once, not at every save
-            image = _inline(figure, slug, f"{caption} Data set: {label}{mark}. The tables hold the same values.")
+            image = _inline(figure, slug, f"{smoke}{caption} Data set: {label}{mark}. The tables hold the same values.")
             plots.append(Plot(kind, slug, dataset["name"], group, caption, image))
             for suffix in ("pdf", "png"):
                 metadata = {"CreationDate": None} if suffix == "pdf" else {"Software": None}
