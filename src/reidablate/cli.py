@@ -447,6 +447,9 @@ def report(
         Path | None, typer.Option(help="Folder of Jinja2 templates that replace the package's; default: the study's.")
     ] = None,
     as_text: Annotated[bool, typer.Option("--text", help="Print a summary here and render nothing.")] = False,
+    digest: Annotated[
+        bool, typer.Option("--digest", help="Print SHA-256 of all tables, without times and machines.")
+    ] = False,
     cells: Annotated[str, typer.Option(help="Only these cells and their references, separated by commas.")] = "",
     datasets: Annotated[str, typer.Option(help="Only these data sets, separated by commas.")] = "",
     out: Annotated[Path | None, typer.Option(help="Folder of a report of some cells or data sets.")] = None,
@@ -467,6 +470,11 @@ def report(
         chosen = ([word.strip() for word in text.split(",") if word.strip()] for text in (cells, datasets))
         narrow_tables(results / "tables", out / "tables", cells=next(chosen), datasets=next(chosen))
         results = out
+    if digest:
+        from reidablate.report.digest import digest_lines
+
+        typer.echo("\n".join(digest_lines(results / "tables")))
+        return
     if as_text:
         from reidablate.report.exports import text_summary
 
