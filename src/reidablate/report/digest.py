@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from reidablate.artifacts import canonical_json, read_json, read_table
+from reidablate.integrity import refuse_broken
 from reidablate.standing import TABLES
 
 STATISTICS = ("contrasts.parquet", "claims.parquet", "slices.parquet", "joint.parquet", "calibration.parquet")
@@ -41,6 +42,7 @@ def digest_lines(tables: Path) -> Iterator[str]:
     Raises:
         UserError: A table is missing or broken.
     """
+    refuse_broken(tables)
     everything = hashlib.sha256()
     for name in sorted({*TABLES, *STATISTICS}):
         path = tables / name
