@@ -250,14 +250,17 @@ class Standing:
         """What has to be made."""
         study, asked = self.study, set(self.study.asked_runs)
         sets = [dataset.name for dataset in [*study.datasets, *study.test_only]] + [PRETRAIN] * study.pretrains
+        runs: list[Run | Transfer] = [*study.runs, *study.transfers]
+        tables, report = study.root / "tables", study.root / "report"
+        both = [tables / "study.json", tables / "statistics.json"]
+        parts = [study.data_folder(name) / part for name in sets for part in ("index", "cache", "diagnostics")]
+        for folder in [*parts, study.root / PRETRAIN, *(study.root / run.id for run in runs), tables, report]:
+            self._broken(folder)  # all of them are named, whatever else is wrong with what is in them
         transfer = {t: None for t in study.transfers if t.run in asked and self.untransferred(t)}
         weightless = {t.run for t in transfer if "model.safetensors" in removed(study.root / t.run.id)}
         train = {run: None for run in study.asked_runs if self.untrained(run) or run in weightless}
-        runs: list[Run | Transfer] = [*study.runs, *study.transfers]
         unscored = [run for run in runs if self.unscored(run)]
         caches = [name for name in sets if self.uncached(name)]
-        tables, report = study.root / "tables", study.root / "report"
-        both = [tables / "study.json", tables / "statistics.json"]
         found = Needs(
             datasets=[name for name in sets if self.undrawn(name)],
             indexes=[name for name in sets if self.unindexed(name)],

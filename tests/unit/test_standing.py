@@ -129,7 +129,7 @@ def test_a_flipped_bit_in_the_weights_is_named_and_the_run_trained_again(study: 
     _flip(study.root / RUN.id / "model.safetensors")
     found = needs(study)
     assert found.train == [RUN]
-    assert found.damaged == [f"{RUN.id}: model.safetensors damaged"]
+    assert found.damaged == [f"{RUN.id}: model.safetensors damaged; what is needed is made again"]
 
 
 @pytest.mark.parametrize("table", ["runs.parquet", "study.json"])
