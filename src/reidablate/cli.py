@@ -4,16 +4,18 @@ import io
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from reidablate import cells_cli, weights_cli
-from reidablate.errors import UserError, knob, plain, reason, sentence
+from reidablate.errors import Damaged, UserError, knob, plain, reason, sentence
 
 if TYPE_CHECKING:
-    from reidablate.study import Study
+    from reidablate.study import PlannedDataset, Study
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -149,6 +151,21 @@ def _json(text: str, option: str) -> Any:
         raise UserError(f"{option} is no JSON ({reason(error)}); quote it like '{{\"key\": 1}}'.") from None
 
 
+@contextmanager
+def _drawn_again(dataset: "PlannedDataset") -> Iterator[None]:
+    """Marks a generated set whose images are damaged as not drawn, so that the next call draws it."""
+    try:
+        yield
+    except Damaged as error:
+        if not dataset.generated:
+            raise
+        from reidablate.data.formats import SYNTHETIC_FILE
+
+        (dataset.root / SYNTHETIC_FILE).unlink(missing_ok=True)
+        cause = str(error).partition(";")[0]
+        raise UserError(f"{cause}; run the same command again, which draws the generated set again.") from None
+
+
 @data_app.command("index")
 def data_index(plan: PlanOption, dataset: DatasetOption, workers: WorkersOption = 2) -> None:
     """Checks a data set folder and writes its index, a row an image."""
@@ -156,9 +173,9 @@ def data_index(plan: PlanOption, dataset: DatasetOption, workers: WorkersOption 
 
     study = _open(plan)
     chosen = study.dataset(dataset)
-    index = index_dataset(
-        chosen.root, chosen.layout, study.data_folder(dataset) / "index", workers=workers, sample=study.preset.sample
-    )
+    folder, sample = study.data_folder(dataset) / "index", study.preset.sample
+    with _drawn_again(chosen):
+        index = index_dataset(chosen.root, chosen.layout, folder, workers=workers, sample=sample)
     for warning in index.summary["warnings"]:
         for stream in (sys.stdout, sys.stderr):  # Snakemake shows the first and logs the second
             print(f"{chosen.title} in {chosen.root}: {warning}.", file=stream)
@@ -174,7 +191,9 @@ def data_cache(plan: PlanOption, dataset: DatasetOption, workers: WorkersOption 
     folder = study.data_folder(dataset)
     height, width = study.preset.model["image_size"]
     index = read_index(folder / "index")
-    build_cache(index, study.dataset(dataset).root, folder / "cache", height=height, width=width, workers=workers)
+    chosen = study.dataset(dataset)
+    with _drawn_again(chosen):
+        build_cache(index, chosen.root, folder / "cache", height=height, width=width, workers=workers)
 
 
 @data_app.command("check")

@@ -32,6 +32,10 @@ class UserError(ValueError):
     """
 
 
+class Damaged(UserError):
+    """An image that is broken, or is not the one that was indexed."""
+
+
 def sentence(error: UserError | OSError) -> str:
     """Returns the one sentence to print for an error that the user can solve."""
     if isinstance(error, OSError):

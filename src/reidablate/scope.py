@@ -3,12 +3,13 @@
 A call for fewer cells, data sets or seeds limits what is run. It makes no planned run disappear from the tables.
 """
 
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from reidablate.artifacts import read_json, read_record, write_json
+from reidablate.artifacts import read_json, read_record, write_record
 from reidablate.config import Section
-from reidablate.errors import UserError
+from reidablate.errors import UserError, shortened
 from reidablate.study import Selection, Study, load_study
 
 FILE = "study.json"
@@ -25,6 +26,7 @@ class Scope(Section):
         runs: Every planned run.
         palette: Cells in the order in which they came.
         last_plan: Hash of the plan of the last call.
+        sha256: That of this record; see `artifacts.write_record`.
     """
 
     format: int = FORMAT
@@ -33,20 +35,26 @@ class Scope(Section):
     runs: Selection
     palette: list[str]
     last_plan: str
+    sha256: dict[str, str] = {}
 
 
 def read_scope(root: Path, ablations: Path) -> Scope | None:
     """Returns what a study has planned so far, None where nothing was.
 
-    Results of version 0.1.0 hold no such file; there it is what all of their plans name.
+    Results of version 0.1.0 hold no such file; there it is what all of their plans name. A broken file is written
+    again by the next call that runs, from what the last plan names.
 
     Raises:
-        UserError: The file is broken or of a newer version, or the results are those of another study.
+        UserError: The file is of a newer version, or the results are those of another study.
     """
     path = root / FILE
     if not path.exists():
         return _of_plans(root, ablations)
-    found = read_json(path)
+    try:
+        found = read_json(path)
+    except UserError as error:
+        print(f"reidablate: {shortened(error)} Until then its last plan stands for it.", file=sys.stderr)
+        return _of_last_plan(root, ablations)
     if isinstance(found, dict) and isinstance(found.get("format"), int) and found["format"] > FORMAT:
         raise UserError(f"{path} was written by a newer version of reidablate; install that version or newer.")
     scope = read_record(path, Scope)
@@ -76,6 +84,15 @@ def _of_plans(root: Path, ablations: Path) -> Scope | None:
     return Scope(ablations=own, results=results, runs=runs, palette=palette, last_plan=plans[-1].stem)
 
 
+def _of_last_plan(root: Path, ablations: Path) -> Scope | None:
+    plans = sorted((root / "plans").glob("[!.]*.json"), key=lambda path: path.stat().st_mtime)
+    if not plans:
+        return None
+    study = load_study(plans[-1])
+    own, results = str(ablations.resolve()), str(root.resolve())
+    return Scope(ablations=own, results=results, runs=study.planned, palette=study.palette, last_plan=study.hash)
+
+
 def write_scope(study: Study) -> None:
     """Writes what a study has planned, after its plan."""
     scope = Scope(
@@ -85,7 +102,7 @@ def write_scope(study: Study) -> None:
         palette=study.palette,
         last_plan=study.hash,
     )
-    write_json(study.root / FILE, scope.model_dump(mode="json"))
+    write_record(study.root / FILE, scope.model_dump(mode="json"))
 
 
 def union(first: Selection, second: Selection) -> Selection:

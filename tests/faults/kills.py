@@ -6,7 +6,8 @@ The last line counts the kills by the stage that they met; exit status 1 when a 
 
 A chain copies a finished study, takes a part of it away or asks for one run more, and goes through the stages. Each is
 killed a few times (SIGKILL, at any moment from its start on) and then left to end, up to the last one, which is only
-killed. Then the call of the README is killed twice: Snakemake with all its jobs, Snakemake alone, or a job alone. At last the same call is left in peace, and its tables must be those of an undisturbed study.
+killed. Then the call of the README is killed twice: Snakemake with all its jobs, Snakemake alone, or a job alone. At
+last the same call is left in peace, and its tables must be those of an undisturbed study.
 """
 
 import argparse

@@ -277,6 +277,8 @@ def read_folder(root: Path, layout: Layout) -> Listing:
         if not any(record.split == split for record in listing.records):
             raise UserError(f"the {split} split of {root} holds no image; check that the set was unpacked whole.")
     for record in listing.records:
+        if not record.path.isprintable():  # half of a surrogate pair is not UTF-8, a tab or line break would end a key
+            raise UserError(f"in {root}: {record.path!r} holds what is no letter or sign; rename the file.")
         if record.split != "gallery" and record.pid in layout.nobody:
             raise UserError(
                 f"{record.path} has pid {record.pid} in the {record.split} split, but junk and distractors belong to "
