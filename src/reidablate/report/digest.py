@@ -42,6 +42,7 @@ def digest_lines(tables: Path) -> Iterator[str]:
     Raises:
         UserError: A table is missing or broken.
     """
+    read_json(tables / "study.json")  # a folder without it holds no tables
     refuse_broken(tables)
     everything = hashlib.sha256()
     for name in sorted({*TABLES, *STATISTICS}):
