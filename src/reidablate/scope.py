@@ -5,6 +5,7 @@ A call for fewer cells, data sets or seeds limits what is run. It makes no plann
 
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from reidablate.artifacts import read_json, read_record, write_record
@@ -50,14 +51,13 @@ def read_scope(root: Path, ablations: Path) -> Scope | None:
     path = root / FILE
     if not path.exists():
         return _of_plans(root, ablations)
+    if _is_newer(path):
+        raise UserError(f"{path} was written by a newer version of reidablate; install that version or newer.")
     try:
-        found = read_json(path)
+        scope = read_record(path, Scope)
     except UserError as error:
         print(f"reidablate: {shortened(error)} Until then its last plan stands for it.", file=sys.stderr)
         return _of_last_plan(root, ablations)
-    if isinstance(found, dict) and isinstance(found.get("format"), int) and found["format"] > FORMAT:
-        raise UserError(f"{path} was written by a newer version of reidablate; install that version or newer.")
-    scope = read_record(path, Scope)
     other = Path(scope.ablations)
     if scope.results == str(root.resolve()) and other != ablations.resolve() and other.is_dir():
         raise UserError(
@@ -82,6 +82,13 @@ def _of_plans(root: Path, ablations: Path) -> Scope | None:
         return None
     own, results = str(ablations.resolve()), str(root.resolve())
     return Scope(ablations=own, results=results, runs=runs, palette=palette, last_plan=plans[-1].stem)
+
+
+def _is_newer(path: Path) -> bool:
+    with suppress(UserError):
+        found = read_json(path)
+        return isinstance(found, dict) and isinstance(found.get("format"), int) and found["format"] > FORMAT
+    return False
 
 
 def _of_last_plan(root: Path, ablations: Path) -> Scope | None:

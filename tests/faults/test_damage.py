@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reidablate.artifacts import read_npz, write_npz
+from reidablate.artifacts import canonical_json, read_npz, write_npz
 from reidablate.diagnostics.floors import diagnose_dataset
 from reidablate.engine.stages import train_spec
 from reidablate.engine.train import train_run
@@ -20,7 +20,7 @@ from reidablate.report.render import render_report
 from reidablate.standing import Needs, Standing
 from reidablate.stats.pipeline import write_statistics
 from reidablate.study import Run, Study
-from support import ROOT
+from support import ROOT, run_cli
 
 RUN = Run(dataset="market1501", cell="p1", seed=0)
 PLANNED = {"market1501": {"p1": [0]}}
@@ -108,6 +108,28 @@ def test_every_damaged_file_is_named_and_something_is_made_again(study: Study, d
         needed = path.parent.name not in {"cache", "index", "pretrain"}  # those only by what is still to train
         assert not (needed and found.nothing), path
     assert needs(study).nothing
+
+
+@pytest.mark.parametrize("stage", ["index", "cache"])
+def test_a_damaged_image_of_a_generated_set_is_drawn_again(study: Study, tmp_path: Path, stage: str) -> None:
+    shutil.copytree(study.root, tmp_path / "tiny")
+    copy = study.model_copy(update={"settings": study.settings.model_copy(update={"results": tmp_path})})
+    images = copy.data_folder(RUN.dataset) / "images"
+    dataset = copy.datasets[0].model_copy(update={"root": images})
+    copy = copy.model_copy(update={"datasets": [dataset]})
+    recipe = canonical_json(copy.synthetic_recipe(RUN.dataset))
+    run_cli("data", "synthesize", str(images), "--recipe", recipe)
+    image = sorted((images / "bounding_box_train").iterdir())[0]
+    whole = image.read_bytes()
+    image.write_bytes(whole[: len(whole) // 2])
+    (copy.data_folder(RUN.dataset) / "cache" / "cache.json").unlink()
+    arguments = ["data", stage, "--plan", str(copy.write()), "--dataset", RUN.dataset]
+    with pytest.raises(UserError, match="run the same command again, which draws the generated set again"):
+        run_cli(*arguments)
+    assert needs(copy).datasets == [RUN.dataset]
+    run_cli("data", "synthesize", str(images), "--recipe", recipe)
+    assert image.read_bytes() == whole
+    run_cli(*arguments)
 
 
 @pytest.mark.parametrize("name", ["queries.parquet", "slices.parquet", "cells.json"])

@@ -90,3 +90,17 @@ def test_the_results_of_another_study_are_refused_and_moved_ones_are_not(setting
     (project / "ablations").mkdir()
     with pytest.raises(UserError, match=r"holds the results of another study, whose cells are in .*ablations; choose"):
         read_scope(study.root, other)
+
+
+@pytest.mark.parametrize("content", ["{", '{"format": 1}', ""])
+def test_a_damaged_record_loses_no_planned_run(
+    settings: Settings, project: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    wide = called(settings, cells="naive_triplet,p1", seeds=3)
+    path = wide.root / "study.json"
+    whole = path.read_text()
+    path.write_text(content or whole.replace("2", "1", 1))
+    narrow = called(settings, cells="p1", seeds=1)
+    assert narrow.runs == wide.runs
+    assert "study.json" in capsys.readouterr().err
+    assert read_json(path)["runs"] == read_json(wide.path)["planned"]
