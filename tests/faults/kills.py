@@ -59,6 +59,8 @@ def kill_call(scenario: Scenario, kind: str, rng: random.Random) -> str:
     if rng.random() < 0.8:  # else while it plans
         while process.poll() is None and not at_work(folder):
             select.select([], [], [], 0.02)
+    if process.poll() is not None:
+        return ""
     ending = os.pidfd_open(process.pid)
     select.select([ending], [], [], rng.choice((0.5, 2.0, 8.0)) * rng.random())
     os.close(ending)
