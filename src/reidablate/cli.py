@@ -4,16 +4,18 @@ import io
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from reidablate import cells_cli, weights_cli
-from reidablate.errors import UserError, knob, plain, reason, sentence
+from reidablate.errors import Damaged, UserError, knob, plain, reason, sentence
 
 if TYPE_CHECKING:
-    from reidablate.study import Study
+    from reidablate.study import PlannedDataset, Study
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -140,6 +142,21 @@ def _json(text: str, option: str) -> Any:
         raise UserError(f"{option} is no JSON ({reason(error)}); quote it like '{{\"key\": 1}}'.") from None
 
 
+@contextmanager
+def _drawn_again(dataset: "PlannedDataset") -> Iterator[None]:
+    """Marks a generated set whose images are damaged as not drawn, so that the next call draws it."""
+    try:
+        yield
+    except Damaged as error:
+        if not dataset.generated:
+            raise
+        from reidablate.data.formats import SYNTHETIC_FILE
+
+        (dataset.root / SYNTHETIC_FILE).unlink(missing_ok=True)
+        cause = str(error).partition(";")[0]
+        raise UserError(f"{cause}; run the same command again, which draws the generated set again.") from None
+
+
 @data_app.command("index")
 def data_index(plan: PlanOption, dataset: DatasetOption, workers: WorkersOption = 2) -> None:
     """Checks a data set folder and writes its index, a row an image."""
@@ -147,9 +164,9 @@ def data_index(plan: PlanOption, dataset: DatasetOption, workers: WorkersOption 
 
     study = _open(plan)
     chosen = study.dataset(dataset)
-    index = index_dataset(
-        chosen.root, chosen.layout, study.data_folder(dataset) / "index", workers=workers, sample=study.preset.sample
-    )
+    folder, sample = study.data_folder(dataset) / "index", study.preset.sample
+    with _drawn_again(chosen):
+        index = index_dataset(chosen.root, chosen.layout, folder, workers=workers, sample=sample)
     for warning in index.summary["warnings"]:
         for stream in (sys.stdout, sys.stderr):  # Snakemake shows the first and logs the second
             print(f"{chosen.title} in {chosen.root}: {warning}.", file=stream)
@@ -165,7 +182,9 @@ def data_cache(plan: PlanOption, dataset: DatasetOption, workers: WorkersOption 
     folder = study.data_folder(dataset)
     height, width = study.preset.model["image_size"]
     index = read_index(folder / "index")
-    build_cache(index, study.dataset(dataset).root, folder / "cache", height=height, width=width, workers=workers)
+    chosen = study.dataset(dataset)
+    with _drawn_again(chosen):
+        build_cache(index, chosen.root, folder / "cache", height=height, width=width, workers=workers)
 
 
 @data_app.command("check")
@@ -446,6 +465,9 @@ def report(
         Path | None, typer.Option(help="Folder of Jinja2 templates that replace the package's; default: the study's.")
     ] = None,
     as_text: Annotated[bool, typer.Option("--text", help="Print a summary here and render nothing.")] = False,
+    digest: Annotated[
+        bool, typer.Option("--digest", help="Print SHA-256 of all tables, without times and machines.")
+    ] = False,
     cells: Annotated[str, typer.Option(help="Only these cells and their references, separated by commas.")] = "",
     datasets: Annotated[str, typer.Option(help="Only these data sets, separated by commas.")] = "",
     out: Annotated[Path | None, typer.Option(help="Folder of a report of some cells or data sets.")] = None,
@@ -466,6 +488,11 @@ def report(
         chosen = ([word.strip() for word in text.split(",") if word.strip()] for text in (cells, datasets))
         narrow_tables(results / "tables", out / "tables", cells=next(chosen), datasets=next(chosen))
         results = out
+    if digest:
+        from reidablate.report.digest import digest_lines
+
+        typer.echo("\n".join(digest_lines(results / "tables")))
+        return
     if as_text:
         from reidablate.report.exports import text_summary
 

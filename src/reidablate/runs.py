@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, RootModel, model_validator
+from pydantic import BaseModel, model_validator
 
 from reidablate.artifacts import read_record
 from reidablate.config import RunConfig, validate
@@ -233,5 +233,14 @@ class Floor(BaseModel):
     note: str
 
 
-class Floors(RootModel[list[Floor]]):
+class Floors(BaseModel):
     """`floors.json`."""
+
+    floors: list[Floor]
+    data_fingerprint: str | None = None  # null in those of 0.1.0, which are a list
+    weights_sha256: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_0_1_0(cls, data: Any) -> Any:
+        return {"floors": data} if isinstance(data, list) else data

@@ -3,13 +3,15 @@
 A call for fewer cells, data sets or seeds limits what is run. It makes no planned run disappear from the tables.
 """
 
+import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
-from reidablate.artifacts import read_json, read_record, write_json
+from reidablate.artifacts import read_json, read_record, write_record
 from reidablate.cells import Cells
 from reidablate.config import Section
-from reidablate.errors import UserError
+from reidablate.errors import UserError, shortened
 from reidablate.study import PlannedCell, Selection, Study, load_study
 
 FILE = "study.json"
@@ -26,6 +28,7 @@ class Scope(Section):
         runs: Every planned run.
         palette: Cells in the order in which they came.
         last_plan: Hash of the plan of the last call.
+        sha256: That of this record; see `artifacts.write_record`.
     """
 
     format: int = FORMAT
@@ -34,28 +37,28 @@ class Scope(Section):
     runs: Selection
     palette: list[str]
     last_plan: str
+    sha256: dict[str, str] = {}
 
 
 def read_scope(root: Path, ablations: Path) -> Scope | None:
     """Returns what a study has planned so far, None where nothing was.
 
-    Results of version 0.1.0 hold no such file; there it is what all of their plans name.
+    Results of version 0.1.0 hold no such file; there it is what all of their plans name. A broken file is written
+    again by the next call that runs, from what the last plan names.
 
     Raises:
-        UserError: The file is broken or of a newer version, or the results are those of another study.
+        UserError: The file is of a newer version, or the results are those of another study.
     """
     path = root / FILE
     if not path.exists():
         return _of_plans(root, ablations)
-    try:
-        found = read_json(path)
-        newer = isinstance(found, dict) and isinstance(found.get("format"), int) and found["format"] > FORMAT
-        scope = None if newer else read_record(path, Scope)
-    except UserError as error:
-        what = str(error).partition(";")[0].removesuffix(".")
-        raise UserError(f"{what}; delete it, and what the study has planned is read from its plans.") from None
-    if scope is None:
+    if _is_newer(path):
         raise UserError(f"{path} was written by a newer version of reidablate; install that version or newer.")
+    try:
+        scope = read_record(path, Scope)
+    except UserError as error:
+        print(f"reidablate: {shortened(error)} Until then its last plan stands for it.", file=sys.stderr)
+        return _of_last_plan(root, ablations)
     other = Path(scope.ablations)
     if scope.results == str(root.resolve()) and other != ablations.resolve() and other.is_dir():
         raise UserError(
@@ -82,6 +85,22 @@ def _of_plans(root: Path, ablations: Path) -> Scope | None:
     return Scope(ablations=own, results=results, runs=runs, palette=palette, last_plan=plans[-1].stem)
 
 
+def _is_newer(path: Path) -> bool:
+    with suppress(UserError):
+        found = read_json(path)
+        return isinstance(found, dict) and isinstance(found.get("format"), int) and found["format"] > FORMAT
+    return False
+
+
+def _of_last_plan(root: Path, ablations: Path) -> Scope | None:
+    plans = sorted((root / "plans").glob("[!.]*.json"), key=lambda path: path.stat().st_mtime)
+    if not plans:
+        return None
+    study = load_study(plans[-1])
+    own, results = str(ablations.resolve()), str(root.resolve())
+    return Scope(ablations=own, results=results, runs=study.planned, palette=study.palette, last_plan=study.hash)
+
+
 def write_scope(study: Study) -> None:
     """Writes what a study has planned, after its plan."""
     scope = Scope(
@@ -91,7 +110,7 @@ def write_scope(study: Study) -> None:
         palette=study.palette,
         last_plan=study.hash,
     )
-    write_json(study.root / FILE, scope.model_dump(mode="json"))
+    write_record(study.root / FILE, scope.model_dump(mode="json"))
 
 
 def settle_primary(cells: Iterable[PlannedCell], root: Path) -> tuple[list[PlannedCell], list[str]]:
@@ -105,7 +124,9 @@ def settle_primary(cells: Iterable[PlannedCell], root: Path) -> tuple[list[Plann
         cells: Cells as their files and the preset declare them.
         root: The folder `results/<preset>`.
     """
-    last = read_json(root / FILE).get("last_plan") if (root / FILE).is_file() else None
+    last = None
+    with suppress(UserError, AttributeError):  # a broken record is written again by the next call
+        last = read_json(root / FILE).get("last_plan")
     plans = (root / "plans").glob("[!.]*.json")
     before: dict[str, list[str]] = {}
     for path in sorted(plans, key=lambda path: (path.stem == last, path.stat().st_mtime_ns)):

@@ -17,7 +17,7 @@ from reidablate.data.cache import differs_from
 from reidablate.data.formats import SYNTHETIC_FILE
 from reidablate.data.index import read_summary
 from reidablate.errors import UserError
-from reidablate.integrity import Digests, broken_files
+from reidablate.integrity import Digests, broken_files, is_made_of
 from reidablate.keeping import removed
 from reidablate.provenance import versions
 from reidablate.runs import (
@@ -25,6 +25,7 @@ from reidablate.runs import (
     SCORE_FILES,
     SCORES_VERSION,
     TRAINED_FILES,
+    Floors,
     Identity,
     Metrics,
     Provenance,
@@ -67,8 +68,9 @@ class Needs:
         stands: Those that are scored.
         floors: Data sets without scores of what any model has to beat.
         tables: Whether the tables are not of what is there now.
-        damaged: A phrase for each folder whose files are not those that were written; what is needed of them is made
-            again.
+        statistics: Whether the statistics are not of these tables.
+        report: Whether the report is not of both.
+        damaged: A sentence for each folder whose files are not those that were written, and what is done about it.
     """
 
     datasets: list[str]
@@ -83,12 +85,15 @@ class Needs:
     stands: set[Run | Transfer]
     floors: list[str]
     tables: bool
+    statistics: bool
+    report: bool
     damaged: list[str]
 
     @property
     def nothing(self) -> bool:
         """Whether everything that this call asks for stands and is in the tables."""
-        return not (self.train or self.transfer or self.evaluate or self.floors or self.tables)
+        made = [*self.train, *self.transfer, *self.evaluate, *self.floors]
+        return not (made or self.tables or self.statistics or self.report)
 
     @property
     def used_datasets(self) -> set[str]:
@@ -270,10 +275,15 @@ class Standing:
         """What has to be made."""
         study, asked = self.study, set(self.study.asked_runs)
         sets = [dataset.name for dataset in [*study.datasets, *study.test_only]] + [PRETRAIN] * study.pretrains
+        runs: list[Run | Transfer] = [*study.runs, *study.transfers]
+        tables, report = study.root / "tables", study.root / "report"
+        both = [tables / "study.json", tables / "statistics.json"]
+        parts = [study.data_folder(name) / part for name in sets for part in ("index", "cache", "diagnostics")]
+        for folder in [*parts, study.root / PRETRAIN, *(study.root / run.id for run in runs), tables, report]:
+            self._broken(folder)  # all of them are named, whatever else is wrong with what is in them
         transfer = {t: None for t in study.transfers if t.run in asked and self.untransferred(t)}
         weightless = {t.run for t in transfer if "model.safetensors" in removed(study.root / t.run.id)}
         train = {run: None for run in study.asked_runs if self.untrained(run) or run in weightless}
-        runs: list[Run | Transfer] = [*study.runs, *study.transfers]
         unscored = [run for run in runs if self.unscored(run)]
         caches = [name for name in sets if self.uncached(name)]
         found = Needs(
@@ -289,7 +299,9 @@ class Standing:
             stands=set(runs) - set(unscored),
             floors=[dataset.name for dataset in study.datasets if self._unmeasured(dataset.name)],
             tables=self._untabled,
-            damaged=[f"{folder}: {names} damaged" for folder, names in self.damaged.items()],
+            statistics=not is_made_of(tables / "statistics.json", [tables / "study.json"]),
+            report=bool(self._broken(report)) or not is_made_of(report / "report.json", both),
+            damaged=[_in_words(folder, names) for folder, names in self.damaged.items()],
         )
         self._digests.save()
         return found
@@ -300,12 +312,20 @@ class Standing:
     def _unmeasured(self, dataset: str) -> bool:
         folder = self.study.data_folder(dataset) / "diagnostics"
         there = all((folder / name).is_file() for name in ("floors.json", "samples.jpg"))
+        if self._broken(folder) or not there or self.unindexed(dataset):
+            return True
+        try:
+            made = read_record(folder / "floors.json", Floors)
+        except UserError:
+            return True
         other_images = (folder.parent / "cache" / "cache.json").is_file() and self.uncached(dataset)
-        return not there or self.unindexed(dataset) or other_images
+        return other_images or made.data_fingerprint not in (None, self.fingerprint(dataset))
 
     @property
     def _untabled(self) -> bool:
         tables = self.study.root / "tables"
+        if self._broken(tables):
+            return True
         try:
             made_of = read_json(tables / "study.json").get("made_of")
         except (UserError, AttributeError):
@@ -329,7 +349,7 @@ class Standing:
                 ],
                 "palette": study.palette,
                 "runs": {id: reason or _scores_of(study.root / id) for id, reason in folders.items()},
-                "imported": [[path.parent.name, path.read_text(encoding="utf-8")] for path in imported],
+                "imported": [[path.parent.name, _text(path), self._broken(path.parent)] for path in imported],
             }
         )
 
@@ -343,6 +363,11 @@ def _counted(runs: list[Run], what: str) -> str:
         seeds.setdefault(f"{run.dataset}/{run.cell}", []).append(str(run.seed))
     named = "; ".join(f"{name} seed {', '.join(of)}" for name, of in seeds.items())
     return f"{len(runs)} run{'s' * (len(runs) > 1)} {what}: {named}"
+
+
+def _in_words(folder: str, names: str) -> str:
+    done = "left out until it is imported again" if folder.startswith("imported/") else "what is needed is made again"
+    return f"{folder}: {names} damaged; {done}"
 
 
 def _damaged(names: list[str]) -> str:
@@ -377,7 +402,11 @@ def is_parquet(path: Path) -> bool:
 
 
 def _scores_of(folder: Path) -> str:
-    return content_hash([(folder / name).read_text(encoding="utf-8") for name in ("provenance.json", "metrics.json")])
+    return content_hash([_text(folder / name) for name in ("provenance.json", "metrics.json")])
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="backslashreplace")
 
 
 def _drawn_by(recipe: Mapping[str, Any], mark: Path) -> bool:

@@ -47,6 +47,15 @@ class Settings(Section):
     smoke_of: str = "auto"  # the preset that preset=smoke tests
     dataset_table: dict[str, DatasetEntry]
 
+    @field_validator("data_root", "results", "ablations", mode="before")
+    @classmethod
+    def _utf_8(cls, value: Any) -> Any:
+        try:
+            str(value).encode()
+        except UnicodeEncodeError:
+            raise ValueError("a path in UTF-8; rename the folder") from None
+        return value
+
     @field_validator("wandb", mode="before")
     @classmethod
     def _off(cls, value: Any) -> Any:

@@ -1,5 +1,6 @@
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -7,7 +8,8 @@ import pytest
 
 from reidablate.data.formats import image_key, listing_hash, parse_name, read_folder
 from reidablate.data.table import layout_of, shipped_table
-from reidablate.errors import UserError
+from reidablate.errors import UserError, sentence
+from support import present
 
 MARKET_LAYOUT, MANIFEST_LAYOUT = layout_of("market1501"), layout_of("manifest")
 MARKET = {
@@ -384,3 +386,16 @@ def test_links_to_images_and_to_folders_are_followed(tmp_path: Path) -> None:
     (root / "query").mkdir()
     (root / "query" / MARKET["query"][0]).symlink_to(kept / "query" / MARKET["query"][0])
     assert read_folder(root, MARKET_LAYOUT).records == read_folder(kept, MARKET_LAYOUT).records
+
+
+@pytest.mark.parametrize("name", [b"0001_c1_\xff.jpg", b"0001_c1_a\tb.jpg", b"0001_c1_a\nb.jpg"])
+def test_a_name_that_no_table_can_hold_is_refused_where_names_are_read(tmp_path: Path, name: bytes) -> None:
+    """A grammar of one's own may admit it."""
+    grammar = present(MARKET_LAYOUT.grammar).model_copy(
+        update={"names": re.compile(r"(?P<pid>-?\d+)_c(?P<camid>\d).*", re.DOTALL)}
+    )
+    root = touch(tmp_path, MARKET)
+    (root / "query" / os.fsdecode(name)).touch()
+    with pytest.raises(UserError, match="has a control code or is not UTF-8; rename the file") as caught:
+        read_folder(root, replace(MARKET_LAYOUT, grammar=grammar))
+    sentence(caught.value).encode()

@@ -179,19 +179,6 @@ def test_a_record_of_a_newer_version_is_refused(settings: Settings) -> None:
         plan(settings)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"format": 1, "runs": 3}'])
-def test_a_broken_record_is_refused_and_may_be_deleted(settings: Settings, content: str) -> None:
-    study = called(settings, cells="p1", seeds=2)
-    path = study.root / "study.json"
-    path.write_text(content)
-    with pytest.raises(
-        UserError, match=r"^\S*study\.json [^;]*; delete it, and what the study has planned is read from"
-    ):
-        plan(settings)
-    path.unlink()
-    assert plan({**settings, "cells": "naive_triplet"}).planned["market1501"]["p1"] == [0, 1]
-
-
 def test_the_results_of_another_study_are_refused_and_moved_ones_are_not(settings: Settings, project: Path) -> None:
     study = called(settings, cells="p1")
     other = project / "other_cells"
@@ -201,3 +188,17 @@ def test_the_results_of_another_study_are_refused_and_moved_ones_are_not(setting
     (project / "ablations").mkdir()
     with pytest.raises(UserError, match=r"holds the results of another study, whose cells are in .*ablations; choose"):
         read_scope(study.root, other)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"format": 1, "runs": 3}', ""])
+def test_a_damaged_record_loses_no_planned_run(
+    settings: Settings, project: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    wide = called(settings, cells="naive_triplet,p1", seeds=3)
+    path = wide.root / "study.json"
+    whole = path.read_text()
+    path.write_text(content or whole.replace("2", "1", 1))
+    narrow = called(settings, cells="p1", seeds=1)
+    assert narrow.runs == wide.runs
+    assert "study.json" in capsys.readouterr().err
+    assert read_json(path)["runs"] == read_json(wide.path)["planned"]

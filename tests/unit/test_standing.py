@@ -150,7 +150,7 @@ def test_a_flipped_bit_in_the_weights_is_named_and_the_run_trained_again(study: 
     _flip(study.root / RUN.id / "model.safetensors")
     found = needs(study)
     assert found.train == [RUN]
-    assert found.damaged == [f"{RUN.id}: model.safetensors damaged"]
+    assert found.damaged == [f"{RUN.id}: model.safetensors damaged; what is needed is made again"]
 
 
 @pytest.mark.parametrize("lose", [Path.unlink, _flip])

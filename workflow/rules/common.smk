@@ -65,6 +65,8 @@ def stale(needs):
         files += [DATA / dataset / "index" / "index.json"] * (dataset in needs.indexes)
         files += [DATA / dataset / "cache" / "cache.json"] * (dataset in needs.caches)
     files += [TABLES / "study.json"] * needs.tables
+    files += [TABLES / "contrasts.parquet"] * needs.statistics
+    files += [ROOT / "report" / "index.html"] * needs.report
     return [str(path) for path in files if path.is_file()]
 
 

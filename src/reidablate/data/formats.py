@@ -38,6 +38,7 @@ MANIFEST_NAMES = ("manifest.csv", "manifest.parquet")
 LISTED_TRAIN_PIDS_FROM = 10_000
 """Lists number the people of train and of test from 0 each; this is added to those of train."""
 
+_NO_LETTER = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # a tab would end a key; half a pair is no UTF-8
 _ENDINGS = re.compile(r"(?:\.(?:jpe?g|png|tiff?))+\Z", re.IGNORECASE)
 _LEFT_BEHIND = re.compile(r"\..*|__MACOSX|thumbs\.db|desktop\.ini|read_?me(\..*)?", re.IGNORECASE)
 _NAMED = 5  # names that a sentence spells out before it only counts
@@ -277,6 +278,8 @@ def read_folder(root: Path, layout: Layout) -> Listing:
         if not any(record.split == split for record in listing.records):
             raise UserError(f"the {split} split of {root} holds no image{_instead(listing)}.")
     for record in listing.records:
+        if _NO_LETTER.search(record.path):
+            raise UserError(f"in {root}: {record.path!r} has a control code or is not UTF-8; rename the file.")
         if record.split != "gallery" and record.pid in layout.nobody:
             raise UserError(
                 f"{record.path} has pid {record.pid} in the {record.split} split, but junk and distractors belong to "

@@ -18,6 +18,7 @@ import pandas as pd
 
 from reidablate.artifacts import read_json, read_table
 from reidablate.errors import UserError
+from reidablate.integrity import refuse_broken
 from reidablate.report.beside import Beside
 from reidablate.report.records import Cell, Contrast, Number, plain, reduced, text
 from reidablate.smoke import MARK
@@ -371,8 +372,10 @@ def collect(tables: Path) -> StudyTables:
     """Returns the study whose tables stand in a folder; what is optional and absent is listed, not fatal.
 
     Raises:
-        UserError: `study.json`, `cells.json`, `runs.parquet` or `metrics.parquet` is missing or broken.
+        UserError: `study.json`, `cells.json`, `runs.parquet` or `metrics.parquet` is missing or broken, or a table is
+            not the one whose checksum is recorded.
     """
+    refuse_broken(tables)
     about, entries = (printable(read_json(tables / name)) for name in ("study.json", "cells.json"))
     if not isinstance(about, dict) or not isinstance(entries, list):
         raise UserError(f"{tables} holds a study.json or cells.json of another form; run `reidablate aggregate` again.")

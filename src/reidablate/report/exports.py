@@ -79,15 +79,17 @@ def export_filters() -> dict[str, Callable[..., Any]]:
     return {"tex": tex, "md": md}
 
 
-def write_exports(study: StudyTables, environment: Environment, folder: Path) -> None:
-    """Writes `exports/main_table.{csv,parquet,tex,md}` and `summary.md` into the report's folder."""
+def write_exports(study: StudyTables, environment: Environment, folder: Path) -> list[str]:
+    """Writes `exports/main_table.{csv,parquet,tex,md}` and `summary.md` into a folder and returns their names."""
     table = main_table(study)
     for suffix in ("csv", "parquet"):
         write_table(table, folder / "exports" / f"main_table.{suffix}")
+    rendered = ["exports/main_table.tex", "exports/main_table.md", "summary.md"]
     context = {"study": study, "table": table.astype(object).where(table.notna(), None).to_dict("records")}
-    for name in ("exports/main_table.tex", "exports/main_table.md", "summary.md"):
+    for name in rendered:
         template = environment.get_template(f"{Path(name).name}.j2")
         write_text(folder / name, template.render(context))
+    return ["exports/main_table.csv", "exports/main_table.parquet", *rendered]
 
 
 def text_summary(tables: Path) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError, TemplateSyntaxError
 
-from reidablate.artifacts import only_writer, read_json, write_text
+from reidablate import integrity
+from reidablate.artifacts import only_writer, read_json, write_record, write_text
 from reidablate.errors import UserError
 from reidablate.places import TEMPLATES, packaged
 from reidablate.report.collect import StudyTables, collect
@@ -16,9 +17,13 @@ from reidablate.report.exports import export_filters, write_exports
 from reidablate.report.figures import Plot, colour, draw, marker
 from reidablate.report.records import Contrast, changes
 
+RECORD = "report.json"
+
 
 def render_report(results: Path, templates: Path, out: Path) -> None:
     """Writes the report of `results/<preset>` to `out`, its figures to `figures/` and exports to `exports/` beside it.
+
+    `report.json`, written last, names their checksums and those of the records of the tables.
 
     The output depends on the tables and the templates alone: the same input gives the same bytes.
 
@@ -35,9 +40,14 @@ def render_report(results: Path, templates: Path, out: Path) -> None:
     try:
         with only_writer(results / "tables", "report"):
             study = collect(results / "tables")
+            record = out.parent / RECORD
+            record.unlink(missing_ok=True)  # it vouches for the others, so it comes last
             plots = draw(study, out.parent / "figures")
             write_text(out, render_html(study, plots, environment))
-            write_exports(study, environment, out.parent)
+            exports = write_exports(study, environment, out.parent)
+            figures = [f"figures/{plot.name}.{suffix}" for plot in plots for suffix in ("pdf", "png")]
+            made_of = integrity.digests_of(results / "tables" / name for name in ("study.json", "statistics.json"))
+            write_record(record, {"made_of": made_of}, [out.name, *exports, *figures])
     except TemplateError as error:
         wrong = f"a template of {templates}"
         if isinstance(error, TemplateSyntaxError):

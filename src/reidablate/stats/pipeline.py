@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reidablate import places
-from reidablate.artifacts import only_writer, read_json, read_table, write_table
+from reidablate import integrity, places
+from reidablate.artifacts import only_writer, read_json, read_table, write_record, write_table
 from reidablate.published import study_claims
 from reidablate.stats.claims import judge
 from reidablate.stats.contrasts import DEFAULT_DELTA_POINTS, contrast_table
@@ -18,7 +18,7 @@ CALIBRATION = "calibration.parquet"
 def write_statistics(results: Path, study: Path = Path()) -> str:
     """Writes the tables of the statistics below `results/tables` and returns the line that counts the verdicts.
 
-    They are `contrasts`, `slices`, `joint` and `claims`.
+    They are `contrasts`, `slices`, `joint` and `claims`; `statistics.json` names their checksums.
 
     Args:
         results: The folder `results/<preset>`.
@@ -47,6 +47,7 @@ def declared_deltas(study: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def _write_tables(tables: Path, study_folder: Path) -> str:
+    integrity.refuse_broken(tables, ["study.json"])
     study, cells = read_json(tables / "study.json"), read_json(tables / "cells.json")
     queries, runs = read_table(tables / "queries.parquet"), read_table(tables / "runs.parquet")
     deltas = declared_deltas(study)
@@ -58,12 +59,18 @@ def _write_tables(tables: Path, study_folder: Path) -> str:
     claims = study_claims(study_folder, [cell["name"] for cell in cells])
     judged = judge(claims, contrasts, study, runs, cells, read_table(tables / "metrics.parquet"))
     joint = joint_table(contrasts)
-    for name, frame in {"contrasts": contrasts, "slices": slices, "joint": joint, "claims": judged}.items():
+    frames = {"contrasts": contrasts, "slices": slices, "joint": joint, "claims": judged}
+    (tables / "statistics.json").unlink(missing_ok=True)  # it vouches for the others, so it comes last
+    for name, frame in frames.items():
         write_table(frame, tables / f"{name}.parquet")
         write_table(frame, tables / f"{name}.csv")
     (tables / CALIBRATION).unlink(missing_ok=True)
     for calibration in places.calibration(study_folder):
         write_table(read_table(calibration), tables / CALIBRATION)
+    written = [f"{name}.{suffix}" for name in frames for suffix in ("parquet", "csv")]
+    written += [CALIBRATION] * (tables / CALIBRATION).is_file()
+    made_of = integrity.digests_of([tables / "study.json"])
+    write_record(tables / "statistics.json", {"made_of": made_of}, written)
     shown = contrasts[contrasts["headline"].eq(True) & contrasts["metric"].eq("mAP")]
     counts = shown["verdict"].value_counts()
     return f"statistics: {len(shown)} contrasts in mAP: " + ", ".join(f"{n} {word}" for word, n in counts.items())
