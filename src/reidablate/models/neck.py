@@ -30,8 +30,9 @@ class ReidOutput:
 
     feature_before_neck: Tensor  # (B, D)
     feature_after_neck: Tensor  # (B, D)
-    patches: Tensor  # (B, n, D), after the final norm
     logits: Tensor  # (B, C)
+    cls: Tensor | None  # (B, D), after the final norm; None where the backbone has no such token
+    patches: Tensor | None  # (B, n, D), likewise
 
 
 class ReidModel(nn.Module):
@@ -49,7 +50,7 @@ class ReidModel(nn.Module):
         """Returns features on both sides of the neck, patches and logits of normalised images (B, 3, H, W)."""
         tokens = self.backbone(images)
         after = self.neck(tokens.feature)
-        return ReidOutput(tokens.feature, after, tokens.patches, self.classifier(after))
+        return ReidOutput(tokens.feature, after, self.classifier(after), tokens.cls, tokens.patches)
 
     def ape_rows(self) -> Tensor | None:
         """Returns the absolute position rows as added to the tokens, (1 + n, D), CLS first; None without them."""

@@ -38,10 +38,11 @@ BACKBONES: dict[str, Backbone] = {
 
 @dataclass(frozen=True)
 class Tokens:
-    """What the transformer makes of a batch, after the final norm: `feature` (B, D) and `patches` (B, n, D)."""
+    """What a backbone makes of a batch, after the final norm: `feature`, `cls` (B, D) and `patches` (B, n, D)."""
 
     feature: Tensor
-    patches: Tensor
+    cls: Tensor | None
+    patches: Tensor | None
 
 
 class PositionAttention(Attention):  # type: ignore[misc]  # timm has no types
@@ -140,7 +141,7 @@ class VisionTransformer(nn.Module):
             x = block(x)
         x = self.norm(x)
         cls, patches = x[:, 0], x[:, 1:]
-        return Tokens(feature=cls if self.pool == "cls" else patches.mean(dim=1), patches=patches)
+        return Tokens(feature=cls if self.pool == "cls" else patches.mean(dim=1), cls=cls, patches=patches)
 
 
 def _block(config: ModelConfig, size: Backbone, grid: Grid, drop_path: float) -> nn.Module:
