@@ -16,6 +16,7 @@ from reidablate.loss_options import (
     IdentityConfig,
     LossesConfig,
     LossOptions,
+    LossUse,
     Pairs,
     PositionRelationConfig,
     PositionTripletConfig,
@@ -32,6 +33,7 @@ __all__ = [
     "Pairs",
     "PositionRelationConfig",
     "PositionTripletConfig",
+    "Positive",
     "Section",
     "TripletConfig",
     "Weight",
@@ -170,6 +172,12 @@ class RunConfig(Section):
                     f"{where}: losses.{name} wants {section.patches} patches but the grid of {rows} x {cols} has "
                     f"{rows * cols}; lower 'patches' or leave the cell out."
                 )
+
+    @property
+    def plugins(self) -> list[str]:
+        """The names of everything that the run executes and that does not ship with this package."""
+        uses = [section for _, section in self.losses.sections() if isinstance(section, LossUse)]
+        return list(dict.fromkeys(section.use for section in uses if section.code is not None))
 
     def dump(self) -> dict[str, Any]:
         """Returns the options as plain JSON values."""

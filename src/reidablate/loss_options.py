@@ -153,7 +153,7 @@ class LossesConfig(Section):
     """The sum that is minimised; a term that is `none` is left out."""
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
-    __pydantic_extra__: dict[str, LossUse]
+    __pydantic_extra__: dict[str, LossUse] = Field(init=False)
 
     identity: Annotated[IdentityConfig | None, BeforeValidator(none_word)] = IdentityConfig()
     triplet: Annotated[TripletConfig | None, BeforeValidator(none_word)] = TripletConfig()

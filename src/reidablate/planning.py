@@ -162,7 +162,7 @@ def plan(config: Mapping[str, Any]) -> Study:
     palette = [name for name in (scope.palette if scope else []) if name in cells]
     test_only = [d for d in sources.test_only if any(c.also_on == "all" or d.name in c.also_on for c in described)]
     notices += name_notices(test_only, settings.dataset_table)
-    notices += [*line, *cells.notices, *unchanged_copies(kept, cells, preset)]
+    notices += [*own_code(kept, preset), *line, *cells.notices, *unchanged_copies(kept, cells, preset)]
     return Study(
         settings=settings,
         preset=preset,
@@ -200,6 +200,16 @@ def _with_references(chosen: list[Cell], cells: Mapping[str, Cell]) -> tuple[lis
     added = list(dict.fromkeys(added))
     line = f"{', '.join(added)} run too: selected cells are compared with {'it' if len(added) == 1 else 'them'}."
     return select(cells, names=[*names, *added], tier="optional"), [line]
+
+
+def own_code(chosen: list[Cell], preset: Preset) -> list[str]:
+    """Returns a line that names the code of others that the runs of some cells will execute, if any."""
+    users: dict[str, list[str]] = {}
+    for cell in chosen:
+        for used in cell.resolve(preset).plugins:
+            users.setdefault(used, []).append(cell.name)
+    named = "; ".join(f"{used} ({', '.join(cells)})" for used, cells in users.items())
+    return [f"runs code of this study and of installed packages: {named}."] if users else []
 
 
 def _left_out(cells: list[PlannedCell], settings: Settings, present: list[str]) -> list[str]:

@@ -45,7 +45,7 @@ SHIPPED: dict[Kind, dict[str, str]] = {
     "metrics": {},
     "formats": {},
 }
-_study: ContextVar[Path | None] = ContextVar("study", default=None)
+_inside: ContextVar[Path] = ContextVar("inside", default=Path())
 
 
 @dataclass(frozen=True)
@@ -67,18 +67,18 @@ class Plugin:
 
 
 @contextmanager
-def of_study(study: Path) -> Iterator[None]:
-    """Looks for plug-ins in a study folder; elsewhere they are those of the study around the working directory."""
-    token = _study.set(study)
+def study_around(path: Path) -> Iterator[None]:
+    """Looks for plug-ins in the study that a path lies in; elsewhere in the one around the working directory."""
+    token = _inside.set(path)
     try:
         yield
     finally:
-        _study.reset(token)
+        _inside.reset(token)
 
 
 def methods_folder() -> Path:
     """Returns the folder of the study's own plug-ins, which need not be there."""
-    return (_study.get() or places.study_of(Path())) / FOLDER
+    return places.study_of(_inside.get()) / FOLDER
 
 
 def find(kind: Kind, name: str) -> Plugin:
@@ -159,6 +159,23 @@ def own_files() -> list[Path]:
     return sorted(path for path in folder.glob("*.py") if path.stem.isidentifier()) if folder.is_dir() else []
 
 
+def members(module: str) -> list[tuple[str, Any]]:
+    """Returns name and object of every public function and class that a file of `methods/` defines.
+
+    Raises:
+        UserError: There is no such file or it cannot be imported.
+    """
+    found = _own_module(module)
+    if found is None:
+        raise UserError(f"there is no {methods_folder() / module}.py; correct the name.")
+    inside = f"{FOLDER}.{module}"
+    return [
+        (word, made)
+        for word, made in vars(found[0]).items()
+        if not word.startswith("_") and callable(made) and getattr(made, "__module__", None) == inside
+    ]
+
+
 def _imported(name: str, module: str, attribute: str) -> Plugin:
     if not all(part.isidentifier() for part in (*module.split("."), *attribute.split("."))):
         raise UserError(f"'{name}' is no name of a plug-in; write FILE:NAME, such as circle:CircleLoss.")
@@ -215,7 +232,7 @@ class _FreshLoader(SourceFileLoader):
     """Compiles the source every time: bytecode that Python keeps may be older than an edit of the same second."""
 
     def get_code(self, fullname: str) -> types.CodeType:
-        return self.source_to_code(self.get_data(self.path), self.path)  # type: ignore[no-any-return]
+        return self.source_to_code(self.get_data(self.path), self.path)
 
 
 class _Finder:
@@ -249,7 +266,7 @@ def _open_package(folder: Path, code: str, module: str) -> None:
         package.__path__ = [place]
         sys.modules[FOLDER] = package
     if _Finder not in sys.meta_path:
-        sys.meta_path.insert(0, _Finder)  # type: ignore[arg-type]
+        sys.meta_path.insert(0, _Finder)
     _imported_as[module] = code
 
 

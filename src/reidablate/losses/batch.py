@@ -6,6 +6,7 @@ Legend: B batch, n patches, D feature, C classes.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from typing import Any
 
 from torch import Tensor
 
@@ -55,8 +56,11 @@ class Batch:
 
     def widened(self) -> "Batch":
         """Returns the batch with half-precision tensors as float32."""
-        tensors = {f.name: at_least_float32(v) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
-        return replace(self, **tensors)
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        wide: dict[str, Any] = {
+            name: at_least_float32(part) for name, part in parts.items() if isinstance(part, Tensor)
+        }
+        return replace(self, **wide)
 
 
 def given(part: Tensor | None) -> Tensor:
