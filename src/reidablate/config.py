@@ -5,13 +5,15 @@ What does not change a result (devices, workers, paths) is in `Execution` and `S
 The mathematics behind each option is explained in `docs/methods.md`.
 """
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, field_validator, model_validator
 
+from reidablate import plugins
 from reidablate.artifacts import content_hash
-from reidablate.errors import UserError
 from reidablate.loss_options import (
     IdentityConfig,
     LossesConfig,
@@ -56,8 +58,28 @@ class RpeConfig(Section):
 ClsPosition = Literal["none", "no_ape", "untie", "untie_beit", "untie_shared", "per_patch"]
 
 
-Backbone = Literal["vit_quickstart", "vit_small", "vit_base"]
-PATCH_PX: dict[Backbone, int] = {"vit_quickstart": 8, "vit_small": 16, "vit_base": 16}  # edge of a patch
+PATCH_PX: dict[str, int] = {"vit_quickstart": 8, "vit_small": 16, "vit_base": 16}  # edge of a patch
+_FOREIGN = r"timm/[\w.]+|[\w.]+:[\w.]+"
+
+
+def check_backbone(name: str) -> str:
+    """Returns the name of a backbone: one of the study, `timm/NAME`, or `FILE:NAME`.
+
+    Raises:
+        ValueError: It is none of these.
+    """
+    if name not in PATCH_PX and not re.fullmatch(_FOREIGN, name):
+        raise ValueError(f"{', '.join(PATCH_PX)}, timm/NAME or FILE:NAME")
+    return name
+
+
+Backbone = Annotated[
+    str,
+    AfterValidator(check_backbone),
+    WithJsonSchema({"anyOf": [{"enum": list(PATCH_PX)}, {"type": "string", "pattern": f"^({_FOREIGN})$"}]}),
+]
+# Of another backbone, what an option of the study's transformers must be; `stem` stays unused there.
+_TRANSFORMER_ONLY = {"ape": "learned", "rpe.kind": "none", "cls_position": "none"}
 
 
 class ModelConfig(Section):
@@ -73,9 +95,35 @@ class ModelConfig(Section):
     cls_lr_factor: Factor = 1.0  # of the learned CLS numbers
     pool: Literal["cls", "mean"] = "cls"
     test_feature: Literal["before_neck", "after_neck"] = "before_neck"
+    last_stride: Literal[1, 2] = 2  # of the last stage of a ResNet
+    backbone_code: str | None = None  # what a backbone of others was made of; written by the program alone
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, data: Any) -> Any:
+        name = data.get("backbone") if isinstance(data, Mapping) else None
+        if not isinstance(name, str) or ":" not in name or data.get("backbone_code"):
+            return data
+        return {**data, "backbone_code": plugins.find("backbones", name).code}
+
+    @model_validator(mode="after")
+    def _options_it_has(self) -> Self:
+        """Refuses options that the backbone does not have, where its name tells."""
+        if self.backbone in PATCH_PX:
+            if self.last_stride != 2:
+                raise ValueError(f"last_stride: {self.backbone} is no ResNet; remove the option.")
+            return self
+        for dotted, neutral in _TRANSFORMER_ONLY.items():
+            section, _, key = dotted.rpartition(".")
+            value = getattr(getattr(self, section) if section else self, key)
+            if value != neutral:
+                raise ValueError(f"{dotted}: {self.backbone} has no such option; leave it at {neutral}.")
+        return self
 
     @model_validator(mode="after")
     def _whole_patches(self) -> Self:
+        if self.backbone not in PATCH_PX:
+            return self
         patch = PATCH_PX[self.backbone]
         if any(edge % patch for edge in self.image_size):
             height, width = self.image_size
@@ -87,7 +135,7 @@ class ModelConfig(Section):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """The number of patch rows and columns."""
+        """The number of patch rows and columns of a transformer of the study."""
         patch = PATCH_PX[self.backbone]
         return self.image_size[0] // patch, self.image_size[1] // patch
 
@@ -158,26 +206,12 @@ class RunConfig(Section):
             )
         return self
 
-    def require_patches(self, where: str) -> None:
-        """Refuses losses that relate more patches than the grid has; what the grid is, only the preset says.
-
-        Raises:
-            UserError: Naming `where`.
-        """
-        rows, cols = self.model.grid
-        for name in ("position_relation", "position_triplet"):
-            section = getattr(self.losses, name)
-            if section and section.patches > rows * cols:
-                raise UserError(
-                    f"{where}: losses.{name} wants {section.patches} patches but the grid of {rows} x {cols} has "
-                    f"{rows * cols}; lower 'patches' or leave the cell out."
-                )
-
     @property
     def plugins(self) -> list[str]:
         """The names of everything that the run executes and that does not ship with this package."""
         uses = [section for _, section in self.losses.sections() if isinstance(section, LossUse)]
-        return list(dict.fromkeys(section.use for section in uses if section.code is not None))
+        backbone = [self.model.backbone] if self.model.backbone_code is not None else []
+        return list(dict.fromkeys([*backbone, *(section.use for section in uses if section.code is not None)]))
 
     def dump(self) -> dict[str, Any]:
         """Returns the options as plain JSON values."""
@@ -190,7 +224,11 @@ class RunConfig(Section):
         A release may add an option whose default means "as before": no identity changes by it, so no finished run is
         repeated. A section that a cell switches on or off stays, also with every option at its default.
         """
-        return self.model_dump(mode="json", exclude_defaults=True)
+        found = self.model_dump(mode="json", exclude_defaults=True)
+        by_cls = [name for name, section in self.losses.sections() if "cls" in getattr(section, "needs", ())]
+        if self.model.pool == "mean" and by_cls:  # up to 0.2.0 these took the mean for the class token
+            found["by_cls"] = by_cls
+        return found
 
     @property
     def hash(self) -> str:

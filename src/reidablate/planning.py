@@ -11,6 +11,7 @@ from reidablate.initial_weights import check_backbones
 from reidablate.places import PRESETS, layers, packaged
 from reidablate.places import settings as folder_settings
 from reidablate.published import study_claims, with_asked
+from reidablate.requirements import require_parts
 from reidablate.scope import cells_of, read_scope, restrict, union
 from reidablate.selecting import check_folder, pick
 from reidablate.smoke import ELSEWHERE, NAME, smoke_preset
@@ -155,14 +156,20 @@ def plan(config: Mapping[str, Any]) -> Study:
     planned = union(before, asked)
     kept = select(cells, names=cells_of(planned), tier=tier)
     for cell in kept:
-        cell.resolve(preset).require_patches(f"{cell.where} at preset '{preset.name}'")
+        require_parts(cell.resolve(preset), f"{cell.where} at preset '{preset.name}'")
     described = [PlannedCell.model_validate(describe(cell, cells, preset)) for cell in kept]
     datasets += earlier_datasets(settings, preset, [n for n in planned if n not in {d.name for d in datasets}])
     datasets.sort(key=lambda dataset: list(settings.dataset_table).index(dataset.name))
     palette = [name for name in (scope.palette if scope else []) if name in cells]
     test_only = [d for d in sources.test_only if any(c.also_on == "all" or d.name in c.also_on for c in described)]
     notices += name_notices(test_only, settings.dataset_table)
-    notices += [*own_code(kept, preset), *line, *cells.notices, *unchanged_copies(kept, cells, preset)]
+    notices += [
+        *own_code(kept, preset),
+        *_without_pretraining(kept, preset),
+        *line,
+        *cells.notices,
+        *unchanged_copies(kept, cells, preset),
+    ]
     return Study(
         settings=settings,
         preset=preset,
@@ -210,6 +217,15 @@ def own_code(chosen: list[Cell], preset: Preset) -> list[str]:
             users.setdefault(used, []).append(cell.name)
     named = "; ".join(f"{used} ({', '.join(cells)})" for used, cells in users.items())
     return [f"runs code of this study and of installed packages: {named}."] if users else []
+
+
+def _without_pretraining(chosen: list[Cell], preset: Preset) -> list[str]:
+    """Returns a line that names the cells whose backbone the preset does not pre-train."""
+    own = preset.model.get("backbone")
+    names = [cell.name for cell in chosen if cell.resolve(preset).model.backbone != own]
+    if preset.weights != "pretrain" or not names:
+        return []
+    return [f"{', '.join(names)}: weights are drawn from the seed, as the preset pre-trains {own} alone."]
 
 
 def _left_out(cells: list[PlannedCell], settings: Settings, present: list[str]) -> list[str]:

@@ -41,7 +41,12 @@ SHIPPED: dict[Kind, dict[str, str]] = {
         "position_relation": "reidablate.losses.position_relation:position_relation",
         "position_triplet": "reidablate.losses.position_triplet:position_triplet",
     },
-    "backbones": {},
+    "backbones": {
+        "vit_base": "reidablate.models.vit:VisionTransformer",
+        "vit_small": "reidablate.models.vit:VisionTransformer",
+        "vit_quickstart": "reidablate.models.vit:VisionTransformer",
+        "timm": "reidablate.models.timm_backbone:TimmBackbone",
+    },
     "metrics": {},
     "formats": {},
 }

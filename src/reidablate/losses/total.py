@@ -4,7 +4,7 @@ Legend: D feature, C classes.
 """
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,7 +111,8 @@ def _term(
         return _Term(name, plugin, options, plugin.made, lr_factor)
     with plugins.running(plugin, f"losses.{name}"), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed_int(seed, f"init:losses.{name}"))
-        made: object = plugin.made(options, shape)
+        make: Callable[..., object] = plugin.made
+        made = make(options, shape)
     if not isinstance(made, nn.Module):
         raise UserError(f"{plugin.where}: '{plugin.name}' is a class but no torch.nn.Module; derive it from that.")
     return _Term(name, plugin, options, made, lr_factor)
