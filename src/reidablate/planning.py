@@ -16,7 +16,7 @@ from reidablate.scope import cells_of, read_scope, restrict, union
 from reidablate.selecting import check_folder, pick
 from reidablate.smoke import ELSEWHERE, NAME, smoke_preset
 from reidablate.sources import choose_datasets, earlier_datasets, name_notices, search_datasets
-from reidablate.study import PRETRAIN, PlannedCell, Selection, Settings, Study, latest_study
+from reidablate.study import PRETRAIN, PlannedCell, PlannedDataset, Selection, Settings, Study, latest_study
 from reidablate.trees import load_yaml, merge, yaml_files
 
 RESERVED = {"data", "imported", "logs", "plans", "pretrain", "report", "tables"}  # folders beside the data sets'
@@ -164,7 +164,7 @@ def plan(config: Mapping[str, Any]) -> Study:
     test_only = [d for d in sources.test_only if any(c.also_on == "all" or d.name in c.also_on for c in described)]
     notices += name_notices(test_only, settings.dataset_table)
     notices += [
-        *own_code(kept, preset),
+        *_own_code(kept, preset, datasets),
         *_without_pretraining(kept, preset),
         *line,
         *cells.notices,
@@ -209,13 +209,13 @@ def _with_references(chosen: list[Cell], cells: Mapping[str, Cell]) -> tuple[lis
     return select(cells, names=[*names, *added], tier="optional"), [line]
 
 
-def own_code(chosen: list[Cell], preset: Preset) -> list[str]:
-    """Returns a line that names the code of others that the runs of some cells will execute, if any."""
-    users: dict[str, list[str]] = {}
+def _own_code(chosen: list[Cell], preset: Preset, datasets: list[PlannedDataset]) -> list[str]:
+    """Returns a line that names the code of others that the study will execute, if any, and who uses it."""
+    users = {dataset.format: [dataset.name] for dataset in datasets if dataset.layout.is_own}
     for cell in chosen:
         for used in cell.resolve(preset).plugins:
             users.setdefault(used, []).append(cell.name)
-    named = "; ".join(f"{used} ({', '.join(cells)})" for used, cells in users.items())
+    named = "; ".join(f"{used} ({', '.join(names)})" for used, names in users.items())
     return [f"runs code of this study and of installed packages: {named}."] if users else []
 
 
