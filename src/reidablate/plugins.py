@@ -40,6 +40,7 @@ SHIPPED: dict[Kind, dict[str, str]] = {
         "weighted_triplet": "reidablate.losses.weighted_triplet:weighted_triplet",
         "position_relation": "reidablate.losses.position_relation:position_relation",
         "position_triplet": "reidablate.losses.position_triplet:position_triplet",
+        "pml": "reidablate.losses.pml:Pml",
     },
     "backbones": {
         "vit_base": "reidablate.models.vit:VisionTransformer",
@@ -193,7 +194,7 @@ def _imported(name: str, module: str, attribute: str) -> Plugin:
         made = getattr(made, part)
     if not callable(made):
         raise UserError(f"{_shown(found.__file__)}: '{attribute}' is a {type(made).__name__}, not a function or class.")
-    return Plugin(name, made, _where(made, found), code if code is not None else _version(found))
+    return Plugin(name, made, _where(made, found), code if code is not None else _version(found, made))
 
 
 def _own_module(module: str) -> tuple[types.ModuleType, str] | None:
@@ -327,14 +328,25 @@ def _distributions() -> dict[str, list[str]]:
     return dict(importlib.metadata.packages_distributions())
 
 
-def _version(module: types.ModuleType) -> str | None:
-    """Returns name and version of the package that a module is installed from, None for this one."""
+def _version(module: types.ModuleType, made: object) -> str | None:
+    """Returns name and version of the package that something is installed from, None for this one.
+
+    What ships and only hands on to another package names it in its attribute `package`.
+    """
     top = module.__name__.split(".")[0]
     if top == PACKAGE.name:
-        return None
+        package = getattr(made, "package", None)
+        return None if package is None else f"{package} {_installed(package)}"
     for name in _distributions().get(top, []):
         return f"{name} {importlib.metadata.version(name)}"
     return hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest()[:16]  # on the path, not installed
+
+
+def _installed(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        raise UserError(f"{package} is not installed; run: pip install {package}") from None
 
 
 def _where(made: Any, module: types.ModuleType) -> str:
