@@ -268,12 +268,12 @@ def evaluate(
     """Scores the features of one run on both sides of the neck."""
     from reidablate.metrics.evaluate import evaluate_run
 
-    typer.echo(evaluate_run(run))
-    if plan is not None:
+    study = None if plan is None else _open(plan)
+    typer.echo(evaluate_run(run, study.metrics if study else ()))
+    if study is not None:
         from reidablate.keeping import release
-        from reidablate.study import load_study
 
-        release(load_study(plan), run)
+        release(study, run)
 
 
 @app.command()

@@ -8,6 +8,7 @@ from reidablate.cells import Cell, check_datasets, describe, load_cells, select,
 from reidablate.config import ModelConfig, Preset, RunConfig, nearest, validate
 from reidablate.errors import UserError
 from reidablate.initial_weights import check_backbones
+from reidablate.metrics.registry import own_metrics
 from reidablate.places import PRESETS, layers, packaged
 from reidablate.places import settings as folder_settings
 from reidablate.published import study_claims, with_asked
@@ -170,15 +171,21 @@ def plan(config: Mapping[str, Any]) -> Study:
         *cells.notices,
         *unchanged_copies(kept, cells, preset),
     ]
+    metrics, not_metrics = own_metrics(settings.metrics)
     return Study(
         settings=settings,
+        metrics=metrics,
         preset=preset,
         datasets=datasets,
         test_only=test_only,
         missing_datasets=sources.missing,
         cells=described,
         seeds=seeds,
-        notices=[*notices, *_left_out(described, settings, [dataset.name for dataset in [*datasets, *test_only]])],
+        notices=[
+            *notices,
+            *not_metrics,
+            *_left_out(described, settings, [dataset.name for dataset in [*datasets, *test_only]]),
+        ],
         planned=planned,
         asked=asked,
         palette=palette + [cell.name for cell in described if cell.name not in palette],

@@ -18,6 +18,7 @@ from reidablate.data.formats import Grammar, Layout, Published, source_of
 from reidablate.data.table import DatasetEntry, layout_of
 from reidablate.errors import UserError
 from reidablate.initial_weights import NO_FILE, Choice, file_for, unnamed
+from reidablate.metrics.registry import Metric
 from reidablate.provenance import keep_sources
 from reidablate.selecting import Asked
 from reidablate.trees import merge
@@ -45,6 +46,7 @@ class Settings(Section):
     scope: Literal["grow", "call"] = "grow"
     smoke_of: str = "auto"  # the preset that preset=smoke tests
     dataset_table: dict[str, DatasetEntry]
+    metrics: list[str] = []  # of the study's own
 
     @field_validator("wandb", mode="before")
     @classmethod
@@ -164,6 +166,7 @@ class Study(Section):
         seeds: Seeds of a run that this call asks for.
         planned: Every run of the study; calls add to it, and a cell leaves it with its file.
         asked: The runs that this call is to see finished, a part of the planned ones.
+        metrics: Those of the study's own.
         palette: The cells in the order in which they came to the study: their colours in every report.
     """
 
@@ -178,6 +181,7 @@ class Study(Section):
     planned: Selection = {}
     asked: Selection = {}
     palette: list[str] = []
+    metrics: list[Metric] = []
 
     @model_validator(mode="before")
     @classmethod

@@ -65,7 +65,7 @@ def _made(module: Any, name: str, args: dict[str, Any], known: dict[str, int], k
     classes = {word: made for word, made in vars(module).items() if isinstance(made, type) and not word.startswith("_")}
     if name not in classes:
         raise UserError(f"pytorch-metric-learning has no {kind} '{name}'; {nearest(name, list(classes))}")
-    wanted = inspect.signature(classes[name].__init__).parameters
+    wanted = inspect.signature(classes[name]).parameters
     filled = {key: value for key, value in known.items() if key in wanted}
     try:
         return classes[name](**{**filled, **args})
