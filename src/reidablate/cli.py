@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reidablate import cells_cli, weights_cli
+from reidablate import cells_cli, methods_cli, weights_cli
 from reidablate.errors import UserError, knob, plain, reason, sentence
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ app = typer.Typer(
 data_app = typer.Typer(no_args_is_help=True, help="Index, cache, check and synthesize data sets.")
 stats_app = typer.Typer(no_args_is_help=True, help="Check the statistics against simulated experiments.")
 app.add_typer(cells_cli.app, name="cells")
+app.add_typer(methods_cli.app, name="methods")
 app.add_typer(data_app, name="data")
 app.add_typer(weights_cli.app, name="weights")
 app.add_typer(stats_app, name="stats")

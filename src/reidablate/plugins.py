@@ -162,7 +162,8 @@ def running(plugin: Plugin, doing: str) -> Iterator[None]:
 def own_files() -> list[Path]:
     """Returns the files of the study's `methods/` folder that can be named in a YAML file, by name."""
     folder = methods_folder()
-    return sorted(path for path in folder.glob("*.py") if path.stem.isidentifier()) if folder.is_dir() else []
+    found = sorted(folder.glob("*.py")) if folder.is_dir() else []
+    return [path for path in found if path.stem.isidentifier() and not path.stem.startswith("test_")]
 
 
 def members(module: str) -> list[tuple[str, Any]]:
