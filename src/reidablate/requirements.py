@@ -20,7 +20,10 @@ def require_parts(config: RunConfig, where: str) -> None:
     else:
         from reidablate.models.backbones import what_it_gives  # takes seconds
 
-        gives, number = what_it_gives(model)
+        try:
+            gives, number = what_it_gives(model)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
         grid = f"last map of {model.backbone}"
     for name, _, options, _ in losses.loaded() if config.plugins or model.backbone not in PATCH_PX else ():
         if lacking := sorted(options.needs - gives):

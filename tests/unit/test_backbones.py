@@ -54,8 +54,12 @@ def test_a_transformer_gives_its_class_token_and_its_patches_at_another_size() -
 
 
 def test_the_last_stage_of_a_resnet_keeps_the_size_of_the_one_before() -> None:
-    config = {"backbone": "timm/resnet18", "last_stride": 1}
-    assert (model(backbone="timm/resnet18").backbone.grid, model(**config).backbone.grid) == ((2, 1), (4, 2))
+    for name in (
+        "timm/resnet18",
+        "timm/resnet10t",
+    ):  # with a strided convolution, and with a pool, beside the last stage
+        grids = [model(backbone=name, last_stride=stride).backbone.grid for stride in (2, 1)]
+        assert grids == [(2, 1), (4, 2)]
     with pytest.raises(UserError, match=r"last_stride: timm/vit_tiny_patch16_224 has no last stage of a ResNet"):
         model(backbone="timm/vit_tiny_patch16_224", last_stride=1)
 

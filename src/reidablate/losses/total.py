@@ -66,7 +66,7 @@ class StudyLoss(nn.Module):
         ]
         for (_, section), term in zip(config.sections(), self.terms, strict=True):
             plugins.check_unchanged(term.plugin, getattr(section, "code", None))
-        self.modules_of = nn.ModuleDict({t.name: t.loss for t in self.terms if isinstance(t.loss, nn.Module)})
+        self.own = nn.ModuleDict({t.name: t.loss for t in self.terms if isinstance(t.loss, nn.Module)})
         self._checked = False
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:

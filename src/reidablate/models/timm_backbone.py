@@ -92,6 +92,9 @@ def _unstride(net: Any, name: str) -> None:
     """Sets every stride of the first block of the last stage of a ResNet to 1."""
     if not hasattr(net, "layer4"):
         raise UserError(f"model.last_stride: {name} has no last stage of a ResNet; remove the option.")
-    for module in net.layer4[0].modules():
-        if isinstance(module, nn.Conv2d | nn.AvgPool2d) and module.stride in (2, (2, 2)):
-            module.stride = (1, 1)
+    for parent in [*net.layer4[0].modules()]:
+        for word, module in parent.named_children():
+            if isinstance(module, nn.AvgPool2d):
+                setattr(parent, word, nn.Identity())
+            elif isinstance(module, nn.Conv2d) and module.stride == (2, 2):
+                module.stride = (1, 1)
