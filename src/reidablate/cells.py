@@ -336,7 +336,9 @@ def _read(path: Path) -> CellFile:
 
 
 def _refuse_code(path: Path, part: Any) -> None:
-    losses = part.get("losses") if isinstance(part, dict) else None
+    model, losses = (part.get(name) if isinstance(part, dict) else None for name in ("model", "losses"))
+    if isinstance(model, dict) and "backbone_code" in model:
+        raise UserError(f"{path}: 'model.backbone_code' is written by the program alone; remove it.")
     for name, section in losses.items() if isinstance(losses, dict) else ():
         if isinstance(section, dict) and "code" in section:
             raise UserError(f"{path}: 'losses.{name}.code' is written by the program alone; remove it.")

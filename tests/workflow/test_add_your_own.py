@@ -92,6 +92,25 @@ def test_an_edited_loss_repeats_its_own_cells_and_a_broken_one_stops_no_other(
     assert "1 runs to train: shop/circle seed 0" in done.stderr
     loss.write_text("def circle(:\n")
     others = [entry for entry in CONFIG if not entry.startswith("cells=")]
-    done = snakemake(config=[*others, "cells=naive_triplet,centres"])
+    done = snakemake("-n", config=[*others, "cells=naive_triplet,centres"])
     assert done.returncode == 0
     assert "methods/circle.py, line 1: invalid syntax; correct the line. Left out until then: circle." in done.stderr
+
+
+def test_a_loss_that_returns_nan_fails_its_own_run_and_the_report_shows_the_others(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(project, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    loss = Path("methods/circle.py")
+    loss.write_text(
+        loss.read_text().replace("return F.softplus(pulls + pushes).mean()", "return pulls.mean() * torch.nan")
+    )
+    done = snakemake(config=CONFIG)
+    assert done.returncode == 1
+    assert "methods/circle.py, line 13: losses.circle returned NaN as 'circle' for the first batch" in done.stderr
+    runs = pd.read_parquet("results/own/tables/runs.parquet").set_index("cell")
+    assert runs.loc["circle", "status"] == "missing"
+    assert "returned NaN" in runs.loc["circle", "reason"]
+    assert set(runs.drop("circle")["status"]) == {"finished"}
+    assert "returned NaN" in Path("results/own/report/index.html").read_text()
