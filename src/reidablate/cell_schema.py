@@ -24,6 +24,7 @@ def cell_schema() -> tuple[dict[str, Any], list[str]]:
     for dotted in PRESET_ONLY:
         section, option = dotted.split(".")
         definitions[f"{section.title()}Config"]["properties"].pop(option)
+    definitions["ModelConfig"]["properties"].pop("backbone_code")
     losses, none = definitions["LossesConfig"], {"const": "none"}
     for key, value in losses["properties"].items():
         losses["properties"][key] = {"anyOf": [*value["anyOf"], none]}

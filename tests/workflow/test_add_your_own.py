@@ -24,11 +24,14 @@ COUNTS = Counts(train_images=48, train_ids=8, query_images=8, query_ids=4, galle
 
 
 def files_of_the_page() -> dict[str, str]:
-    """The examples that begin with the name of a file."""
+    """The examples that begin with the name of a file, and the section of the report."""
     page = (ROOT / "docs" / "add_your_own.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```(?:python|yaml)\n# (\S+/\S+)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    assert len({name for name, _ in blocks}) == len(blocks)
-    return dict(blocks)
+    files: dict[str, str] = {}
+    for name, text in re.findall(r"^```(?:python|yaml)\n# (\S+/\S+)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
+        assert name not in files or name.endswith("default.yaml")
+        files[name] = files.get(name, "") + text
+    (section,) = re.findall(r"^```jinja\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    return {**files, "report_templates/section_slowest.html.j2": section}
 
 
 def write_shop(folder: Path, scratch: Path) -> None:
@@ -74,6 +77,12 @@ def test_every_example_reaches_tables_and_report(project: Path) -> None:
     assert not {"triplet"} & terms["circle"]
     html = (project / "results" / "own" / "report" / "index.html").read_text()
     assert all(name in html for name in CELLS.split(","))
+    assert '<a href="#section-slowest"><bdi>Slowest runs</bdi></a>' in html
+    contrasts = pd.read_parquet(tables / "contrasts.parquet")
+    assert set(contrasts[contrasts["metric"] == "precision_at_5"]["cell"]) == set(CELLS.split(",")) - {"naive_triplet"}
+    assert "Precision at 5" in html
+    exported = pd.read_csv(project / "results" / "own" / "report" / "exports" / "main_table.csv")
+    assert exported["precision_at_5_mean"].between(0, 1).all()
     made = read_json(project / "results" / "own" / "shop" / "circle" / "seed0" / "provenance.json")
     assert len(made["config"]["losses"]["circle"]["code"]) == 16
 
