@@ -26,8 +26,8 @@ naive_triplet_as_run naive_triplet_as_run_faster naive_triplet_as_run_longer p1 
 p1_classifier_as_run p1_detach p1_hinge p1_mean_negative p1_rpe p1_rpe_as_run p1_rpe_jsd p1_rpe_jsd_as_run
 p1_rpe_jsd_as_run_0513 p2 p2_as_run p2_classifier p2_divergence p2_grouping p2_identity_mean p2_pairs p2_patches
 p2_rpe_detached p2_scaled_ape p2_shifted_ape p2_token_order p2_weight p2_without_rpe pos_pull pos_triplet
-pos_triplet_as_run pos_triplet_lr pos_triplet_mean rpe rpe_double_lr rpe_only rpe_zero_init shaw_key shorter_demo
-x_only y_only
+pos_triplet_as_run pos_triplet_lr pos_triplet_mean resnet50 rpe rpe_double_lr rpe_only rpe_zero_init shaw_key
+shorter_demo x_only y_only
 """
 SHIPPED = _SHIPPED.split()
 _OUR_STEM = {

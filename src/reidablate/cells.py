@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import yaml
 from pydantic import Field, field_validator
 
+from reidablate import plugins
 from reidablate.config import EvaluateConfig, Preset, RunConfig, Section, nearest, validate
 from reidablate.errors import UserError
 from reidablate.trees import difference, flatten, load_yaml, merge, yaml_files
@@ -129,7 +130,8 @@ class Cell:
         """
         base = {section: getattr(preset, section) for section in SECTIONS}
         options = self.options if dataset is None else self.by_dataset.get(dataset, self.options)
-        return validate(RunConfig, merge(base, options), where=self.where_on(dataset))
+        with plugins.study_around(self.path):
+            return validate(RunConfig, merge(base, options), where=self.where_on(dataset))
 
 
 _Files = Mapping[str, tuple[Path, CellFile]]  # the place and the content of each cell's own file, by its name
@@ -332,7 +334,17 @@ def _read(path: Path) -> CellFile:
     for part in (data, *(special.values() if isinstance(special, dict) else ())):
         for dotted in PRESET_ONLY.keys() & flatten(part if isinstance(part, dict) else {}).keys():
             _refuse_presets(path, dotted, verb="scale it with")
+        _refuse_code(path, part)
     return _checked(data, path)
+
+
+def _refuse_code(path: Path, part: Any) -> None:
+    model, losses = (part.get(name) if isinstance(part, dict) else None for name in ("model", "losses"))
+    if isinstance(model, dict) and "backbone_code" in model:
+        raise UserError(f"{path}: 'model.backbone_code' is written by the program alone; remove it.")
+    for name, section in losses.items() if isinstance(losses, dict) else ():
+        if isinstance(section, dict) and "code" in section:
+            raise UserError(f"{path}: 'losses.{name}.code' is written by the program alone; remove it.")
 
 
 def _names_as_written(data: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -582,25 +594,3 @@ def new_cell(folder: Path, name: str, parent: Cell) -> Path:
 def _as_yaml(name: str) -> str:
     """Returns a name as YAML reads it back, in quotes where it looks like a number or a date."""
     return name if yaml.safe_load(name) == name else json.dumps(name)
-
-
-def cell_schema() -> dict[str, Any]:
-    """Returns a JSON Schema of the cell file, for editors; every option is optional there."""
-    schema = CellFile.model_json_schema()
-    options = RunConfig.model_json_schema()
-    definitions = {**schema.get("$defs", {}), **options["$defs"]}
-    for definition in definitions.values():
-        definition.pop("required", None)
-    for dotted in PRESET_ONLY:
-        section, option = dotted.split(".")
-        definitions[f"{section.title()}Config"]["properties"].pop(option)
-    for name, definition in definitions.items():
-        for key, value in definition.get("properties", {}).items():
-            if name == "LossesConfig":
-                definition["properties"][key] = {"anyOf": [*value["anyOf"], {"const": "none"}]}
-    for section in SECTIONS:
-        schema["properties"][section] = options["properties"][section]
-    schema["$defs"] = definitions
-    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    schema["title"] = "reidablate ablation cell"
-    return schema

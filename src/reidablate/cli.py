@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reidablate import cells_cli, weights_cli
+from reidablate import cells_cli, methods_cli, weights_cli
 from reidablate.errors import Damaged, UserError, knob, plain, reason, sentence
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ app = typer.Typer(
 data_app = typer.Typer(no_args_is_help=True, help="Index, cache, check and synthesize data sets.")
 stats_app = typer.Typer(no_args_is_help=True, help="Check the statistics against simulated experiments.")
 app.add_typer(cells_cli.app, name="cells")
+app.add_typer(methods_cli.app, name="methods")
 app.add_typer(data_app, name="data")
 app.add_typer(weights_cli.app, name="weights")
 app.add_typer(stats_app, name="stats")
@@ -283,12 +284,12 @@ def evaluate(
     """Scores the features of one run on both sides of the neck."""
     from reidablate.metrics.evaluate import evaluate_run
 
-    typer.echo(evaluate_run(run))
-    if plan is not None:
+    study = None if plan is None else _open(plan)
+    typer.echo(evaluate_run(run, study.metrics if study else ()))
+    if study is not None:
         from reidablate.keeping import release
-        from reidablate.study import load_study
 
-        release(load_study(plan), run)
+        release(study, run)
 
 
 @app.command()

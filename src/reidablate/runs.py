@@ -214,6 +214,7 @@ class Metrics(BaseModel):
     headline: Side
     scores_version: int = 1  # absent in runs of 0.1.0
     features_sha256: str | None = None
+    own_metrics: dict[str, str | None] = {}  # what the metrics of the study's own were made of
     before_neck: dict[str, float] = {}
     after_neck: dict[str, float] = {}
 

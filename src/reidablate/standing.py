@@ -210,6 +210,11 @@ class Standing:
             return "images" if data is None else "initial weights"
         return Identity(configuration=config.hash, data=data, weights=weights, seed=run.seed)
 
+    def _own_metrics(self, folder: Path) -> dict[str, str | None] | None:
+        """Returns what the metrics of the study's own are made of; None where they cannot be computed any more."""
+        gone = "features.npz" in removed(folder)
+        return None if gone else {metric.name: metric.code for metric in self.study.metrics}
+
     def _untrained(self, run: Run) -> str:
         """Returns why a run does not stand as trained, as a phrase; empty when it does."""
         folder = self.study.root / run.id
@@ -239,7 +244,7 @@ class Standing:
     def _unscored(self, run: Run | Transfer) -> str:
         """Returns why a run does not stand as trained and scored, as a phrase; empty when it does."""
         folder = self.study.root / run.id
-        if reason := self._unextracted(run) or unscored(folder):
+        if reason := self._unextracted(run) or unscored(folder, self._own_metrics(folder)):
             return reason
         broken = [name for name in self._broken(folder) if name in SCORE_FILES]
         return _damaged(broken)
@@ -374,8 +379,11 @@ def _damaged(names: list[str]) -> str:
     return f"{' and '.join(names)} damaged" if names else ""
 
 
-def unscored(folder: Path) -> str:
-    """Returns why the features in a folder are not scored by the present protocol; empty when they are."""
+def unscored(folder: Path, own_metrics: Mapping[str, str | None] | None = None) -> str:
+    """Returns why the features in a folder are not scored by the present protocol; empty when they are.
+
+    What the metrics of the study's own are made of belongs to it, where it is given.
+    """
     if gone := [name for name in SCORE_FILES if not (folder / name).is_file()]:
         return "not scored yet" if len(gone) == len(SCORE_FILES) else f"{' and '.join(gone)} missing"
     try:
@@ -387,6 +395,8 @@ def unscored(folder: Path) -> str:
         return f"{' and '.join(broken)} truncated"
     if metrics.scores_version != SCORES_VERSION:
         return "scored by another version of the protocol"
+    if own_metrics is not None and metrics.own_metrics != own_metrics:
+        return "scored by other metrics of the study's own"
     features = made.sha256.get("features.npz") if made.status == "finished" else None
     return "scored with another features.npz" if metrics.features_sha256 != features else ""
 

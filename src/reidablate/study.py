@@ -14,11 +14,12 @@ from pydantic import field_validator, model_validator
 
 from reidablate.artifacts import content_hash, read_json, write_json
 from reidablate.cells import Tier
-from reidablate.config import MOST_SEEDS, Preset, RunConfig, Section, nearest, validate
+from reidablate.config import MOST_SEEDS, PATCH_PX, Preset, RunConfig, Section, nearest, validate
 from reidablate.data.formats import Grammar, Layout, Published, source_of
 from reidablate.data.table import DatasetEntry, Metric, layout_of
 from reidablate.errors import UserError
-from reidablate.initial_weights import Choice, file_for, unnamed
+from reidablate.initial_weights import NO_FILE, Choice, file_for, unnamed
+from reidablate.metrics.registry import Metric
 from reidablate.provenance import keep_sources
 from reidablate.selecting import Asked
 from reidablate.trees import merge
@@ -46,6 +47,7 @@ class Settings(Section):
     scope: Literal["grow", "call"] = "grow"
     smoke_of: str = "auto"  # the preset that preset=smoke tests
     dataset_table: dict[str, DatasetEntry]
+    metrics: list[str] = []  # of the study's own
 
     @field_validator("data_root", "results", "ablations", mode="before")
     @classmethod
@@ -185,6 +187,7 @@ class Study(Section):
         seeds: Seeds of a run that this call asks for.
         planned: Every run of the study; calls add to it, and a cell leaves it with its file.
         asked: The runs that this call is to see finished, a part of the planned ones.
+        metrics: Those of the study's own.
         palette: The cells in the order in which they came to the study: their colours in every report.
     """
 
@@ -199,6 +202,7 @@ class Study(Section):
     planned: Selection = {}
     asked: Selection = {}
     palette: list[str] = []
+    metrics: list[Metric] = []
 
     @model_validator(mode="before")
     @classmethod
@@ -270,6 +274,8 @@ class Study(Section):
 
     def weights_of(self, config: RunConfig) -> Path | None:
         """Returns the file that a run's initial weights are read from, None when they are drawn from the seed."""
+        if self.pretrains and config.model.backbone != self.preset.model["backbone"]:
+            return None
         if self.pretrains:
             return self.root / "pretrain" / "model.safetensors"
         file = file_for(self._weights_choice, config.model.backbone)
@@ -406,6 +412,13 @@ class Study(Section):
         if reason := unnamed(self._weights_choice, backbones):
             return (
                 f"--config {reason}" if self.settings.weights != "preset" else f"preset '{self.preset.name}': {reason}"
+            )
+        others = [name for name in backbones if name not in PATCH_PX and name != self.preset.model["backbone"]]
+        if others and isinstance(self._weights_choice, str) and self._weights_choice != NO_FILE:
+            return (
+                f"{self._weights_choice} is given for every backbone, but cell '{backbones[others[0]]}' has "
+                f"{others[0]}; give each its own, as in --config 'weights={{vit_base: FILE, {others[0]}: FILE}}', "
+                "where none in place of a FILE draws the weights from the seed."
             )
         for backbone in backbones:
             file = file_for(self._weights_choice, backbone)

@@ -7,7 +7,8 @@ are the three ways in which such folders are read:
 - split folders such as `bounding_box_train`, `query`, `bounding_box_test`, or the same images sorted into a folder for
   each person (`train_all`, `query`, `gallery`);
 - list files, a line for each image: its path and the number of its person (MSMT17);
-- a manifest, a table with the columns path, pid, camid, split (`manifest.py`).
+- a manifest, a table with the columns path, pid, camid, split (`manifest.py`), or a function of the study's own that
+  returns such rows (`own_format.py`).
 
 Grammars are strict about what carries meaning (person, camera, split) and lenient about what does not: doubled endings,
 upper and lower case of endings, and what archives and operating systems leave behind. Only base names are parsed, so a
@@ -104,8 +105,8 @@ class Layout:
 
     Attributes:
         title: The set's usual name.
-        format: `manifest`, or the entry of `dataset_table` whose grammar this is.
-        grammar: None for a manifest.
+        format: `manifest`, the entry of `dataset_table` whose grammar this is, or `FILE:NAME` of a function.
+        grammar: None for a manifest and a function.
         published: None where nothing is published.
     """
 
@@ -119,6 +120,11 @@ class Layout:
         """The pids that are no person of the set: junk and distractors."""
         distractor = None if self.grammar is None else self.grammar.distractor
         return {JUNK} if distractor is None else {JUNK, distractor}
+
+    @property
+    def is_own(self) -> bool:
+        """Whether a function of the study or of an installed package reads the set."""
+        return ":" in self.format
 
     @property
     def test_only(self) -> bool:
@@ -202,7 +208,10 @@ def grammar_at(root: Path, grammar: Grammar) -> Grammar:
 
 def source_of(root: Path, layout: Layout) -> dict[str, str]:
     """Returns what an index is built from, without opening an image: the place, the format, the state of the files."""
-    return {"root": str(root.resolve()), "format": layout.format, "listing": listing_hash(root, layout)}
+    from reidablate.data.own_format import code_of
+
+    form = code_of(layout.format) if layout.is_own else layout.format
+    return {"root": str(root.resolve()), "format": form, "listing": listing_hash(root, layout)}
 
 
 def listing_hash(root: Path, layout: Layout) -> str:
@@ -212,6 +221,11 @@ def listing_hash(root: Path, layout: Layout) -> str:
     missing or broken is no error here: reading the set will say what is wrong.
     """
     digest = hashlib.sha256()
+    if layout.is_own:
+        from reidablate.data.own_format import own_rows
+
+        _digest_states(digest, root, sorted(row[0] for row in own_rows(root, layout)))
+        return digest.hexdigest()[:16]
     if layout.grammar is None:
         from reidablate.data.manifest import manifest_rows  # needs pandas
 
@@ -267,9 +281,9 @@ def read_folder(root: Path, layout: Layout) -> Listing:
     if not root.exists():
         raise UserError(f"the data set folder {root} does not exist; give the folder that holds the set.")
     if layout.grammar is None:
-        from reidablate.data.manifest import read_manifest  # needs pandas
+        from reidablate.data.manifest import read_manifest, read_own  # needs pandas
 
-        listing, splits = read_manifest(root), SPLITS
+        listing, splits = read_own(root, layout) if layout.is_own else read_manifest(root), SPLITS
     else:
         grammar = grammar_at(root, layout.grammar)
         splits = _splits(root, grammar)

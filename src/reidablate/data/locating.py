@@ -94,8 +94,11 @@ def settle(root: Path, layout: Layout) -> Path:
 
 
 def detect(root: Path, table: Table) -> list[str]:
-    """Returns the data sets of the table whose folders and lists a folder has."""
-    return [name for name in table if _is_complete(settle(root, layout := layout_of(name, table)), layout)]
+    """Returns the data sets of the table whose folders and lists a folder has; a set of one's own must be named."""
+    layouts = {name: layout_of(name, table) for name in table}
+    return [
+        name for name, layout in layouts.items() if not layout.is_own and _is_complete(settle(root, layout), layout)
+    ]
 
 
 def stray_sets(data_root: Path, table: Table) -> list[Path]:
@@ -108,6 +111,8 @@ def stray_sets(data_root: Path, table: Table) -> list[Path]:
 
 def _marks(layout: Layout) -> Iterable[str]:
     """Returns names that are found in data set folders of a layout and hardly anywhere else."""
+    if layout.is_own:
+        return ()
     if layout.grammar is None:
         return MANIFEST_NAMES
     return {PERSON_FOLDERS["train"], *layout.grammar.parts} - {"train", "test", "query", "gallery"}
@@ -168,6 +173,8 @@ def _places(folder: Path, layout: Layout, depth: int = _DEPTH) -> Iterator[Path]
 
 
 def _is_complete(folder: Path, layout: Layout) -> bool:
+    if layout.is_own:  # its function alone knows what belongs to it
+        return folder.is_dir()
     if layout.grammar is None:
         return folder.is_file() or bool(_parts_of(folder, layout))
     return len(_parts_of(folder, layout)) == len(layout.grammar.parts)

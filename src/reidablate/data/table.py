@@ -17,7 +17,8 @@ class DatasetEntry(Section):
 
     Attributes:
         title: The set's usual name.
-        format: `manifest`, or the entry whose grammar names and folders follow; an entry may be its own.
+        format: `manifest`, a function `FILE:NAME`, or the entry whose grammar names and folders follow, which may be
+            this one.
         folders: Where the set is looked for below `data_root`; case, hyphens, underscores and dots do not matter.
         optional: Part of a study where found, and never missed.
         grammar: How images are named and sorted; needed once for each `format` but `manifest`.
@@ -60,8 +61,8 @@ def layout_of(name: str, table: Table | None = None) -> Layout:
         known = [*table, MANIFEST]
         raise UserError(f"there is no data set '{name}' in dataset_table; {nearest(name, known)}")
     entry = table[name]
-    if entry.format == MANIFEST:
-        return Layout(title=entry.title, format=MANIFEST, published=entry.counts)
+    if entry.format == MANIFEST or ":" in entry.format:
+        return Layout(title=entry.title, format=entry.format, published=entry.counts)
     parent = table.get(entry.format)
     grammar = entry.grammar or (parent.grammar if parent else None)
     if grammar is None:

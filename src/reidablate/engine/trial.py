@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 
 from reidablate.artifacts import write_npz
-from reidablate.config import ModelConfig
+from reidablate.config import PATCH_PX, ModelConfig
 from reidablate.data.cache import build_cache
 from reidablate.data.formats import SYNTHETIC_FILE
 from reidablate.data.index import index_dataset, read_index
@@ -16,7 +16,7 @@ from reidablate.engine.extract import Features, extract_features
 from reidablate.engine.progress import CountBar
 from reidablate.engine.spec import be_deterministic
 from reidablate.errors import UserError
-from reidablate.models.checkpoints import LoadReport, check_fit, read_weights
+from reidablate.models.checkpoints import LoadReport, check_fit, load_weights, read_weights
 from reidablate.models.neck import ReidModel
 from reidablate.provenance import usable_cores
 from reidablate.smoke import MARK
@@ -97,6 +97,9 @@ def prepare(study: Study, dataset: PlannedDataset) -> dict[str, Any]:
 
 def _loaded(weights: Path, config: ModelConfig, hw_ratio: float | None) -> tuple[ReidModel, LoadReport]:
     """Returns the model with the weights of a file, which must be whole but for neck and classifier."""
+    if config.backbone not in PATCH_PX:
+        model = ReidModel(config, num_classes=1)
+        return model, load_weights(model, weights)
     file = read_weights(weights)
     model = ReidModel(config, num_classes=file.num_classes or 1)
     report, values = check_fit(model, file, hw_ratio=hw_ratio)

@@ -212,6 +212,7 @@ def _description(study: Study, summaries: dict[str, dict[str, Any]], left_out: l
         "runs": [[run.dataset, run.cell, run.seed] for run in study.runs],
         "notices": [*study.notices, *left_out],
         "headline": headline_side(study),
+        "metrics": [metric.model_dump(mode="json") for metric in study.metrics],
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "plan_hash": study.hash,
         "code": {**provenance.git_state(), "version": provenance.versions().get("reidablate")},

@@ -85,6 +85,11 @@ class StudyTables:
         return str(self.about.get("headline", HEADLINE))
 
     @property
+    def own_metrics(self) -> list[dict[str, Any]]:
+        """The metrics of the study's own, as `metrics.registry.Metric` describes them."""
+        return list(self.about.get("metrics") or ())
+
+    @property
     def datasets(self) -> list[dict[str, Any]]:
         """The data sets of `study.json`, in its order."""
         return list(self.about.get("datasets", []))

@@ -45,7 +45,7 @@ def main_table(study: StudyTables) -> pd.DataFrame:
                 "num_finished": int(study.num_runs("finished", dataset["name"], cell.name).value or 0),
                 "num_planned": int(study.num_runs("", dataset["name"], cell.name).value or 0),
             }
-            for metric in ("mAP", "rank1", "mINP"):
+            for metric in ("mAP", "rank1", "mINP", *(own["name"] for own in study.own_metrics)):
                 for how in ("mean", "sd"):
                     row[f"{metric}_{how}"] = study.score(dataset["name"], cell.name, metric, how).value
             contrast = contrasts.get(cell.name)

@@ -37,18 +37,30 @@ INK, MUTED, GRID = "#1f2933", "#5b6774", "#d5dbe2"
 _VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)"}
 WIDTH_IN = 5.2
 MAX_SVG_BYTES = 400_000
-TERMS = {
-    "identity": "identity loss",
-    "triplet": "triplet loss",
-    "weighted_triplet": "weighted triplet loss",
-    "position_relation": "position-relation loss",
-    "position_triplet": "position triplet loss",
-    "lr": "learning rate",
-    "ape_norm": "norm of the absolute positions",
-    "rpe_norm": "norm of the relative positions",
-    "feature_norm": "norm of the feature",
-    "gradient_norm": "norm of the gradient",
-}
+
+
+class _Labels(dict[str, str]):
+    """Labels of series; one that a study brings is called by its own words."""
+
+    def __missing__(self, name: str) -> str:
+        return name.replace("_", " ")
+
+
+_NO_SERIES = {"total", "images_per_s"}  # a figure of its own, and a matter of the machine
+TERMS = _Labels(
+    {
+        "identity": "identity loss",
+        "triplet": "triplet loss",
+        "weighted_triplet": "weighted triplet loss",
+        "position_relation": "position-relation loss",
+        "position_triplet": "position triplet loss",
+        "lr": "learning rate",
+        "ape_norm": "norm of the absolute positions",
+        "rpe_norm": "norm of the relative positions",
+        "feature_norm": "norm of the feature",
+        "gradient_norm": "norm of the gradient",
+    }
+)
 _STYLE = {
     **sns.axes_style("ticks"),
     "axes.edgecolor": MUTED, "axes.labelcolor": INK, "axes.titlecolor": INK, "axes.titlelocation": "left",
@@ -220,7 +232,8 @@ def terms(study: StudyTables, dataset: dict[str, Any], cells: list[Cell], title:
     frame = _history(study, dataset, cells)
     if frame is not None:
         frame = frame[frame["cell"].isin([cell.name for cell in cells])]
-    names = [] if frame is None else [name for name in TERMS if (frame["name"] == name).any()]
+    found = set() if frame is None else set(frame["name"]) - _NO_SERIES
+    names = [name for name in (*TERMS, *sorted(found - {*TERMS})) if name in found]
     if frame is None or not names:
         return None
     rows = -(-len(names) // 2)

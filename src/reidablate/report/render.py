@@ -16,6 +16,7 @@ from reidablate.report.collect import StudyTables, collect
 from reidablate.report.exports import export_filters, write_exports
 from reidablate.report.figures import Plot, colour, draw, marker
 from reidablate.report.records import Contrast, changes
+from reidablate.report.sections import own_sections
 
 RECORD = "report.json"
 
@@ -86,18 +87,19 @@ def render_html(study: StudyTables, plots: list[Plot], environment: Environment)
         "spans": {name: span(contrasts.values()) for name, contrasts in overall.items()},
         "script": script,
         "script_hash": f"sha256-{digest}",
-        "sections": _sections(study),
         "synthetic_names": study.synthetic_names,
         "samples": {
             name: f"data:image/jpeg;base64,{base64.b64encode(path.read_bytes()).decode()}"
             for name, path in study.samples.items()
         },
     }
-    return environment.get_template("report.html.j2").render(context)
+    own = own_sections(environment, study, context)
+    sections = _sections(study, [(section.anchor, section.title) for section in own])
+    return environment.get_template("report.html.j2").render({**context, "own_sections": own, "sections": sections})
 
 
-def _sections(study: StudyTables) -> list[tuple[str, str]]:
-    """Returns (anchor, title) of every section in the order of the page."""
+def _sections(study: StudyTables, own: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Returns (anchor, title) of every section in the order of the page, those that a study brings among them."""
     groups = [
         (f"group-{number}", f"Group: {group.replace('_', ' ')}") for number, group in enumerate(study.groups, start=1)
     ]
@@ -113,6 +115,7 @@ def _sections(study: StudyTables) -> list[tuple[str, str]]:
         *groups,
         ("joint", "Families and joint conclusions"),
         *((anchor, title) for anchor, title, table in extra if table is not None),
+        *own,
         ("cost", "Cost"),
         ("data", "Data sets"),
         ("calibration", "Calibration"),

@@ -187,6 +187,9 @@ def _add_adjusted(lines: Sequence[Line], components: Components) -> None:
             line.fields["high_adjusted"] = min(float(components.estimate[row] + half[row]), 1.0)
 
 
+_OTHER_WAY = {"improves": "worsens", "worsens": "improves"}  # of a metric whose lower values are better
+
+
 def _add_verdict(line: Line) -> None:
     """Adds the verdict; a refused comparison gets none."""
     fields = line.fields
@@ -203,6 +206,8 @@ def _add_verdict(line: Line) -> None:
         reference_diverged=fields["num_diverged_reference"] > 0,
         missing=fields["num_missing"] > 0,
     )
+    if not fields.get("higher_is_better", True):
+        fields["verdict"] = _OTHER_WAY.get(fields["verdict"], fields["verdict"])
     if fields["verdict"] == "provisional":
         runs = "1 planned run is" if fields["num_missing"] == 1 else f"{fields['num_missing']} planned runs are"
         line.notes.append(f"{runs} missing, so there is no verdict yet.")

@@ -17,6 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from reidablate.errors import UserError
+from reidablate.metrics.registry import SHIPPED, Metric
 from reidablate.runs import SIDES
 from reidablate.stats.conclude import Line, finish
 from reidablate.stats.guard import Guard
@@ -30,7 +31,7 @@ from reidablate.stats.paired import (
     sign_flip_p,
     unpaired_components,
 )
-from reidablate.stats.scores import METRICS, Layout, RunStatus, ScoreBook, numbers
+from reidablate.stats.scores import Layout, RunStatus, ScoreBook, numbers
 
 MIN_SEEDS = 3
 MIN_CAMERAS = 3
@@ -133,6 +134,7 @@ def contrast_table(
     headline_side: str,
     borrowed: Collection[str] = (),
     least_seeds: int = 0,
+    metrics: Sequence[Metric] = SHIPPED,
 ) -> pd.DataFrame:
     """Returns a row for every data set, declared contrast, feature side and metric, with the columns of `COLUMNS`.
 
@@ -146,13 +148,14 @@ def contrast_table(
         headline_side: The declared feature side.
         borrowed: Procedural data sets, whose delta is that of the real one.
         least_seeds: Seeds of the preset. A contrast that has any run is provisional with fewer planned ones.
+        metrics: The metrics that are compared.
 
     Raises:
         UserError: The headline side is not a feature side.
     """
     if headline_side not in SIDES:
         raise UserError(f"headline side '{headline_side}' is no feature side; use one of {', '.join(SIDES)}.")
-    book, guard = ScoreBook(queries, runs), Guard(runs, cells)
+    book, guard = ScoreBook(queries, runs, metrics), Guard(runs, cells)
     lines: list[Line] = []
     for dataset in book.datasets:
         for fields in declared_contrasts(cells):
@@ -160,7 +163,7 @@ def contrast_table(
                 start = {"dataset": dataset, "side": side, "headline": side == headline_side, **fields}
                 start["delta_borrowed"] = dataset in borrowed
                 found, base = match(book, guard, start, least_seeds=least_seeds)
-                lines += measure(found, base, METRICS, deltas.get(dataset, {}))
+                lines += measure(found, base, metrics, deltas.get(dataset, {}))
     keys = ("dataset", "metric", "side")
     return finish(lines, family=keys, pool=keys, columns=COLUMNS)
 
@@ -228,7 +231,7 @@ def match(book: ScoreBook, guard: Guard, fields: dict[str, Any], *, least_seeds:
 def measure(
     found: Matched | None,
     base: Line,
-    metrics: Sequence[str],
+    metrics: Sequence[Metric],
     deltas: Mapping[str, float],
     keep: NDArray[np.bool_] | None = None,
 ) -> list[Line]:
@@ -237,16 +240,21 @@ def measure(
     Args:
         found: The scores, None when there are none.
         base: Fields and notes that all metrics share.
-        metrics: Metrics wanted.
+        metrics: The metrics of the scores, in their order.
         deltas: Largest difference that does not matter, by metric.
         keep: The queries of a slice, (Q,); all by default.
     """
-    shared = [Line({**base.fields, "metric": m, "delta": deltas.get(m)}, [*base.notes]) for m in metrics]
+    shared = [
+        Line(
+            {**base.fields, "metric": m.name, "delta": deltas.get(m.name), "higher_is_better": m.higher_is_better},
+            [*base.notes],
+        )
+        for m in metrics
+    ]
     if found is None:
         return shared
-    wanted = [METRICS.index(metric) for metric in metrics]
     keep = np.ones(len(found.layout.pids), dtype=bool) if keep is None else keep
-    cell, reference = found.cell[wanted][..., keep], found.reference[wanted][..., keep]
+    cell, reference = found.cell[..., keep], found.reference[..., keep]
     pids = found.layout.pids[keep]
     parts, apart, counts = _components(cell, reference, pids, paired=found.paired)
     better = _better(cell, reference, pids) if found.paired else None

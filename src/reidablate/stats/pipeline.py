@@ -4,8 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from reidablate import integrity, places
 from reidablate.artifacts import only_writer, read_json, read_table, write_record, write_table
+from reidablate.metrics.registry import Metric, known_metrics
 from reidablate.published import study_claims
 from reidablate.stats.claims import judge
 from reidablate.stats.contrasts import DEFAULT_DELTA_POINTS, contrast_table
@@ -40,10 +43,16 @@ def declared_deltas(study: Mapping[str, Any]) -> dict[str, dict[str, float]]:
             not name has the default of `DEFAULT_DELTA_POINTS`.
     """
     found = {}
+    own = {m.name: m.delta_points for m in known_metrics(study) if m.delta_points is not None}
     for entry in study["datasets"]:
-        points = {**DEFAULT_DELTA_POINTS.get(entry["name"], {}), **(entry.get("delta") or {})}
+        points = {**own, **DEFAULT_DELTA_POINTS.get(entry["name"], {}), **(entry.get("delta") or {})}
         found[entry["name"]] = {metric: value / 100 for metric, value in points.items()}
     return found
+
+
+def _is_whole(queries: pd.DataFrame, metric: Metric) -> bool:
+    """Returns whether a metric of the study's own has a value for every query of every run; else it is no contrast."""
+    return metric.column in queries and bool(queries[metric.column].notna().all())
 
 
 def _write_tables(tables: Path, study_folder: Path) -> str:
@@ -54,7 +63,8 @@ def _write_tables(tables: Path, study_folder: Path) -> str:
     borrowed = {entry["name"] for entry in study["datasets"] if entry.get("synthetic") or entry.get("generated")}
     arguments: dict[str, Any] = {"deltas": deltas, "headline_side": study["headline"], "borrowed": borrowed}
     arguments["least_seeds"] = study.get("preset_seeds", 0)
-    contrasts = contrast_table(queries, runs, cells, **arguments)
+    metrics = [metric for metric in known_metrics(study) if metric.use is None or _is_whole(queries, metric)]
+    contrasts = contrast_table(queries, runs, cells, **arguments, metrics=metrics)
     slices = slice_table(queries, runs, cells, **arguments)
     claims = study_claims(study_folder, [cell["name"] for cell in cells])
     judged = judge(claims, contrasts, study, runs, cells, read_table(tables / "metrics.parquet"))
