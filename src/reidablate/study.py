@@ -16,7 +16,7 @@ from reidablate.artifacts import content_hash, read_json, write_json
 from reidablate.cells import Tier
 from reidablate.config import MOST_SEEDS, PATCH_PX, Preset, RunConfig, Section, nearest, validate
 from reidablate.data.formats import Grammar, Layout, Published, source_of
-from reidablate.data.table import DatasetEntry, Metric, layout_of
+from reidablate.data.table import DatasetEntry, MetricName, layout_of
 from reidablate.errors import UserError
 from reidablate.initial_weights import NO_FILE, Choice, file_for, unnamed
 from reidablate.metrics.registry import Metric
@@ -90,7 +90,7 @@ class PlannedDataset(Section):
     generated: bool
     grammar: Grammar | None = None
     published: Published | None = None
-    delta: dict[Metric, float] = {}
+    delta: dict[MetricName, float] = {}
 
     @property
     def layout(self) -> Layout:

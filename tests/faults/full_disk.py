@@ -13,8 +13,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from stages import SCENARIOS, all_tables, begin, commands, reference, run_stage
-
+from faults.stages import SCENARIOS, all_tables, begin, commands, reference, run_stage
 from support import snakemake
 
 ROOM = (0, 200, 1_000, 5_000, 25_000, 125_000)  # bytes

@@ -23,8 +23,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from stages import SCENARIOS, Scenario, all_tables, begin, commands, reference, run_stage
-
+from faults.stages import SCENARIOS, Scenario, all_tables, begin, commands, reference, run_stage
 from support import copy_project, snakemake, start_snakemake
 
 

@@ -118,7 +118,7 @@ def run_stage(arguments: list[str], *, seconds: float | None = None, file_bytes:
             except SystemExit as end:
                 os._exit(int(end.code or 0))
             except BaseException:
-                sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+                sys.excepthook(*sys.exc_info())
         os._exit(1)
     ending = os.pidfd_open(child)
     if seconds is not None and not select.select([ending], [], [], seconds)[0]:

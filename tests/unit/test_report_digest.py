@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -28,7 +29,7 @@ def last(tables: Path) -> str:
     return list(digest_lines(tables))[-1]
 
 
-def change(column: str, value: object, row: int = 1) -> Callable[[Path], None]:
+def change(column: str, value: Any, row: int = 1) -> Callable[[Path], None]:
     def act(tables: Path) -> None:
         frame = pd.read_parquet(tables / "history.parquet")
         frame[column] = frame[column].astype(object)

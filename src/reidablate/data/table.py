@@ -9,7 +9,7 @@ from reidablate.config import Section, Weight, nearest, validate
 from reidablate.data.formats import MANIFEST, Grammar, Layout, Published
 from reidablate.errors import UserError
 
-Metric = Literal["mAP", "mAP_trapezoid", "mINP", "rank1", "rank5", "rank10"]
+MetricName = Literal["mAP", "mAP_trapezoid", "mINP", "rank1", "rank5", "rank10"]
 
 
 class DatasetEntry(Section):
@@ -32,7 +32,7 @@ class DatasetEntry(Section):
     optional: bool = False
     grammar: Grammar | None = None
     counts: Published | None = None
-    delta: dict[Metric, Weight] = {}
+    delta: dict[MetricName, Weight] = {}
 
 
 Table = Mapping[str, DatasetEntry]
