@@ -213,7 +213,10 @@ def _own_module(module: str) -> tuple[types.ModuleType, str] | None:
 
 def _installed_module(name: str, module: str) -> types.ModuleType:
     try:
+        _refuse_strays(name, module.split(".")[0])
         return importlib.import_module(module)
+    except UserError:
+        raise
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}."):
             raise UserError(
@@ -223,6 +226,15 @@ def _installed_module(name: str, module: str) -> types.ModuleType:
         if module.startswith(f"{PACKAGE.name}.") and not isinstance(error, ImportError):
             raise
         raise UserError(f"'{name}': module '{module}' cannot be imported: {shortened(error)}.") from None
+
+
+def _refuse_strays(name: str, top: str) -> None:
+    """Refuses a module that lies in the study, outside `methods/`, and is not installed there either."""
+    spec = importlib.util.find_spec(top) if top != PACKAGE.name else None
+    file = Path(spec.origin) if spec and spec.origin else Path()
+    study = methods_folder().parent.absolute()
+    if file.is_relative_to(study) and not {"site-packages", "dist-packages"} & {*file.parts}:
+        raise UserError(f"'{name}': {_shown(file)} is not installed; move it to {FOLDER}/ to use it.")
 
 
 def _why_not_imported(error: BaseException, folder: Path, module: str) -> str:

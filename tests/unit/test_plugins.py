@@ -227,6 +227,13 @@ def test_an_installed_module_is_named_by_package_and_version(study: Path) -> Non
         config(other={"use": "timm.layers:trunc_normal_"})
 
 
+def test_code_beside_the_methods_folder_is_not_run(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (study / "stray_loss.py").write_text("raise RuntimeError('was run')\n")
+    monkeypatch.syspath_prepend(study)
+    with pytest.raises(UserError, match=r"stray_loss.py is not installed; move it to methods/ to use it"):
+        config(other={"use": "stray_loss:loss"})
+
+
 def test_a_broken_file_breaks_the_cells_that_use_it_alone(study: Path) -> None:
     copy_project(study / "p")
     os.chdir(study / "p")
