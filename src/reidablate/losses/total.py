@@ -87,7 +87,7 @@ class StudyLoss(nn.Module):
                 found = term.of(batch)
             named = {term.name: found} if not isinstance(found, Mapping) else dict(_behind(term.name, found))
             if not self._checked:
-                _check(term, named, {*terms, *RESERVED})
+                _check(term, named, {*terms, *RESERVED}, finite=bool(batch.feature.isfinite().all()))
             terms |= named
             for value in named.values():
                 total = total + term.options.weight * value
@@ -123,8 +123,8 @@ def _behind(name: str, terms: Mapping[str, Tensor]) -> Iterator[tuple[str, Tenso
         yield f"{name}_{word}" if word else name, value
 
 
-def _check(term: _Term, named: Mapping[str, Any], taken: set[str]) -> None:
-    """Refuses what is no set of terms; a value that becomes NaN later is a training that diverges."""
+def _check(term: _Term, named: Mapping[str, Any], taken: set[str], *, finite: bool) -> None:
+    """Refuses what is no set of terms. NaN of features that are not finite, or later, is a training that diverges."""
     where = f"{term.plugin.where}: losses.{term.name}"
     if not named:
         raise UserError(f"{where} returned no term; return a scalar tensor, or a mapping of names to scalar tensors.")
@@ -134,5 +134,5 @@ def _check(term: _Term, named: Mapping[str, Any], taken: set[str]) -> None:
             raise UserError(f"{where} returned {kind} as '{name}'; return a scalar tensor, such as a mean.")
         if name in taken:
             raise UserError(f"{where} returned a term '{name}', a name that is taken; call it otherwise.")
-        if bool(value.detach().isnan()):
+        if finite and term.plugin.code is not None and bool(value.detach().isnan()):
             raise UserError(f"{where} returned NaN as '{name}' for the first batch; correct the loss.")
