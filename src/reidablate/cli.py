@@ -33,6 +33,9 @@ app.add_typer(stats_app, name="stats")
 
 PlanOption = Annotated[Path, typer.Option("--plan", help="The plan of the study, results/<preset>/plans/<hash>.json.")]
 DatasetOption = Annotated[str, typer.Option("--dataset", help="A data set of the plan.")]
+DistanceOption = Annotated[
+    str, typer.Option("--distance", help="cosine, or euclidean: of features as they are, not normalised.")
+]
 WorkersOption = Annotated[int, typer.Option(min=1, help="Threads that read images.")]
 
 
@@ -332,12 +335,13 @@ def score_command(
     multi_query: Annotated[
         bool, typer.Option("--multi-query", help="Pool the query images of one pid and camid.")
     ] = False,
+    distance: DistanceOption = "cosine",
     device: Annotated[
         str, typer.Option(help="Where features are multiplied, cpu or cuda; the scores are the same.")
     ] = "cpu",
 ) -> None:
     """Scores the features or distances of any code base under one exact protocol."""
-    from reidablate.metrics.distances import Product, numpy_product
+    from reidablate.metrics.distances import Product, distance_name, numpy_product
     from reidablate.metrics.files import Options, check_table_path, score_file, write_queries
     from reidablate.metrics.tables import print_scores
 
@@ -346,7 +350,7 @@ def score_command(
         from reidablate.engine.product import on_device
 
         product = on_device(device)
-    options = Options(keep_junk, rerank, single_gallery_shot, multi_query, product)
+    options = Options(keep_junk, rerank, single_gallery_shot, multi_query, product, distance_name(distance))
     if per_query is not None:
         check_table_path(per_query)
     if slices is not None:
@@ -393,15 +397,17 @@ def compare(
     first: Annotated[Path, typer.Argument(metavar="A", help="The reference.")],
     second: Annotated[Path, typer.Argument(metavar="B", help="The one under test.")],
     side: Annotated[str | None, typer.Option(help="before_neck or after_neck, where a file has both.")] = None,
+    distance: DistanceOption = "cosine",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, in fractions.")] = False,
 ) -> None:
     """Compares two files of features query by query; one run each, so training noise stays unknown."""
     from dataclasses import asdict
 
     from reidablate.metrics.compare import compare_files
+    from reidablate.metrics.distances import distance_name
     from reidablate.metrics.tables import print_comparison
 
-    found = compare_files(first, second, side=side)
+    found = compare_files(first, second, side=side, distance=distance_name(distance))
     if as_json:
         typer.echo(json.dumps({"files": [str(first), str(second)], **asdict(found)}, indent=2))
     else:
