@@ -247,6 +247,20 @@ def train(
 
 
 @app.command()
+def external(
+    plan: PlanOption,
+    dataset: DatasetOption,
+    cell: Annotated[str, typer.Option()],
+    seed: Annotated[int, typer.Option(min=0)],
+    gpus: Annotated[int | None, typer.Option(help="GPUs granted by the scheduler; must be what the plan asks.")] = None,
+) -> None:
+    """Runs the command of another code base for one run and takes its features."""
+    from reidablate.engine.external import run_external
+
+    typer.echo(run_external(_open(plan), dataset=dataset, cell=cell, seed=seed, gpus=gpus))
+
+
+@app.command()
 def transfer(
     plan: PlanOption,
     dataset: DatasetOption,
@@ -377,19 +391,40 @@ app.command("test")(weights_cli.trial)
 @app.command("import")
 def import_command(
     name: Annotated[str, typer.Argument(help="What tables and report call it.")],
-    path: Annotated[Path, typer.Argument(metavar="FILE", help="Features or distances, as for `score`.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help="Features or distances, as for `score`, or weights; one file a seed."),
+    ],
     dataset: Annotated[str, typer.Option("--dataset", help="The data set of the study that was searched.")],
+    reference: Annotated[
+        str | None, typer.Option(help="Cell that three or more files are judged against; the baseline without.")
+    ] = None,
+    distance: DistanceOption = "cosine",
+    cell: Annotated[str | None, typer.Option(help="Cell whose network weights are of; the preset's without.")] = None,
+    device: Annotated[str, typer.Option(help="Where features of weights are made: auto, cpu or cuda.")] = "auto",
     results: Annotated[
         Path | None, typer.Option(help="results/<preset> of the study; not needed where there is only one.")
     ] = None,
     study: cells_cli.StudyOption = None,
 ) -> None:
-    """Puts an outside run into a study's tables and report, as a reference; delete its folder to take it back."""
+    """Puts outside runs into a study's tables and report, three or more with a verdict; delete their folder to undo."""
+    from tempfile import TemporaryDirectory
+
+    from reidablate.metrics.distances import distance_name
     from reidablate.places import in_study
-    from reidablate.report.imported import import_run
+    from reidablate.report.imported import Origin, import_runs
 
     results = in_study(results, study) if results else _results(study)
-    typer.echo(import_run(name, path, dataset=dataset, results=results))
+    compared = distance_name(distance)
+    with TemporaryDirectory() as scratch:
+        runs = []
+        for number, path in enumerate(files):
+            features = path
+            if path.suffix.lower() not in {".npz", ".mat"}:
+                features = Path(scratch) / f"{number}.npz"
+                weights_cli.extract(path, features, results, dataset=dataset, cell=cell, device=device)
+            runs.append(Origin(features, path))
+        typer.echo(import_runs(name, runs, dataset=dataset, results=results, reference=reference, distance=compared))
 
 
 @app.command()

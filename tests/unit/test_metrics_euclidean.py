@@ -118,8 +118,9 @@ def test_groups_of_near_ties_in_a_large_gallery_and_by_camera() -> None:
     pids, camids = ((labels[f"query_{ids}"], labels[f"gallery_{ids}"]) for ids in ("pids", "camids"))
     checked = check_labels((30, 3000), pids=pids, camids=camids, names=None)
     pairs = by_camera_pair(feature_distances(query, gallery, distance="euclidean"), checked)
-    for (own, other), row in pairs.set_index(["query_camid", "gallery_camid"]).iterrows():
-        rows, columns = labels["query_camids"] == own, labels["gallery_camids"] == other
+    for row in pairs.to_dict("records"):
+        rows = labels["query_camids"] == row["query_camid"]
+        columns = labels["gallery_camids"] == row["gallery_camid"]
         part = {key: value[rows if "query" in key else columns] for key, value in labels.items()}
         wanted = score_distances(distances[rows][:, columns], **part)
         assert row["mAP"] == pytest.approx(wanted.summary()["mAP"], abs=1e-15)
@@ -191,7 +192,7 @@ def test_queries_are_pooled_as_they_are(tmp_path: Path) -> None:
     pairs = sorted(set(zip(given["query_pids"], given["query_camids"], strict=True)))
     rows = [(given["query_pids"] == pid) & (given["query_camids"] == camid) for pid, camid in pairs]
     pooled = np.stack([given["query_features"][row].mean(axis=0) for row in rows])
-    ids = {"query_pids": np.array([p for p, _ in pairs]), "query_camids": np.array([c for _, c in pairs])}
+    ids: dict[str, Any] = dict(zip(("query_pids", "query_camids"), np.array(pairs).T, strict=True))
     wanted = score_distances(
         cdist(pooled, given["gallery_features"]),
         **ids,

@@ -110,8 +110,7 @@ def score_file(path: Path, options: Options) -> tuple[dict[str, Scores], dict[st
     """
     problems = read_file(path, options.distance)
     scores = {side: score_retrieval(problem, options) for side, problem in problems.items()}
-    junk = int((next(iter(problems.values())).labels.gallery_pids == JUNK_PID).sum())
-    return scores, {**_protocol(options, "distances" in problems), "num_junk": junk}
+    return scores, protocol_of(problems, options)
 
 
 def check_table_path(path: Path) -> None:
@@ -204,18 +203,20 @@ def _prepared(problem: Retrieval, options: Options) -> Retrieval:
     return replace(problem, labels=_without_junk(problem.labels)) if options.keep_junk else problem
 
 
-def _protocol(options: Options, distances: bool) -> dict[str, Any]:
-    """Returns the declared protocol, as the table and the JSON print it."""
+def protocol_of(problems: Mapping[str, Retrieval], options: Options) -> dict[str, Any]:
+    """Returns the declared protocol of the retrievals of a file, as the table and the JSON print it."""
     constants = None if options.rerank is None else str(_constants(options.rerank))
+    junk = int((next(iter(problems.values())).labels.gallery_pids == JUNK_PID).sum())
     return {
         "average_precision": "step sum",
-        "distance": "as given" if distances else _DISTANCES[options.distance],
+        "distance": "as given" if "distances" in problems else _DISTANCES[options.distance],
         "rerank": constants,
         "junk": "kept as wrong answers" if options.keep_junk else "left out",
         "gallery": "whole"
         if options.single_gallery_shot is None
         else f"one image of each identity from other cameras, drawn with seed {options.single_gallery_shot}",
         "query": "images of one pid and camid pooled" if options.multi_query else "single image",
+        "num_junk": junk,
     }
 
 
