@@ -1,5 +1,6 @@
-# One training a run: fit and extract, or the command of another code base. The resume state is no output, so Snakemake never deletes it. The outputs are
-# marked as updated, so that Snakemake leaves what is there to the training: if it is the planned run, it stands.
+# One training a run: fit and extract, or the command of another code base. The resume state is no output, so Snakemake
+# never deletes it. The outputs are marked as updated, so that Snakemake leaves what is there to the training: if it is
+# the planned run, it stands.
 
 
 if NEEDS.pretrain:
