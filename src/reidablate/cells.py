@@ -15,6 +15,7 @@ from pydantic import Field, field_validator
 from reidablate import plugins
 from reidablate.config import EvaluateConfig, Preset, RunConfig, Section, nearest, validate
 from reidablate.errors import UserError
+from reidablate.external import External, PlannedExternal, differences, refuse_options
 from reidablate.trees import difference, flatten, load_yaml, merge, yaml_files
 
 SECTIONS = ("model", "losses", "train")
@@ -73,6 +74,7 @@ class CellFile(Section):
     train: dict[str, Any] = {}
     by_dataset: dict[str, DatasetOptions] = {}
     evaluate: EvaluateConfig | None = None
+    external: External | None = None
 
     @field_validator("reference", mode="before")
     @classmethod
@@ -94,7 +96,8 @@ class CellFile(Section):
 class Cell:
     """One ablation variant with everything inherited filled in, before a preset gives it its scale.
 
-    `by_dataset` holds, for each data set on which it differs, all of its options there.
+    `by_dataset` holds, for each data set on which it differs, all of its options there. What is trained by another code
+    base is `external` and has no options.
     """
 
     name: str
@@ -112,6 +115,7 @@ class Cell:
     by_dataset: dict[str, dict[str, Any]]
     evaluate: EvaluateConfig | None
     path: Path
+    external: PlannedExternal | None = None
 
     @property
     def where(self) -> str:
@@ -191,11 +195,16 @@ class Cells(dict[str, Cell]):
         self.broken[name] = Broken(sentence=str(error), cause=cause)
 
 
-def load_cells(folder: Path, presets: Iterable[Preset]) -> Cells:
+def load_cells(folder: Path, presets: Iterable[Preset], study: Path = Path()) -> Cells:
     """Returns the usable cells of a folder by name, and with them why the others are broken.
 
     Every cell is checked against every preset, also those that will not run, so a slip is found at once. It breaks
     its own cell and those that extend it or are compared with it, and no other.
+
+    Args:
+        folder: The folder.
+        presets: The presets.
+        study: The study folder, from which cells name the files of another code base.
 
     Raises:
         UserError: There is no such folder or no file in it, or two files give one name.
@@ -216,7 +225,7 @@ def load_cells(folder: Path, presets: Iterable[Preset]) -> Cells:
         path, file = files[name]
         try:
             _require(path, "extends", [file.extends] if file.extends else [], cells, files)
-            cell = _inherit(name, files)
+            cell = _inherit(name, files, study)
             for preset, dataset in itertools.product(presets, (None, *cell.by_dataset)):
                 cell.resolve(preset, dataset)
             cells[name] = cell
@@ -406,12 +415,15 @@ def _nest(dotted: str, value: Any) -> dict[str, Any]:
     return dict(value)
 
 
-def _inherit(name: str, files: _Files) -> Cell:
+def _inherit(name: str, files: _Files, study: Path) -> Cell:
     """Returns the cell with its parents' keys filled in; the root of the chain is the baseline."""
     path, file = files[name]
     chain = [file]
     while (parent := chain[-1].extends) is not None:
         chain.append(files[parent][1])
+    if any(link.external for link in chain):
+        given = {"extends": file.extends, "by_dataset": file.by_dataset, "evaluate": file.evaluate}
+        refuse_options(str(path), {**given, **file.options})
     options: dict[str, Any] = {}
     special: dict[str, dict[str, Any]] = {dataset: {} for link in chain for dataset in link.by_dataset}
     for link in reversed(chain):
@@ -438,6 +450,7 @@ def _inherit(name: str, files: _Files) -> Cell:
         by_dataset=special,
         evaluate=next((link.evaluate for link in chain if link.evaluate is not None), None),
         path=path,
+        external=file.external.planned(study, str(path)) if file.external else None,
     )
 
 
@@ -463,12 +476,13 @@ def unchanged_copies(chosen: Iterable[Cell], cells: Mapping[str, Cell], preset: 
     """Returns a line for each chosen cell that has the runs of an earlier one, chosen too or a parent."""
     asked = [cell.name for cell in chosen]
     special = sorted({dataset for cell in cells.values() for dataset in cell.by_dataset})
-    first: dict[tuple[tuple[RunConfig, ...], int], str] = {}
+    first: dict[tuple[tuple[RunConfig, ...] | str, int], str] = {}
     lines = []
     for name in dict.fromkeys(name for one in asked for name in _ancestry(cells[one], cells)):
         cell = cells[name]
         everywhere = tuple(cell.resolve(preset, dataset) for dataset in (None, *special))
-        other = first.setdefault((everywhere, cell.seed_offset), name)
+        runs = cell.external.identity if cell.external else everywhere
+        other = first.setdefault((runs, cell.seed_offset), name)
         if other != name and name in asked:
             lines.append(
                 f"{name}: same configuration as {other}, so its runs repeat those of {other}; "
@@ -503,7 +517,8 @@ def describe(cell: Cell, cells: Mapping[str, Cell], preset: Preset) -> dict[str,
         "references": list(cell.references),
         "seed_offset": cell.seed_offset,
         "primary": cell.primary or cell.name in preset.primary,
-        "also_on": (cell.evaluate or preset.evaluate).also_on,
+        "also_on": [] if cell.external else (cell.evaluate or preset.evaluate).also_on,
+        "external": cell.external.model_dump() if cell.external else None,
         **_configured(cell, cells, preset, None),
         "by_dataset": {dataset: _configured(cell, cells, preset, dataset) for dataset in special},
     }
@@ -514,11 +529,15 @@ def _configured(cell: Cell, cells: Mapping[str, Cell], preset: Preset, dataset: 
     config = cell.resolve(preset, dataset)
     dump = config.dump()
     others = {name: cells[name].resolve(preset, dataset).dump() for name in (cell.extends, *cell.references) if name}
+    foreign = {name: cells[name].external for name in cell.references if cell.external or cells[name].external}
     return {
         "declared": difference(others[cell.extends], dump) if cell.extends else {},
-        "differences": {name: difference(others[name], dump) for name in cell.references},
+        "differences": {
+            name: differences(cell.external, foreign[name]) if name in foreign else difference(others[name], dump)
+            for name in cell.references
+        },
         "config": dump,
-        "config_hash": config.hash,
+        "config_hash": cell.external.identity if cell.external else config.hash,
     }
 
 
@@ -543,10 +562,13 @@ def as_cell_file(cell: Cell, preset: Preset) -> str:
         **cell.options,
         "by_dataset": {dataset: _beyond(cell.options, options) for dataset, options in cell.by_dataset.items()},
         "evaluate": cell.evaluate.model_dump() if cell.evaluate else None,
+        "external": cell.external.model_dump(exclude={"code_sha256"}) if cell.external else None,
     }
     empty = {"reference"} if cell.extends else set()
     shown = {key: value for key, value in file.items() if value or key in empty}
     text = yaml.dump(shown, Dumper=_PlainDumper, sort_keys=False, allow_unicode=True, width=110)
+    if cell.external:
+        return text
     declared = flatten(cell.options)
     rest = {key: value for key, value in flatten(cell.resolve(preset).dump()).items() if key not in declared}
     lines = [f"#   {key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in rest.items()]

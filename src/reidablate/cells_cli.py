@@ -68,12 +68,15 @@ def cells_diff(
 ) -> None:
     """Prints every option in which two cells differ, and again for each data set on which that is otherwise."""
     from reidablate.cells import select
+    from reidablate.external import differences
     from reidablate.trees import difference
 
     cells, scale = _cells(ablations, preset, study)
     left, right = (select(cells, names=[name], tier="optional")[0] for name in (first, second))
     sets = (None, *sorted({*left.by_dataset, *right.by_dataset}))
     found = {on: difference(left.resolve(scale, on).dump(), right.resolve(scale, on).dump()) for on in sets}
+    if left.external or right.external:
+        found = {None: differences(right.external, left.external) if left.external != right.external else {}}
     for dataset, options in found.items():
         if dataset is not None and options == found[None]:
             continue
@@ -126,10 +129,11 @@ def _cells(ablations: Path | None, preset: str, study: Path | None) -> tuple[Any
     from reidablate.places import find_study, study_of
     from reidablate.planning import load_presets
 
-    presets = load_presets(study_of(ablations, study) if ablations else find_study(study))
+    home = study_of(ablations, study) if ablations else find_study(study)
+    presets = load_presets(home)
     if preset not in presets:
         raise UserError(f"there is no preset '{preset}'; {nearest(preset, list(presets))}")
-    cells = load_cells(_folder(ablations, study), presets.values())
+    cells = load_cells(_folder(ablations, study), presets.values(), home)
     for line in cells.notices:
         print(f"reidablate: {line}", file=sys.stderr)
     return cells, presets[preset]

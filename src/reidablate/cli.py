@@ -33,6 +33,9 @@ app.add_typer(stats_app, name="stats")
 
 PlanOption = Annotated[Path, typer.Option("--plan", help="The plan of the study, results/<preset>/plans/<hash>.json.")]
 DatasetOption = Annotated[str, typer.Option("--dataset", help="A data set of the plan.")]
+DistanceOption = Annotated[
+    str, typer.Option("--distance", help="cosine, or euclidean: of features as they are, not normalised.")
+]
 WorkersOption = Annotated[int, typer.Option(min=1, help="Threads that read images.")]
 
 
@@ -244,6 +247,20 @@ def train(
 
 
 @app.command()
+def external(
+    plan: PlanOption,
+    dataset: DatasetOption,
+    cell: Annotated[str, typer.Option()],
+    seed: Annotated[int, typer.Option(min=0)],
+    gpus: Annotated[int | None, typer.Option(help="GPUs granted by the scheduler; must be what the plan asks.")] = None,
+) -> None:
+    """Runs the command of another code base for one run and takes its features."""
+    from reidablate.engine.external import run_external
+
+    typer.echo(run_external(_open(plan), dataset=dataset, cell=cell, seed=seed, gpus=gpus))
+
+
+@app.command()
 def transfer(
     plan: PlanOption,
     dataset: DatasetOption,
@@ -332,12 +349,13 @@ def score_command(
     multi_query: Annotated[
         bool, typer.Option("--multi-query", help="Pool the query images of one pid and camid.")
     ] = False,
+    distance: DistanceOption = "cosine",
     device: Annotated[
         str, typer.Option(help="Where features are multiplied, cpu or cuda; the scores are the same.")
     ] = "cpu",
 ) -> None:
     """Scores the features or distances of any code base under one exact protocol."""
-    from reidablate.metrics.distances import Product, numpy_product
+    from reidablate.metrics.distances import Product, distance_name, numpy_product
     from reidablate.metrics.files import Options, check_table_path, score_file, write_queries
     from reidablate.metrics.tables import print_scores
 
@@ -346,7 +364,7 @@ def score_command(
         from reidablate.engine.product import on_device
 
         product = on_device(device)
-    options = Options(keep_junk, rerank, single_gallery_shot, multi_query, product)
+    options = Options(keep_junk, rerank, single_gallery_shot, multi_query, product, distance_name(distance))
     if per_query is not None:
         check_table_path(per_query)
     if slices is not None:
@@ -373,19 +391,40 @@ app.command("test")(weights_cli.trial)
 @app.command("import")
 def import_command(
     name: Annotated[str, typer.Argument(help="What tables and report call it.")],
-    path: Annotated[Path, typer.Argument(metavar="FILE", help="Features or distances, as for `score`.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help="Features or distances, as for `score`, or weights; one file a seed."),
+    ],
     dataset: Annotated[str, typer.Option("--dataset", help="The data set of the study that was searched.")],
+    reference: Annotated[
+        str | None, typer.Option(help="Cell that three or more files are judged against; the baseline without.")
+    ] = None,
+    distance: DistanceOption = "cosine",
+    cell: Annotated[str | None, typer.Option(help="Cell whose network weights are of; the preset's without.")] = None,
+    device: Annotated[str, typer.Option(help="Where features of weights are made: auto, cpu or cuda.")] = "auto",
     results: Annotated[
         Path | None, typer.Option(help="results/<preset> of the study; not needed where there is only one.")
     ] = None,
     study: cells_cli.StudyOption = None,
 ) -> None:
-    """Puts an outside run into a study's tables and report, as a reference; delete its folder to take it back."""
+    """Puts outside runs into a study's tables and report, three or more with a verdict; delete their folder to undo."""
+    from tempfile import TemporaryDirectory
+
+    from reidablate.metrics.distances import distance_name
     from reidablate.places import in_study
-    from reidablate.report.imported import import_run
+    from reidablate.report.imported import Origin, import_runs
 
     results = in_study(results, study) if results else _results(study)
-    typer.echo(import_run(name, path, dataset=dataset, results=results))
+    compared = distance_name(distance)
+    with TemporaryDirectory() as scratch:
+        runs = []
+        for number, path in enumerate(files):
+            features = path
+            if path.suffix.lower() not in {".npz", ".mat"}:
+                features = Path(scratch) / f"{number}.npz"
+                weights_cli.extract(path, features, results, dataset=dataset, cell=cell, device=device)
+            runs.append(Origin(features, path))
+        typer.echo(import_runs(name, runs, dataset=dataset, results=results, reference=reference, distance=compared))
 
 
 @app.command()
@@ -393,15 +432,17 @@ def compare(
     first: Annotated[Path, typer.Argument(metavar="A", help="The reference.")],
     second: Annotated[Path, typer.Argument(metavar="B", help="The one under test.")],
     side: Annotated[str | None, typer.Option(help="before_neck or after_neck, where a file has both.")] = None,
+    distance: DistanceOption = "cosine",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, in fractions.")] = False,
 ) -> None:
     """Compares two files of features query by query; one run each, so training noise stays unknown."""
     from dataclasses import asdict
 
     from reidablate.metrics.compare import compare_files
+    from reidablate.metrics.distances import distance_name
     from reidablate.metrics.tables import print_comparison
 
-    found = compare_files(first, second, side=side)
+    found = compare_files(first, second, side=side, distance=distance_name(distance))
     if as_json:
         typer.echo(json.dumps({"files": [str(first), str(second)], **asdict(found)}, indent=2))
     else:

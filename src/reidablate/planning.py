@@ -139,6 +139,9 @@ def plan(config: Mapping[str, Any]) -> Study:
     tier = preset.tier if settings.tier == "preset" else settings.tier
     check_datasets(cells.values(), settings.dataset_table)
     chosen = select(cells, names=names, tier=tier)
+    if smoke:
+        chosen, foreign = _trained_here(chosen)
+        notices += foreign
     if names is None:
         chosen = with_asked(chosen, cells, preset, study_claims(Path(), cells))
     if not chosen and cells.notices:
@@ -198,6 +201,16 @@ def plan(config: Mapping[str, Any]) -> Study:
         asked=asked,
         palette=palette + [cell.name for cell in described if cell.name not in palette],
     )
+
+
+def _trained_here(chosen: list[Cell]) -> tuple[list[Cell], list[str]]:
+    """Returns the cells that a smoke test can run, and a line about those of other code bases.
+
+    They would read every image of a data set, and a smoke test reads few.
+    """
+    foreign = [cell.name for cell in chosen if cell.external]
+    line = f"{', '.join(foreign)} left out of the smoke test: another code base trains on all images."
+    return [cell for cell in chosen if not cell.external], [line] if foreign else []
 
 
 def _smoke_runs(asked: Selection, order: list[str]) -> Selection:

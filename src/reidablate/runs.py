@@ -11,6 +11,7 @@ from pydantic import BaseModel, model_validator
 from reidablate.artifacts import read_record
 from reidablate.config import RunConfig, validate
 from reidablate.errors import UserError
+from reidablate.external import PlannedExternal
 from reidablate.provenance import SCIENCE_VERSION, code_hash, code_name
 
 Side = Literal["before_neck", "after_neck"]
@@ -18,6 +19,7 @@ SIDES: tuple[Side, ...] = get_args(Side)
 Status = Literal["finished", "diverged"]
 NO_WEIGHTS = "none"  # in place of a hash
 TRAINED_FILES = ("model.safetensors", "features.npz", "history.parquet", "provenance.json")
+EXTERNAL_FILES = TRAINED_FILES[1:]  # another code base keeps its weights to itself
 SCORE_FILES = ("queries.parquet", "camera_pairs.parquet", "metrics.json")
 SCORES_VERSION = 1
 """Version of the protocol that `metrics.json`, `queries.parquet` and `camera_pairs.parquet` follow. A release that adds
@@ -125,6 +127,7 @@ class Provenance(BaseModel):
     peak_memory_bytes: int | None
     sha256: dict[str, str] = {}
     transfer: Transferred | None = None  # only below the run's folder
+    external: PlannedExternal | None = None  # of a run of another code base
 
     @model_validator(mode="after")
     def _sided(self) -> "Provenance":
@@ -147,6 +150,10 @@ class Provenance(BaseModel):
             UserError: The configuration holds an option that this release does not know; the sentence begins with
                 `where`.
         """
+        if self.external is not None:
+            return Identity(
+                configuration=self.external.identity, data=self.data_fingerprint, weights=NO_WEIGHTS, seed=self.seed
+            )
         return Identity(
             configuration=validate(RunConfig, self.config, where=str(where)).hash,
             data=self.data_fingerprint,

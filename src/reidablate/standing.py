@@ -21,6 +21,7 @@ from reidablate.integrity import Digests, broken_files, is_made_of
 from reidablate.keeping import removed
 from reidablate.provenance import versions
 from reidablate.runs import (
+    EXTERNAL_FILES,
     NO_WEIGHTS,
     SCORE_FILES,
     SCORES_VERSION,
@@ -204,11 +205,12 @@ class Standing:
 
     def _identity(self, run: Run) -> Identity | str:
         """What a run is to be; while that cannot be told, what is not there."""
-        config = self.study.cell(run.cell).config_on(run.dataset)
-        data, weights = self.fingerprint(run.dataset), self.weights(config)
+        cell = self.study.cell(run.cell)
+        data = self.fingerprint(run.dataset)
+        weights = NO_WEIGHTS if cell.external else self.weights(cell.config_on(run.dataset))
         if data is None or weights is None:
             return "images" if data is None else "initial weights"
-        return Identity(configuration=config.hash, data=data, weights=weights, seed=run.seed)
+        return Identity(configuration=cell.identity_on(run.dataset), data=data, weights=weights, seed=run.seed)
 
     def _own_metrics(self, folder: Path) -> dict[str, str | None] | None:
         """Returns what the metrics of the study's own are made of; None where they cannot be computed any more."""
@@ -226,7 +228,9 @@ class Standing:
         gone = removed(folder)
         if "features.npz" in gone and unscored(folder):
             return "its features were removed, so it cannot be scored again"
-        reason = differs(folder, planned, same_code=self._same_code, removed=gone)
+        cell = self.study.cell(run.cell)
+        without = gone | set(TRAINED_FILES) - set(EXTERNAL_FILES) if cell.external else gone
+        reason = differs(folder, planned, same_code=self._same_code and not cell.external, removed=without)
         broken = [] if reason else [name for name in self._broken(folder) if name in TRAINED_FILES]
         return _damaged(broken) or reason
 

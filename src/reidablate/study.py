@@ -18,6 +18,7 @@ from reidablate.config import MOST_SEEDS, PATCH_PX, Preset, RunConfig, Section, 
 from reidablate.data.formats import Grammar, Layout, Published, source_of
 from reidablate.data.table import DatasetEntry, MetricName, layout_of
 from reidablate.errors import UserError
+from reidablate.external import PlannedExternal
 from reidablate.initial_weights import NO_FILE, Choice, file_for, unnamed
 from reidablate.metrics.registry import Metric
 from reidablate.provenance import keep_sources
@@ -113,6 +114,7 @@ class PlannedCell(Configured):
     `by_dataset` has the data sets on which the cell, its parent or a reference differs from what it is elsewhere.
     `unread` says why its file cannot be used; the cell is what an earlier call planned then.
     `exploratory` has the references over which it was declared primary when a run of it had been scored already.
+    Of a cell that another code base trains, `config` is the preset's and means nothing.
     """
 
     name: str
@@ -129,6 +131,11 @@ class PlannedCell(Configured):
     also_on: Literal["all"] | list[str] = []
     by_dataset: dict[str, Configured] = {}
     unread: str = ""
+    external: PlannedExternal | None = None
+
+    def identity_on(self, dataset: str) -> str:
+        """Returns the hash that names what the cell's runs on a data set compute."""
+        return self.external.identity if self.external else self.config_on(dataset).hash
 
     def config_on(self, dataset: str) -> RunConfig:
         """Returns the configuration of the cell's runs on a data set."""
@@ -302,6 +309,27 @@ class Study(Section):
         """Returns a cell of the study by name."""
         return _named({cell.name: cell for cell in self.cells}, name, "cell")
 
+    def planned_run(self, *, dataset: str, cell: str, seed: int, gpus: int | None = None) -> Run:
+        """Returns a run of the plan.
+
+        Args:
+            dataset: Name of a data set.
+            cell: Name of a cell.
+            seed: The run's seed.
+            gpus: GPUs that the scheduler granted, None when started by hand.
+
+        Raises:
+            UserError: There is no such run, or fewer GPUs were granted than the plan asks.
+        """
+        asked = self.gpus_per_run
+        if gpus is not None and gpus != asked:
+            raise UserError(f"the plan asks for gpu={asked} a run but {gpus} were granted; grant as many as it asks.")
+        run = Run(dataset=self.dataset(dataset).name, cell=self.cell(cell).name, seed=seed)
+        if run not in self.runs:
+            more = "ask for more with --config seeds=N"
+            raise UserError(f"the plan has no run {run.id}, so no table would show it; {more}.")
+        return run
+
     def synthetic_recipe(self, name: str) -> dict[str, Any]:
         """Returns what decides a generated data set, as plain JSON values."""
         assert self.preset.synthetic is not None
@@ -408,7 +436,8 @@ class Study(Section):
 
     def _weights_refusal(self) -> str | None:
         """Returns which backbone has no file or whose file is not there, None where every run can start."""
-        backbones: dict[str, str] = {cell.config.model.backbone: cell.name for cell in reversed(self.cells)}
+        own = [cell for cell in reversed(self.cells) if cell.external is None]
+        backbones: dict[str, str] = {cell.config.model.backbone: cell.name for cell in own}
         if reason := unnamed(self._weights_choice, backbones):
             return (
                 f"--config {reason}" if self.settings.weights != "preset" else f"preset '{self.preset.name}': {reason}"

@@ -89,8 +89,7 @@ def trial(
         raise UserError("features.npz is there already; name another file, or this one, with --out.")
     if target.suffix != ".npz":
         raise UserError(f"{target} should end in .npz; the suffix names the format.")
-    if device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"--device is '{device}' but should be auto, cpu or cuda.")
+    _check_device(device)
     plan = trial_study(dataset, results, {name: str(value) for name, value in given.items() if value is not None})
     lines = try_weights(
         plan,
@@ -108,3 +107,26 @@ def trial(
     else:
         print_scores(scores, protocol)
         typer.echo("\n".join(lines))
+
+
+def extract(weights: Path, out: Path, results: Path, *, dataset: str, cell: str | None, device: str) -> None:
+    """Writes the features of a weight file on a data set of the study in `results/<preset>`."""
+    from reidablate.engine.trial import try_weights
+    from reidablate.planning import trial_study
+
+    _check_device(device)
+    plan = trial_study(dataset, results, {})
+    lines = try_weights(
+        plan,
+        weights,
+        out,
+        dataset=dataset,
+        cell=cell,
+        device=device,  # type: ignore[arg-type]  # checked above
+    )
+    typer.echo("\n".join(f"{weights.name}: {line}" for line in lines[:-1]))
+
+
+def _check_device(device: str) -> None:
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device is '{device}' but should be auto, cpu or cuda.")

@@ -15,7 +15,7 @@ from reidablate.metrics.evaluate import evaluate_run
 from reidablate.places import TEMPLATES
 from reidablate.report.aggregate import aggregate_study
 from reidablate.report.digest import digest_lines
-from reidablate.report.imported import import_run
+from reidablate.report.imported import Origin, import_runs
 from reidablate.report.render import render_report
 from reidablate.standing import Needs, Standing
 from reidablate.stats.pipeline import write_statistics
@@ -58,7 +58,7 @@ def study(tiny_study: Study, tmp_path_factory: pytest.TempPathFactory) -> Study:
     features = read_npz(study.root / RUN.id / "features.npz")
     theirs = {name.replace("before_neck", "features"): a for name, a in features.items() if "after_neck" not in name}
     write_npz(root / "theirs.npz", theirs)
-    import_run("theirs", root / "theirs.npz", dataset=RUN.dataset, results=study.root)
+    import_runs("theirs", [Origin(root / "theirs.npz", root / "theirs.npz")], dataset=RUN.dataset, results=study.root)
     gather(study)
     return study
 
@@ -166,7 +166,12 @@ def test_a_damaged_import_is_left_out_until_it_is_imported_again(study: Study, t
     gather(copy)
     assert list(digest_lines(copy.root / "tables")) != before
     assert needs(copy).nothing
-    import_run("theirs", study.root.parent / "theirs.npz", dataset=RUN.dataset, results=copy.root)
+    import_runs(
+        "theirs",
+        [Origin(study.root.parent / "theirs.npz", study.root.parent / "theirs.npz")],
+        dataset=RUN.dataset,
+        results=copy.root,
+    )
     assert needs(copy).tables
     gather(copy)
     assert list(digest_lines(copy.root / "tables")) == before

@@ -10,15 +10,23 @@ import pytest
 from scipy.io import savemat
 from typer.testing import CliRunner
 
-from reidablate.artifacts import read_json, read_table, sha256_file, write_json
+from reidablate.artifacts import read_json, read_table, sha256_file, write_json, write_npz, write_record, write_table
 from reidablate.cli import app
 from reidablate.data.index import read_index
+from reidablate.engine.trial import try_weights
 from reidablate.errors import UserError
 from reidablate.metrics import score, score_distances
+from reidablate.metrics.evaluate import evaluate_run
+from reidablate.metrics.files import Options, score_file
+from reidablate.provenance import SCIENCE_VERSION
 from reidablate.report.aggregate import aggregate_study
-from reidablate.report.imported import find_results, import_run, imported_table
+from reidablate.report.imported import Origin, find_imports, find_results, import_runs, imported_table
+from reidablate.report.render import render_report
+from reidablate.runs import SIDES, Provenance
+from reidablate.standing import Standing
+from reidablate.stats.pipeline import write_statistics
 from reidablate.study import Study, latest_study
-from support import run_cli
+from support import ROOT, run_cli
 
 
 @pytest.fixture
@@ -44,6 +52,10 @@ def features(study: Study, *, dataset: str = "market1501", width: int = 5, names
         if names:
             found[f"{split}_names"] = rows["name"].to_numpy(str)
     return found
+
+
+def import_run(name: str, *paths: Path, **options: Any) -> str:
+    return import_runs(name, [Origin(path, path) for path in paths], **options)
 
 
 def scored(given: dict[str, Any]) -> dict[str, float]:
@@ -198,7 +210,8 @@ def test_what_no_longer_fits_is_left_out_and_said(study: Study, tmp_path: Path) 
     write_json(folder / "alien" / "provenance.json", [made])
     shutil.copytree(folder / "whole", folder / "p2")
     fingerprint = made["data_fingerprint"]
-    table, lines = imported_table(study, {"market1501": fingerprint})
+    found, lines = find_imports(study, {"market1501": fingerprint})
+    table = imported_table(found)
     assert set(table["name"]) == {"whole"}
     assert [line.split(" is left out: ")[0].rsplit("/", 1)[1] for line in lines] == ["alien", "broken", "changed", "p2"]
     assert "have changed" in lines[2]
@@ -240,3 +253,134 @@ def test_a_matlab_file_of_the_field_is_imported(study: Study, tmp_path: Path) ->
     import_run("theirs", tmp_path / "theirs.mat", dataset="market1501", results=study.root)
     made = read_json(study.root / "imported" / "market1501" / "theirs" / "metrics.json")
     assert made["features"] == scored(given)
+
+
+def several(study: Study, folder: Path, number: int, **changes: Any) -> list[Path]:
+    """Files of another code base with one feature each, in an order and with cameras of its own."""
+    paths = []
+    for seed in range(number):
+        given = features(study) | changes
+        order = np.random.default_rng(seed).permutation(len(given["query_pids"]))
+        given = taken(given, "query", order)
+        rng = np.random.default_rng(seed)
+        given["query_features"] = given["query_features"] + 0.3 * rng.standard_normal(given["query_features"].shape)
+        for split in ("query", "gallery"):
+            given[f"{split}_camids"] = given[f"{split}_camids"] - 1
+        np.savez(folder / f"seed{seed}.npz", **given)
+        paths.append(folder / f"seed{seed}.npz")
+    return paths
+
+
+def _finished(study: Study, cell: str) -> Study:
+    """Returns the study with three runs of a cell whose features are random ones, which takes no training."""
+    runs = {"market1501": {cell: [0, 1, 2]}}
+    study = study.model_copy(update={"planned": runs, "asked": runs})
+    study.write()
+    rng = np.random.default_rng(7)
+    for seed in range(3):
+        given = features(study)
+        out = study.root / "market1501" / cell / f"seed{seed}"
+        noise = {key: value + 0.3 * rng.standard_normal(value.shape) for key, value in given.items() if "feat" in key}
+        sides = {key.replace("features", side): value for key, value in noise.items() for side in SIDES}
+        rest = {key: value for key, value in given.items() if "feat" not in key}
+        write_npz(out / "features.npz", {**rest, **sides})
+        (out / "model.safetensors").touch()
+        write_table(pd.DataFrame({"epoch": [0]}), out / "history.parquet")
+        planned = study.cell(cell)
+        weights = Standing(study).weights(planned.config)
+        index = read_index(study.data_folder("market1501") / "index")
+        null = dict.fromkeys(Provenance.model_fields)
+        made = {
+            "dataset": "market1501", "cell": cell, "seed": seed, "status": "finished", "config": planned.config.dump(),
+            "config_hash": planned.config_hash, "data_fingerprint": index.summary["fingerprint"], "versions": {},
+            "science_version": SCIENCE_VERSION, "weights_sha256": weights, "sha256": {},
+        }  # fmt: skip
+        write_record(out / "provenance.json", {**null, **made}, ["features.npz", "history.parquet"])
+        evaluate_run(out)
+    return study
+
+
+def test_three_files_get_an_interval_and_a_verdict(study: Study, tmp_path: Path) -> None:
+    study = _finished(study, "naive_triplet")
+    aggregate_study(study)
+    paths = several(study, tmp_path, 3)
+    arguments = ["import", "theirs", *map(str, paths), "--dataset", "market1501", "--results", str(study.root)]
+    assert "theirs on market1501 (means of 3): mAP" in (said := run_cli(*arguments))
+    assert said.endswith("judged against naive_triplet\n")
+    aggregate_study(study)
+    write_statistics(study.root)
+    tables = study.root / "tables"
+    assert read_table(tables / "imported.parquet").empty
+    queries = read_table(tables / "queries.parquet")
+    of_runs = [rows for _, rows in queries.groupby(["cell", "seed", "side"])]
+    layouts = {tuple(sorted(zip(rows["query"], rows["pid"], rows["camid"], strict=True))) for rows in of_runs}
+    assert (len(of_runs), len(layouts)) == (12, 1)  # their queries are found again, in whatever order they stand
+    metrics = read_table(tables / "metrics.parquet").set_index(["cell", "seed", "side", "metric"])["value"]
+    for seed, path in enumerate(paths):
+        wanted = scored({key: value for key, value in np.load(path).items()})
+        for side in SIDES:
+            assert metrics["theirs", seed, side, "mAP"] == pytest.approx(wanted["mAP"], abs=1e-12)
+    contrasts = read_table(tables / "contrasts.parquet").query("headline and metric == 'mAP' and cell == 'theirs'")
+    found = contrasts.set_index("dataset").loc["market1501"].to_dict()
+    assert (found["group"], found["reference"], found["paired"]) == ("other code bases", "naive_triplet", False)
+    assert found["cell_mean"] == pytest.approx(np.mean([metrics["theirs", s, "before_neck", "mAP"] for s in range(3)]))
+    assert found["low"] < found["estimate"] < found["high"]
+    assert found["verdict"] in {"improves", "worsens", "equivalent", "undecided", "provisional"}
+    assert found["warnings"] == ""
+    render_report(study.root, ROOT / "report_templates", study.root / "report" / "index.html")
+    assert "another code base, imported" in (study.root / "report" / "index.html").read_text()
+    shutil.rmtree(study.root / "imported" / "market1501" / "theirs")
+    aggregate_study(study)
+    assert "theirs" not in {cell["name"] for cell in read_json(tables / "cells.json")}
+
+
+def test_two_files_stay_reference_rows(study: Study, tmp_path: Path) -> None:
+    import_run("theirs", *several(study, tmp_path, 2), dataset="market1501", results=study.root)
+    aggregate_study(study)
+    table = read_table(study.root / "tables" / "imported.parquet")
+    assert set(table["name"]) == {"theirs_0", "theirs_1"}
+    assert table.groupby(["name", "side", "metric"]).size().eq(1).all()
+
+
+def test_features_are_compared_as_they_are_when_asked(study: Study, tmp_path: Path) -> None:
+    given = features(study)
+    given["gallery_features"] = given["gallery_features"] * np.arange(1, len(given["gallery_features"]) + 1)[:, None]
+    path = saved(tmp_path, given)
+    run_cli(
+        "import", "theirs", str(path), "--distance", "euclidean", "--dataset", "market1501",
+        "--results", str(study.root),
+    )  # fmt: skip
+    folder = study.root / "imported" / "market1501" / "theirs"
+    arrays = {key: value for key, value in given.items() if "names" not in key}
+    assert read_json(folder / "metrics.json")["features"] == score(**arrays, distance="euclidean").summary()
+    assert read_json(folder / "provenance.json")["protocol"]["distance"] == "Euclidean on features as they are"
+
+
+def test_several_files_that_cannot_be_judged_are_refused(study: Study, tmp_path: Path) -> None:
+    paths = several(study, tmp_path, 3)
+    place = {"dataset": "market1501", "results": study.root}
+    with pytest.raises(UserError, match=r"seed0\.npz and .*seed0\.npz are the same file"):
+        import_run("theirs", paths[0], paths[0], paths[1], **place)
+    with pytest.raises(UserError, match="no cell 'nobody'"):
+        import_run("theirs", *paths, reference="nobody", **place)
+    with pytest.raises(UserError, match="--reference p1 is for 3 or more files"):
+        import_run("theirs", *paths[:2], reference="p1", **place)
+    given = {key: value for key, value in np.load(paths[2]).items() if "names" not in key}
+    with pytest.raises(UserError, match="has no query_names and its query images are not in the order"):
+        import_run("theirs", *paths[:2], saved(tmp_path, given), **place)
+    assert not (study.root / "imported" / "market1501" / "theirs").exists()
+
+
+def test_weights_are_extracted_and_scored(study: Study, tiny_study: Study, tmp_path: Path) -> None:
+    weights = tiny_study.root / "pretrain" / "model.safetensors"
+    copy = tmp_path / "theirs.safetensors"
+    shutil.copy(weights, copy)
+    shutil.copytree(tiny_study.data_folder("market1501") / "images", study.data_folder("market1501") / "images")
+    place = ["--dataset", "market1501", "--results", str(study.root), "--device", "cpu"]
+    run_cli("import", "theirs", str(copy), *place)
+    folder = study.root / "imported" / "market1501" / "theirs"
+    made, metrics = read_json(folder / "provenance.json"), read_json(folder / "metrics.json")
+    assert (made["source"], made["sha256"]) == (str(copy), sha256_file(copy))
+    try_weights(study, copy, tmp_path / "wanted.npz", dataset="market1501", device="cpu")
+    wanted, _ = score_file(tmp_path / "wanted.npz", Options())
+    assert metrics == {side: result.summary() for side, result in wanted.items()}

@@ -7,7 +7,7 @@ import subprocess
 from reidablate.engine.devices import usable_gpus
 from reidablate.errors import how_it_ended
 from reidablate.keeping import REMOVABLE
-from reidablate.runs import SCORE_FILES, TRAINED_FILES
+from reidablate.runs import EXTERNAL_FILES, SCORE_FILES, TRAINED_FILES
 from reidablate.standing import TABLES as GATHERED
 from reidablate.study import Run, transfer_folder
 
@@ -33,6 +33,7 @@ DATA = ROOT / "data"
 LOGS = ROOT / "logs"
 TABLES = ROOT / "tables"
 LASTING_FILES = [name for name in TRAINED_FILES if name not in REMOVABLE]  # `keep` may remove the others in between
+TRAINED_HERE = [run for run in NEEDS.train if not STUDY.cell(run.cell).external]
 ALL_TABLES = (*GATHERED, "contrasts.parquet", "claims.parquet", "slices.parquet", "joint.parquet")
 
 

@@ -1,5 +1,6 @@
-# One training a run: fit and extract. The resume state is no output, so Snakemake never deletes it. The outputs are
-# marked as updated, so that Snakemake leaves what is there to the training: if it is the planned run, it stands.
+# One training a run: fit and extract, or the command of another code base. The resume state is no output, so Snakemake
+# never deletes it. The outputs are marked as updated, so that Snakemake leaves what is there to the training: if it is
+# the planned run, it stands.
 
 
 if NEEDS.pretrain:
@@ -29,7 +30,7 @@ rule train:
     log:
         LOGS / "train" / "{run}.log",
     wildcard_constraints:
-        run=one_of(run.id for run in NEEDS.train),
+        run=one_of(run.id for run in TRAINED_HERE),
     threads: STUDY.preset.execution.threads
     resources:
         gpu=STUDY.gpus_per_run,
@@ -37,4 +38,23 @@ rule train:
         run=lambda wildcards: Run.of(wildcards.run),
     shell:
         "reidablate train --plan {PLAN:q} --dataset {params.run.dataset} --cell {params.run.cell}"
+        " --seed {params.run.seed} --gpus {resources.gpu} 2> {log:q}"
+
+
+rule external:
+    input:
+        lambda wildcards: DATA / Run.of(wildcards.foreign).dataset / "index" / "index.json",
+    output:
+        [update(ROOT / "{foreign}" / name) for name in EXTERNAL_FILES],
+    log:
+        LOGS / "train" / "{foreign}.log",
+    wildcard_constraints:
+        foreign=one_of(run.id for run in NEEDS.train if run not in TRAINED_HERE),
+    threads: STUDY.preset.execution.threads
+    resources:
+        gpu=STUDY.gpus_per_run,
+    params:
+        run=lambda wildcards: Run.of(wildcards.foreign),
+    shell:
+        "reidablate external --plan {PLAN:q} --dataset {params.run.dataset} --cell {params.run.cell}"
         " --seed {params.run.seed} --gpus {resources.gpu} 2> {log:q}"

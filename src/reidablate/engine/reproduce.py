@@ -15,6 +15,7 @@ from reidablate.engine.spec import RunSpec
 from reidablate.engine.train import train_run
 from reidablate.errors import UserError
 from reidablate.keeping import removed
+from reidablate.runs import Provenance
 
 COMPARED = ("model.safetensors", "features.npz")
 
@@ -66,6 +67,8 @@ def reproduce_run(run: Path) -> Outcome:
     """
     if not run.name.removeprefix("seed").isdecimal():
         raise UserError(f"{run} is no run's folder; give results/<preset>/<dataset>/<cell>/seed<k>.")
+    if read_record(run / "provenance.json", Provenance).external:
+        raise UserError(f"{run} is a run of another code base, which alone can repeat it; delete the folder to do so.")
     made = read_record(run / "provenance.json", _Made)
     spec = _spec(run, made)
     gone = [name for name in COMPARED if not (run / name).is_file()]

@@ -20,14 +20,10 @@ def train_spec(study: Study, *, dataset: str, cell: str, seed: int, gpus: int | 
     Raises:
         UserError: The plan has no such run, or fewer GPUs were granted than the plan asks.
     """
-    asked = study.gpus_per_run
-    if gpus is not None and gpus != asked:
-        raise UserError(f"the plan asks for gpu={asked} a run but {gpus} were granted; grant as many as it asks.")
-    name = f"{study.dataset(dataset).name}/{cell}/seed{seed}"
-    config = study.cell(cell).config_on(dataset)
-    if all(run.id != name for run in study.runs):
-        raise UserError(f"the plan has no run {name}, so no table would show it; ask for more with --config seeds=N.")
-    return _spec(study, config, name, dataset=dataset, cell=cell, seed=seed)
+    name = study.planned_run(dataset=dataset, cell=cell, seed=seed, gpus=gpus).id
+    if study.cell(cell).external:
+        raise UserError(f"{name} is trained by another code base; start it with `reidablate external`.")
+    return _spec(study, study.cell(cell).config_on(dataset), name, dataset=dataset, cell=cell, seed=seed)
 
 
 def pretrain_spec(study: Study) -> RunSpec:

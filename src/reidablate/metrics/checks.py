@@ -10,13 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from reidablate.errors import UserError, shortened
-from reidablate.metrics.distances import ROWS_AT_ONCE, STEPS_PER_UNIT, fixed_point
-from reidablate.metrics.ranking import IntArray
+from reidablate.metrics.distances import ROWS_AT_ONCE, STEPS_PER_UNIT, DistanceName, fixed_point, lengths
+from reidablate.metrics.ranking import FloatArray, IntArray
 
 # Directions this close in every component are one up to float32 noise: the network has collapsed.
 CONSTANT_WITHIN = 1e-6
 # Below this length the squares of a float64 feature underflow.
 SHORTEST = 1e-150
+# Features that are not normalised are rounded in units of the longest. With one this much longer than most, the
+# rounding moves the distances of the others by more than float32 does.
+MOST_TIMES_MEDIAN = 100
 # A distance of zero computed in floating point comes out this many steps of its precision below zero at most, relative
 # to the largest distance. In float32, with features of 128 to 2048 numbers, 1 - s reached 7.5 and
 # |x|^2 + |y|^2 - 2 x.y reached 8.7.
@@ -42,12 +45,13 @@ def _numbers(name: str, values: npt.ArrayLike) -> npt.NDArray[Any]:
 
 
 def check_features(
-    query_features: npt.ArrayLike, gallery_features: npt.ArrayLike
+    query_features: npt.ArrayLike, gallery_features: npt.ArrayLike, distance: DistanceName = "cosine"
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Returns both sides as matrices, without a copy where they are arrays.
 
     Raises:
-        UserError: A side is no matrix of numbers, the widths differ, or a side cannot be ranked; see `score`.
+        UserError: A side is no matrix of numbers, the widths differ, or a side cannot be ranked by this distance; see
+            `score`.
     """
     queries, gallery = _numbers("query_features", query_features), _numbers("gallery_features", gallery_features)
     if queries.shape[1] != gallery.shape[1]:
@@ -55,9 +59,12 @@ def check_features(
             f"query_features have {queries.shape[1]} columns and gallery_features {gallery.shape[1]}; "
             "score features of one network."
         )
+    found = []
     for side, features in (("query", queries), ("gallery", gallery)):
         _refuse_empty(side, len(features))
-        _check_side(f"{side}_features", features)
+        found.append(_check_side(f"{side}_features", features, distance))
+    if distance == "euclidean":
+        _check_lengths(*found)
     return queries, gallery
 
 
@@ -117,26 +124,47 @@ def _refuse_empty(side: str, number: int) -> None:
         raise UserError(f"the {side} side is empty; give at least one {side} image.")
 
 
-def _check_side(name: str, features: npt.NDArray[Any]) -> None:
-    constant = len(features) > 1
+def _check_side(name: str, features: npt.NDArray[Any], distance: DistanceName) -> FloatArray:
+    """Returns the length of every row, (N,)."""
+    found, constant = np.empty(len(features)), len(features) > 1
+    shortest = SHORTEST if distance == "cosine" else -1.0
     for start in range(0, len(features), ROWS_AT_ONCE):
         block = features[start : start + ROWS_AT_ONCE].astype(np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
-            length = np.sqrt(np.square(block).sum(axis=1))
-        unusable = np.flatnonzero(~((length > SHORTEST) & (length < np.inf)))
+            length = found[start : start + ROWS_AT_ONCE] = lengths(block)
+        unusable = np.flatnonzero(~((length > shortest) & (length < np.inf)))
         if unusable.size:
             raise UserError(
                 f"row {start + unusable[0]} of {name} has the length {length[unusable[0]]}, from NaN, infinity, "
                 "nothing but zeros or numbers beyond 1e150; the network diverged or the file is damaged, extract again."
             )
-        if constant:
+        if constant and distance == "cosine":
             shift = fixed_point(block) - fixed_point(features[:1])
             constant = bool(np.abs(shift).max() <= CONSTANT_WITHIN * STEPS_PER_UNIT)
+        elif constant:
+            constant = bool(np.abs(block - features[:1]).max() <= CONSTANT_WITHIN * length.max())
     if constant:
+        same = "have one direction" if distance == "cosine" else "are equal"
         raise UserError(
-            f"{name} are constant, all {len(features)} rows have one direction and every ranking is a tie; "
+            f"{name} are constant, all {len(features)} rows {same} and every ranking is a tie; "
             "the network collapsed, train it again."
         )
+    return found
+
+
+def _check_lengths(query: FloatArray, gallery: FloatArray) -> None:
+    """Refuses features that have no length at all, or one that dwarfs the others."""
+    middle = float(np.median(np.concatenate((query, gallery))))
+    for side, found in (("query", query), ("gallery", gallery)):
+        row = int(found.argmax())
+        if found[row] > MOST_TIMES_MEDIAN * middle:
+            raise UserError(
+                f"row {row} of {side}_features is {found[row]:.4g} long and the median of all rows {middle:.4g}; more "
+                f"than {MOST_TIMES_MEDIAN} times is too much for Euclidean distances, so extract that image again, or "
+                "score by cosine."
+            )
+    if middle <= SHORTEST:
+        raise UserError("the features are nothing but zeros; the network collapsed, train it again.")
 
 
 def check_distances(distances: npt.ArrayLike) -> npt.NDArray[Any]:

@@ -15,6 +15,7 @@ import numpy as np
 from reidablate.data.formats import image_key
 from reidablate.errors import UserError
 from reidablate.metrics.checks import Labels
+from reidablate.metrics.distances import DistanceName
 from reidablate.metrics.files import Options, Retrieval, read_file, score_retrieval
 from reidablate.metrics.protocol import JUNK_PID, Scores
 from reidablate.metrics.ranking import IntArray
@@ -45,24 +46,27 @@ class Comparison:
     label: str
 
 
-def compare_files(first: Path, second: Path, *, side: str | None = None) -> Comparison:
+def compare_files(
+    first: Path, second: Path, *, side: str | None = None, distance: DistanceName = "cosine"
+) -> Comparison:
     """Returns the paired comparison of two files.
 
     Args:
         first: The reference, a file as `files.read_file` reads it.
         second: The one under test.
         side: Of files with both sides of the neck the one to compare; None takes `before_neck`.
+        distance: How the features of both are compared; see `files.Options`.
 
     Raises:
         UserError: A file cannot be scored, a side is not there, or query or gallery are not the same.
     """
     if side is not None and side not in SIDES:
         raise UserError(f"'{side}' is no side of the neck; choose {' or '.join(SIDES)}.")
-    problems = [_one(path, side) for path in (first, second)]
+    problems = [_one(path, side, distance) for path in (first, second)]
     _check_same_gallery(*(problem.labels for problem in problems))
     problems = _with_keys(problems)
     by_name = _check_same_queries(*(problem.labels for problem in problems))
-    scores = [score_retrieval(problem, Options()) for problem in problems]
+    scores = [score_retrieval(problem, Options(distance=distance)) for problem in problems]
     return compare_scores(*(_ordered(found, by_name) for found in scores))
 
 
@@ -97,8 +101,8 @@ def compare_scores(first: Scores, second: Scores) -> Comparison:
     return Comparison(metrics, num_queries=values[0].shape[1], num_identities=len(counts), label=label)
 
 
-def _one(path: Path, side: str | None) -> Retrieval:
-    problems = read_file(path)
+def _one(path: Path, side: str | None, distance: DistanceName) -> Retrieval:
+    problems = read_file(path, distance)
     if len(problems) == 1 and side is None:
         return next(iter(problems.values()))
     wanted = side or SIDES[0]

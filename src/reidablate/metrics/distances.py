@@ -1,8 +1,9 @@
 """Where distances come from: features, or a matrix that is given.
 
-Distances between features are squared Euclidean between their directions, the L2-normalised features.
+Distances between features are squared Euclidean, either between their directions, the L2-normalised features, or
+between the features as they are, in units of the longest of them. Either way no feature is longer than 1.
 
-They are *exact*: each component of a normalised feature is rounded to a whole number of steps of 2^-25; products and
+They are *exact*: each component of such a feature is rounded to a whole number of steps of 2^-25; products and
 sums of such numbers stay below 2^53, so float64 holds every intermediate result without rounding, whatever the order of
 summation. Hence equal features tie, a feature is at distance zero from itself, and no block size, number of threads or
 BLAS changes a single bit. The rounding moves a distance by about 1e-8, less than one float32 matrix product does.
@@ -15,19 +16,37 @@ Legend: N images, Q queries, G gallery images, D feature.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from reidablate.errors import UserError
 from reidablate.metrics.ranking import FloatArray, IntArray
 
 # Returns left @ right.T of two matrices, computed in their own precision or a higher one, as an array of their type.
 Product = Callable[[npt.NDArray[Any], npt.NDArray[Any]], npt.NDArray[Any]]
 
+# What is compared: directions, whose Euclidean distance ranks as the cosine does, or features as they are.
+DistanceName = Literal["cosine", "euclidean"]
+
+DISTANCES: tuple[DistanceName, ...] = get_args(DistanceName)
+
 STEPS_PER_UNIT = 2.0**25
 # Rows worked on together, few enough to stay in the processor's cache.
 ROWS_AT_ONCE = 64
+
+
+def distance_name(text: str) -> DistanceName:
+    """Returns the distance of a name.
+
+    Raises:
+        UserError: There is none of that name.
+    """
+    for name in DISTANCES:
+        if text == name:
+            return name
+    raise UserError(f"--distance is '{text}' but should be {' or '.join(DISTANCES)}.")
 
 
 def numpy_product(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -36,14 +55,21 @@ def numpy_product(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> npt.NDArra
     return product
 
 
-def fixed_point(features: npt.NDArray[Any]) -> FloatArray:
+def lengths(features: npt.NDArray[Any]) -> FloatArray:
+    """Returns the Euclidean length (N,) of each row, which depends on that row alone."""
+    # C order, and NumPy's own row sum rather than BLAS or einsum: its order of summation depends on D only.
+    found: FloatArray = np.sqrt(np.square(np.asarray(features, dtype=np.float64, order="C")).sum(axis=1))
+    return found
+
+
+def fixed_point(features: npt.NDArray[Any], unit: float | None = None) -> FloatArray:
     """Returns the directions (N, D) of features as whole numbers of steps of 2^-25, held in float64.
 
-    A row's result depends on that row alone, not on the array it stands in.
+    With a `unit` it is not the directions but the features divided by that unit.
+    A row's result depends on that row and the unit alone, not on the array it stands in.
     """
-    # C order, and NumPy's own row sum rather than BLAS or einsum: its order of summation depends on D only.
     steps = np.array(features, dtype=np.float64, order="C")
-    steps *= STEPS_PER_UNIT / np.sqrt(np.square(steps).sum(axis=1, keepdims=True))
+    steps *= STEPS_PER_UNIT / (lengths(steps)[:, None] if unit is None else unit)
     np.rint(steps, out=steps)
     return steps
 
@@ -87,12 +113,7 @@ class FeatureEstimates:
 
     def windows(self, distances: FloatArray) -> npt.NDArray[np.float32]:
         """Returns (P, 2) for distances (P,) as `FeatureDistances` gives them; see `ranking.Tally.add_estimates`."""
-        middle = distances / (2 * STEPS_PER_UNIT**2) - 1
-        error = self.error()
-        # The nearest float32 is off by half a step at most, so the one after it lies outside.
-        low = np.nextafter((middle - error).astype(np.float32), np.float32(-np.inf))
-        high = np.nextafter((middle + error).astype(np.float32), np.float32(np.inf))
-        return np.column_stack((low, high))
+        return _windows(distances / (2 * STEPS_PER_UNIT**2) - 1, self.error())
 
 
 def _directions(features: npt.NDArray[Any], indices: IntArray, scale: float) -> npt.NDArray[np.float32]:
@@ -105,8 +126,70 @@ def _directions(features: npt.NDArray[Any], indices: IntArray, scale: float) -> 
 
 
 @dataclass(frozen=True)
+class LengthEstimates:
+    """Estimates of d / 2, d the distance of features in a `unit`, by a float32 product, with a bound of its error.
+
+    To minus the product of x and y are added a and then b, which are |X|^2 / 2 and |Y|^2 / 2 rounded to float32. All
+    else is as in `FeatureEstimates`, but lengths are at most 1 + h = L, not 1, and n < 2^20, so that g < 1 / 14:
+
+    - The product is off by at most g (1 + u)^2 L^2; nothing underflows, since all are multiples of 2^-51.
+    - The two additions round partial sums of at most 3/2 and 2 times (1 + u)^3 (1 + g) L^2, so by 3.8 u L^2 in all.
+    - The terms themselves are off by at most (2 u + u^2) |X||Y| + u (|X|^2 + |Y|^2) / 2 <= (3 u + u^2) L^2.
+
+    Hence an estimate is within (g (1 + u)^2 + 7 u) (1 + h)^2 of d / 2: 4.6e-5 at 768 columns.
+    """
+
+    query_features: npt.NDArray[Any]
+    gallery_features: npt.NDArray[Any]
+    unit: float
+    product: Product = numpy_product
+
+    def queries(self, indices: IntArray) -> npt.NDArray[np.float32]:
+        """Returns (-x, a) of these queries."""
+        return self._halves(self.query_features, indices, sign=-1)
+
+    def gallery(self, indices: IntArray) -> npt.NDArray[np.float32]:
+        """Returns (y, b) of these gallery images."""
+        return self._halves(self.gallery_features, indices, sign=1)
+
+    def between(self, queries: npt.NDArray[np.float32], gallery: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Returns the estimates (queries, gallery) of prepared rows, in a fresh array."""
+        found = self.product(queries[:, :-1], gallery[:, :-1])
+        found += queries[:, -1:]
+        found += gallery[:, -1]
+        return found
+
+    def error(self) -> float:
+        """Returns the most by which an estimate may differ from d / 2."""
+        n, u = self.query_features.shape[1], 2.0**-24
+        g, h = n * u / (1 - n * u), np.sqrt(n) * 2.0**-26 + (n + 4) * 2.0**-53
+        return float((g * (1 + u) ** 2 + 7 * u) * (1 + h) ** 2)
+
+    def windows(self, distances: FloatArray) -> npt.NDArray[np.float32]:
+        """Returns (P, 2) for distances (P,) as `FeatureDistances` gives them; see `ranking.Tally.add_estimates`."""
+        return _windows(distances / (2 * STEPS_PER_UNIT**2), self.error())
+
+    def _halves(self, features: npt.NDArray[Any], indices: IntArray, *, sign: int) -> npt.NDArray[np.float32]:
+        found = np.empty((len(indices), features.shape[1] + 1), np.float32)
+        for start in range(0, len(indices), ROWS_AT_ONCE):
+            rows = slice(start, start + ROWS_AT_ONCE)
+            steps = fixed_point(features[indices[rows]], self.unit)
+            np.multiply(steps, sign / STEPS_PER_UNIT, out=found[rows, :-1], casting="same_kind")
+            found[rows, -1] = np.square(steps, out=steps).sum(axis=1) / (2 * STEPS_PER_UNIT**2)
+        return found
+
+
+def _windows(middle: FloatArray, error: float) -> npt.NDArray[np.float32]:
+    """Returns (P, 2) numbers in float32 that lie outside of `middle` plus and minus `error`."""
+    # The nearest float32 is off by half a step at most, so the one after it lies outside.
+    low = np.nextafter((middle - error).astype(np.float32), np.float32(-np.inf))
+    high = np.nextafter((middle + error).astype(np.float32), np.float32(np.inf))
+    return np.column_stack((low, high))
+
+
+@dataclass(frozen=True)
 class FeatureDistances:
-    """Exact squared Euclidean distances between directions, in units of 2^-50.
+    """Exact squared Euclidean distances between directions, or features in a `unit`, in units of 2^-50.
 
     One matrix product gives |x|^2 + |y|^2 - 2 x.y, with (-2x, |x|^2, 1) on one side and (y, 1, |y|^2) on the other.
     Every partial sum of it is a whole number of at most (|x| + |y|)^2, which is 2^52 up to rounding.
@@ -115,21 +198,24 @@ class FeatureDistances:
     query_features: npt.NDArray[Any]
     gallery_features: npt.NDArray[Any]
     product: Product = numpy_product
+    unit: float | None = None
 
     @property
-    def estimates(self) -> FeatureEstimates:
+    def estimates(self) -> FeatureEstimates | LengthEstimates:
         """Estimates of the same distances in half the time."""
-        return FeatureEstimates(self.query_features, self.gallery_features, self.product)
+        if self.unit is None:
+            return FeatureEstimates(self.query_features, self.gallery_features, self.product)
+        return LengthEstimates(self.query_features, self.gallery_features, self.unit, self.product)
 
     def queries(self, indices: IntArray) -> npt.NDArray[Any]:
         """Returns the rows (-2x, |x|^2, 1) of these queries."""
-        rows = _prepared(self.query_features, indices, -2, norm=-2)
+        rows = _prepared(self.query_features, indices, -2, norm=-2, unit=self.unit)
         rows[:, -1] = 1
         return rows
 
     def gallery(self, indices: IntArray) -> npt.NDArray[Any]:
         """Returns the rows (y, 1, |y|^2) of these gallery images."""
-        rows = _prepared(self.gallery_features, indices, 1, norm=-1)
+        rows = _prepared(self.gallery_features, indices, 1, norm=-1, unit=self.unit)
         rows[:, -2] = 1
         return rows
 
@@ -138,15 +224,36 @@ class FeatureDistances:
         return self.product(queries, gallery)
 
 
-def _prepared(features: npt.NDArray[Any], indices: IntArray, factor: int, *, norm: int) -> FloatArray:
-    """Returns (n, D + 2): `factor` times the directions, their squared lengths in column `norm`, one column unset."""
+def _prepared(
+    features: npt.NDArray[Any], indices: IntArray, factor: int, *, norm: int, unit: float | None
+) -> FloatArray:
+    """Returns (n, D + 2): `factor` times the steps, their squared lengths in column `norm`, one column unset."""
     found = np.empty((len(indices), features.shape[1] + 2))
     for start in range(0, len(indices), ROWS_AT_ONCE):
         rows = slice(start, start + ROWS_AT_ONCE)
-        directions = fixed_point(features[indices[rows]])
-        np.multiply(directions, factor, out=found[rows, :-2])
-        found[rows, norm] = np.square(directions, out=directions).sum(axis=1)
+        steps = fixed_point(features[indices[rows]], unit)
+        np.multiply(steps, factor, out=found[rows, :-2])
+        found[rows, norm] = np.square(steps, out=steps).sum(axis=1)
     return found
+
+
+def feature_distances(
+    query_features: npt.NDArray[Any],
+    gallery_features: npt.NDArray[Any],
+    product: Product = numpy_product,
+    distance: DistanceName = "cosine",
+) -> FeatureDistances:
+    """Returns the exact distances of checked features; their unit is the longest feature where lengths count."""
+    unit = None
+    if distance == "euclidean":
+        unit = max(longest(side) for side in (query_features, gallery_features))
+    return FeatureDistances(query_features, gallery_features, product, unit)
+
+
+def longest(features: npt.NDArray[Any]) -> float:
+    """Returns the length of the longest row."""
+    starts = range(0, len(features), ROWS_AT_ONCE)
+    return max(float(lengths(features[start : start + ROWS_AT_ONCE]).max()) for start in starts)
 
 
 @dataclass(frozen=True)
@@ -170,6 +277,22 @@ class GivenDistances:
         return np.maximum(given, 0, out=given)  # a zero with rounding errors is a zero
 
 
+class Estimates(Protocol):
+    """Estimates of distances in float32, prepared and computed as `Distances` are, with a bound of their error."""
+
+    def queries(self, indices: IntArray) -> npt.NDArray[np.float32]:
+        """Returns these queries, prepared."""
+
+    def gallery(self, indices: IntArray) -> npt.NDArray[np.float32]:
+        """Returns these gallery images, prepared."""
+
+    def between(self, queries: npt.NDArray[np.float32], gallery: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Returns the estimates (queries, gallery) of prepared rows, in a fresh array."""
+
+    def windows(self, distances: FloatArray) -> npt.NDArray[np.float32]:
+        """Returns (P, 2) numbers that enclose every estimate of these distances; see `ranking.Tally.add_estimates`."""
+
+
 class Distances(Protocol):
     """Where distances come from: images are prepared side by side, and a tile is computed of prepared ones.
 
@@ -177,7 +300,7 @@ class Distances(Protocol):
     """
 
     @property
-    def estimates(self) -> FeatureEstimates | None:
+    def estimates(self) -> Estimates | None:
         """Estimates with a bound of their error, None where the distances themselves cost no more."""
 
     def queries(self, indices: IntArray) -> Any:

@@ -22,7 +22,14 @@ import numpy.typing as npt
 from reidablate.errors import UserError, check_file, reading
 from reidablate.metrics import matlab
 from reidablate.metrics.checks import Labels, check_distances, check_features, check_labels
-from reidablate.metrics.distances import Distances, FeatureDistances, GivenDistances, Product, numpy_product
+from reidablate.metrics.distances import (
+    DistanceName,
+    Distances,
+    GivenDistances,
+    Product,
+    feature_distances,
+    numpy_product,
+)
 from reidablate.metrics.protocol import JUNK_PID, Scores, score_by
 from reidablate.metrics.ranking import IntArray
 from reidablate.rng import generator
@@ -35,6 +42,10 @@ MAPPED_FROM_BYTES = 2**28
 _FILE_BYTES = 2**43
 _REMEDY = "write plain arrays with numpy.savez"
 _ROWS_AT_ONCE = 4096
+_DISTANCES: dict[DistanceName, str] = {
+    "cosine": "Euclidean on L2-normalised features",
+    "euclidean": "Euclidean on features as they are",
+}
 
 
 @dataclass(frozen=True)
@@ -74,8 +85,10 @@ class Options:
         rerank: "K1,K2,LAMBDA" or "K1,K2,LAMBDA,POWER" of k-reciprocal re-ranking (see `rerank`), None without.
         single_gallery_shot: Seed of a draw that leaves one gallery image of each identity, None for the whole gallery.
             Queries of a camera get a draw of their own, from images of the other cameras.
-        multi_query: Pool the query images of one pid and camid: the mean of their L2-normalised features is the query.
+        multi_query: Pool the query images of one pid and camid: the mean of their features, by cosine of their
+            L2-normalised ones, is the query.
         product: What multiplies matrices of features; it changes time, never a score.
+        distance: `cosine` of features, or `euclidean` distance of features as they are.
     """
 
     keep_junk: bool = False
@@ -83,6 +96,7 @@ class Options:
     single_gallery_shot: int | None = None
     multi_query: bool = False
     product: Product = numpy_product
+    distance: DistanceName = "cosine"
 
 
 def score_file(path: Path, options: Options) -> tuple[dict[str, Scores], dict[str, Any]]:
@@ -94,10 +108,9 @@ def score_file(path: Path, options: Options) -> tuple[dict[str, Scores], dict[st
         UserError: The file cannot be read, an array is missing or unusable (see `protocol.score`), or an option asks
             for features where only distances are given.
     """
-    problems = read_file(path)
+    problems = read_file(path, options.distance)
     scores = {side: score_retrieval(problem, options) for side, problem in problems.items()}
-    junk = int((next(iter(problems.values())).labels.gallery_pids == JUNK_PID).sum())
-    return scores, {**_protocol(options, "distances" in problems), "num_junk": junk}
+    return scores, protocol_of(problems, options)
 
 
 def check_table_path(path: Path) -> None:
@@ -120,7 +133,7 @@ def write_queries(scores: Mapping[str, Scores], path: Path) -> None:
     write_table(pd.concat(frames, ignore_index=True), path)
 
 
-def read_file(path: Path) -> dict[str, Retrieval]:
+def read_file(path: Path, distance: DistanceName = "cosine") -> dict[str, Retrieval]:
     """Returns the retrieval problems in a file, by name; see the head of the module.
 
     Raises:
@@ -139,7 +152,7 @@ def read_file(path: Path) -> dict[str, Retrieval]:
         )
     given = {name: _read(path, name) for name in (*labels, "query_names") if name in names}
     try:
-        return {kind: _retrieval(path, kind, given) for kind in kinds}
+        return {kind: _retrieval(path, kind, given, distance) for kind in kinds}
     except UserError as error:
         raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
 
@@ -181,23 +194,29 @@ def ranked(problem: Retrieval, options: Options) -> tuple[Distances, Labels]:
 def _prepared(problem: Retrieval, options: Options) -> Retrieval:
     if problem.distances is not None and (options.rerank is not None or options.multi_query):
         raise UserError("re-ranking and multi-query need features; the file holds distances alone.")
+    if problem.distances is not None and options.distance != "cosine":
+        raise UserError(f"the file holds distances alone, which stay as they are; leave out {options.distance}.")
+    if options.rerank is not None and options.distance != "cosine":
+        raise UserError(f"re-ranking is of L2-normalised features; choose either it or {options.distance} distance.")
     if options.multi_query:
-        problem = _pooled(problem)
+        problem = _pooled(problem, options.distance)
     return replace(problem, labels=_without_junk(problem.labels)) if options.keep_junk else problem
 
 
-def _protocol(options: Options, distances: bool) -> dict[str, Any]:
-    """Returns the declared protocol, as the table and the JSON print it."""
+def protocol_of(problems: Mapping[str, Retrieval], options: Options) -> dict[str, Any]:
+    """Returns the declared protocol of the retrievals of a file, as the table and the JSON print it."""
     constants = None if options.rerank is None else str(_constants(options.rerank))
+    junk = int((next(iter(problems.values())).labels.gallery_pids == JUNK_PID).sum())
     return {
         "average_precision": "step sum",
-        "distance": "as given" if distances else "Euclidean on L2-normalised features",
+        "distance": "as given" if "distances" in problems else _DISTANCES[options.distance],
         "rerank": constants,
         "junk": "kept as wrong answers" if options.keep_junk else "left out",
         "gallery": "whole"
         if options.single_gallery_shot is None
         else f"one image of each identity from other cameras, drawn with seed {options.single_gallery_shot}",
         "query": "images of one pid and camid pooled" if options.multi_query else "single image",
+        "num_junk": junk,
     }
 
 
@@ -220,7 +239,8 @@ def _source(problem: Retrieval, options: Options) -> tuple[Distances, Labels]:
     assert problem.query_features is not None
     assert problem.gallery_features is not None
     if options.rerank is None:
-        return FeatureDistances(problem.query_features, problem.gallery_features, options.product), problem.labels
+        sides = problem.query_features, problem.gallery_features
+        return feature_distances(*sides, options.product, options.distance), problem.labels
     from reidablate.metrics.rerank import RerankedDistances
 
     counted = problem.keep(gallery=np.flatnonzero(problem.labels.gallery_pids != JUNK_PID))
@@ -233,16 +253,19 @@ def _source(problem: Retrieval, options: Options) -> tuple[Distances, Labels]:
     return reranked, counted.labels
 
 
-def _pooled(problem: Retrieval) -> Retrieval:
+def _pooled(problem: Retrieval, distance: DistanceName) -> Retrieval:
     """Returns the problem with one query a (pid, camid), in the order and under the name of its first image."""
     assert problem.query_features is not None
     labels = problem.labels
     pairs = np.stack([labels.query_pids, labels.query_camids], axis=1)
     _, first, group = np.unique(pairs, axis=0, return_index=True, return_inverse=True)
     features = problem.query_features.astype(np.float64)
-    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    if distance == "cosine":
+        features /= np.linalg.norm(features, axis=1, keepdims=True)
     sums = np.zeros((len(first), features.shape[1]))
     np.add.at(sums, group.ravel(), features)
+    if distance == "euclidean":
+        sums /= np.bincount(group.ravel())[:, None]
     order = np.argsort(first)
     return replace(problem.keep(queries=first[order]), query_features=sums[order])
 
@@ -274,11 +297,11 @@ def _score_single_shots(problem: Retrieval, options: Options) -> Scores:
     return Scores(columns, num_invalid=len(labels.query_pids) - len(order))
 
 
-def _retrieval(path: Path, kind: str, given: dict[str, Array]) -> Retrieval:
+def _retrieval(path: Path, kind: str, given: dict[str, Array], distance: DistanceName) -> Retrieval:
     if kind == "distances":
         matrix = check_distances(_read(path, kind))
         return Retrieval(_labels(matrix.shape, given), distances=matrix)
-    query, gallery = check_features(_read(path, f"query_{kind}"), _read(path, f"gallery_{kind}"))
+    query, gallery = check_features(_read(path, f"query_{kind}"), _read(path, f"gallery_{kind}"), distance)
     return Retrieval(_labels((len(query), len(gallery)), given), query, gallery)
 
 

@@ -4,9 +4,9 @@ For each query the gallery images with pid -1 (junk) and those of the query's ow
 its pid under another camid are positives; all others, distractors (pid 0) included, are negatives. A query without a
 positive is invalid: left out of every mean, and counted.
 
-Distances are Euclidean between L2-normalised features, which is the order of cosine similarity, and exact: see
-`distances`. Most negatives are counted by an estimate of their distance that is too far from every positive's to be
-wrong; only the others get their exact one, so the result is the same.
+Distances are Euclidean between L2-normalised features, which is the order of cosine similarity, or between features as
+they are. Both are exact: see `distances`. Most negatives are counted by an estimate of their distance that is too far
+from every positive's to be wrong; only the others get their exact one, so the result is the same.
 
 Memory is bounded by the block size, whatever Q and G; besides it only the labels and a few numbers a query are held.
 
@@ -24,11 +24,12 @@ import numpy.typing as npt
 from reidablate.errors import UserError
 from reidablate.metrics.checks import Labels, check_distances, check_features, check_labels
 from reidablate.metrics.distances import (
+    DistanceName,
     Distances,
-    FeatureDistances,
-    FeatureEstimates,
+    Estimates,
     GivenDistances,
     Product,
+    feature_distances,
     numpy_product,
 )
 from reidablate.metrics.own import OwnMetrics
@@ -110,6 +111,7 @@ def score(
     block_size: int = BLOCK_SIZE,
     product: Product = numpy_product,
     own: OwnMetrics | None = None,
+    distance: DistanceName = "cosine",
 ) -> Scores:
     """Returns the scores of a retrieval by features.
 
@@ -124,15 +126,18 @@ def score(
         block_size: Queries and gallery images handled at a time. It changes time and memory, never a score.
         product: What multiplies matrices, such as `engine.product.on_device("cuda")`. It changes time, never a score.
         own: Metrics of a study's own, each of which adds a column.
+        distance: `cosine` compares directions, `euclidean` features as they are.
 
     Raises:
-        UserError: A feature is NaN, infinite or of no length; all features of a side are the same; lengths do not
-            match; an id is no whole number; a side is empty; or no query has a positive.
+        UserError: A feature is NaN, infinite or, by cosine, of no length; by Euclidean distance, one is far longer than
+            the others; all features of a side are the same; lengths do not match; an id is no whole number; a side is
+            empty; or no query has a positive.
     """
-    queries, gallery = check_features(query_features, gallery_features)
+    queries, gallery = check_features(query_features, gallery_features, distance)
     pids, camids = (query_pids, gallery_pids), (query_camids, gallery_camids)
     labels = check_labels((len(queries), len(gallery)), pids=pids, camids=camids, names=query_names)
-    return score_by(FeatureDistances(queries, gallery, product), labels, block_size=block_size, own=own)
+    source = feature_distances(queries, gallery, product, distance)
+    return score_by(source, labels, block_size=block_size, own=own)
 
 
 def score_distances(
@@ -234,7 +239,7 @@ def _rank(distances: Distances, queries: IntArray, gallery: IntArray, pairs: _Pa
     return tally.ranks()
 
 
-def _count_by_estimates(task: "_Task", estimates: FeatureEstimates, tally: Tally, block_size: int) -> None:
+def _count_by_estimates(task: "_Task", estimates: Estimates, tally: Tally, block_size: int) -> None:
     """Counts all negatives, most of them by an estimate of their distance alone."""
     windows = estimates.windows(tally.distances)
     prepared = estimates.queries(task.queries)

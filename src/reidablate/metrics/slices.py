@@ -6,7 +6,7 @@ Legend: Q queries, G gallery images, C gallery cameras.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import pandas as pd
 from reidablate.artifacts import write_table
 from reidablate.errors import UserError
 from reidablate.metrics.checks import Labels
-from reidablate.metrics.distances import Distances, FeatureEstimates
+from reidablate.metrics.distances import Distances, Estimates
 from reidablate.metrics.files import Options, check_table_path, ranked, read_file
 from reidablate.metrics.protocol import JUNK_PID, Scores, score_by
 from reidablate.metrics.ranking import FloatArray, IntArray
@@ -27,13 +27,23 @@ PAIR_COLUMNS = ("query_camid", "gallery_camid", "num_queries", "num_invalid", "m
 
 
 @dataclass(frozen=True)
-class _PartEstimates(FeatureEstimates):
+class _PartEstimates:
     """Estimates of which only some gallery images are searched; features are read as they are asked for."""
 
-    gallery_images: IntArray = field(kw_only=True)
+    whole: Estimates
+    gallery_images: IntArray
+
+    def queries(self, indices: IntArray) -> npt.NDArray[np.float32]:
+        return self.whole.queries(indices)
 
     def gallery(self, indices: IntArray) -> npt.NDArray[np.float32]:
-        return super().gallery(self.gallery_images[indices])
+        return self.whole.gallery(self.gallery_images[indices])
+
+    def between(self, queries: npt.NDArray[np.float32], gallery: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return self.whole.between(queries, gallery)
+
+    def windows(self, distances: FloatArray) -> npt.NDArray[np.float32]:
+        return self.whole.windows(distances)
 
 
 @dataclass(frozen=True)
@@ -44,9 +54,9 @@ class _Part:
     gallery_images: IntArray
 
     @cached_property
-    def estimates(self) -> FeatureEstimates | None:
+    def estimates(self) -> Estimates | None:
         whole = self.whole.estimates
-        return whole and _PartEstimates(**vars(whole), gallery_images=self.gallery_images)
+        return whole and _PartEstimates(whole, self.gallery_images)
 
     def queries(self, indices: IntArray) -> Any:
         return self.whole.queries(indices)
@@ -144,7 +154,7 @@ def write_slices(path: Path, options: Options, scores: Mapping[str, Scores], out
         out: The table; see `check_slices`.
     """
     frames = []
-    for side, problem in read_file(path).items():
+    for side, problem in read_file(path, options.distance).items():
         pairs = by_camera_pair(*ranked(problem, options)).assign(slice_by="camera_pair")
         frames += [
             frame.assign(side=side)

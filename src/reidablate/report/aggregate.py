@@ -25,7 +25,7 @@ from reidablate.artifacts import (
 from reidablate.disk import disk_use
 from reidablate.errors import UserError, last_words
 from reidablate.report.elsewhere import camera_pair_table, cross_domain_table
-from reidablate.report.imported import imported_table
+from reidablate.report.imported import find_imports, imported_table, judged_runs
 from reidablate.runs import QUERY_COLUMNS, SIDES, Floors, Metrics, Provenance
 from reidablate.standing import TABLES, Standing
 from reidablate.study import PRETRAIN, Run, Study
@@ -73,25 +73,27 @@ def _write_tables(study: Study) -> str:
     fingerprints = {name: summary.get("fingerprint") for name, summary in summaries.items()}
     pairs, no_pairs = camera_pair_table(study, finished)
     elsewhere, not_elsewhere = cross_domain_table(study, finished, standing)
-    imported, not_imported = imported_table(study, fingerprints)
+    imports, not_imported = find_imports(study, fingerprints)
+    judged = judged_runs(study, imports, synthetic={name: about.get("synthetic") for name, about in summaries.items()})
+    metrics = [row for part in parts.values() for row in part.metrics]
+    queries = {run: part.queries for run, part in parts.items()}
     frames = {
-        "runs": _runs([{**_key(run), **part.run} for run, part in parts.items()]),
-        "metrics": _frame([row for run, part in parts.items() for row in part.metrics], ["side", "metric", "value"]),
-        "queries": _stacked({run: part.queries for run, part in parts.items()}, ["side", "query"]),
+        "runs": _runs([*({**_key(run), **part.run} for run, part in parts.items()), *judged.runs]),
+        "metrics": _frame([*metrics, *judged.metrics], ["side", "metric", "value"]),
+        "queries": _stacked({**queries, **judged.queries}, ["side", "query"]),
         "history": _stacked({run: part.history for run, part in parts.items()}, ["epoch", "name", "value"]),
         "camera_pairs": pairs,
         "cross_domain": elsewhere,
-        "imported": imported,
+        "imported": imported_table(imports),
     }
     (tables / "study.json").unlink(missing_ok=True)  # it vouches for the others, so it comes last
     for name, frame in frames.items():
         write_table(frame, tables / f"{name}.parquet")
         if name in ALSO_CSV:
             write_table(frame, tables / f"{name}.csv")
-    palette = {name: place for place, name in enumerate(study.palette)}
-    write_json(
-        tables / "cells.json", [cell.model_dump(mode="json") | {"palette": palette[cell.name]} for cell in study.cells]
-    )
+    entries = [*(cell.model_dump(mode="json") for cell in study.cells), *judged.cells]
+    palette = {name: place for place, name in enumerate([*study.palette, *(cell["name"] for cell in judged.cells)])}
+    write_json(tables / "cells.json", [entry | {"palette": palette[entry["name"]]} for entry in entries])
     _write_floors(study, tables)
     about = _description(study, summaries, [*no_pairs, *not_elsewhere, *not_imported])
     written = [path.name for path in tables.glob("[!.]*") if path.name in WRITTEN or path.name.startswith("samples_")]
@@ -127,9 +129,9 @@ def _collect(study: Study, run: Run, unscored: str, *, asked: bool) -> _Parts:
         for metric, value in getattr(metrics, side).items()
     ]
     facts = {name: getattr(made, name) for name in RUN_COLUMNS if name in Provenance.model_fields}
-    facts["config_hash"] = study.cell(run.cell).config_on(run.dataset).hash  # it stands, so it is the cell's
+    facts["config_hash"] = study.cell(run.cell).identity_on(run.dataset)  # it stands, so it is the cell's
     facts["code"] = provenance.code_name(made.code_hash, made.science_version)
-    facts["versions"] = ", ".join(f"{name} {version}" for name, version in made.versions.items())
+    facts["versions"] = ", ".join(f"{name} {version}" for name, version in made.versions.items()) or None
     return _Parts(facts, rows, queries if finished else None, _epochs(history))
 
 
@@ -225,5 +227,5 @@ def _description(study: Study, summaries: dict[str, dict[str, Any]], left_out: l
 def headline_side(study: Study) -> str:
     """Returns the feature side that the preset declares as its test feature, or else the baseline."""
     declared = study.preset.model.get("test_feature")
-    baseline = next((cell for cell in study.cells if cell.extends is None), study.cells[0])
+    baseline = next((cell for cell in study.cells if cell.extends is None and not cell.external), study.cells[0])
     return declared or baseline.config.model.test_feature

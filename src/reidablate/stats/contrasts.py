@@ -3,8 +3,8 @@
 Shapes: M metrics, S seeds, Q queries, G identities.
 
 A contrast pairs a cell with one of its references twice, by seed and by query; cells that declare different seed
-offsets keep only the pairing by query. Every number is a fraction. A number that cannot be given is null, and `note`
-says why in a sentence.
+offsets, and those of another code base, keep only the pairing by query. Every number is a fraction. A number that
+cannot be given is null, and `note` says why in a sentence.
 """
 
 from collections import defaultdict
@@ -171,9 +171,11 @@ def contrast_table(
 def declared_contrasts(cells: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """Yields group, cell, reference, `paired`, `primary` and `exploratory` of every declared contrast, each once."""
     offsets = {cell["name"]: cell.get("seed_offset") or 0 for cell in cells}
+    apart = {cell["name"] for cell in cells if (cell.get("external") or {}).get("seeds") == "unpaired"}
     for cell in cells:
         for reference in dict.fromkeys(cell.get("references") or ()):
-            paired = offsets[cell["name"]] == offsets.get(reference, 0)
+            same = offsets[cell["name"]] == offsets.get(reference, 0)
+            paired = same and not apart & {cell["name"], reference}
             yield {
                 "group": cell.get("group") or "",
                 "cell": cell["name"],

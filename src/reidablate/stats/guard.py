@@ -70,6 +70,8 @@ class Guard:
                 )
                 what = found if files is None else f"{files}: {found}"
                 warnings.append(f"{cell} and {reference} {words} ({what}).")
+        if "external" in self._declared(dataset, cell, reference):  # then everything may differ
+            return Findings(tuple(warnings), tuple(refusals))
         hidden = self._hidden(dataset, cell, reference)
         if "model.test_feature" in hidden:
             own, other = hidden.pop("model.test_feature")
