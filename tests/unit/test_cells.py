@@ -99,9 +99,9 @@ def test_a_sweep_makes_a_cell_of_every_combination(project: Path) -> None:
     [
         ("a", "name: a\nextends: p1\nlosses:\n  wieghted_triplet: {}\n", "did you mean 'weighted_triplet'?"),
         ("a", "name: a\ntitel: x\n", "unknown key 'titel'; did you mean 'title'?"),
-        ("a", "name: a\nextends: p11\n", "extends 'p11', which is no cell; did you mean 'p1'?"),
+        ("a", "name: a\nextends: p11\n", "extends 'p11', which is not a cell; did you mean 'p1'?"),
         ("a", "name: a\nextends: a\n", "'extends' runs in a circle (a -> a)"),
-        ("a", "name: a\nextends: p1\nreference: nobody\n", "reference 'nobody' is no cell"),
+        ("a", "name: a\nextends: p1\nreference: nobody\n", "reference 'nobody' is not a cell"),
         ("a", "name: a\nextends: p1\nreference: a\n", "cannot be its own reference"),
         ("a", "name: p1\n", "rename the file to p1.yaml"),
         ("a", "name: ..\n", "is no safe folder name"),
@@ -316,5 +316,7 @@ def test_a_cell_is_primary_by_its_own_word_or_the_presets_and_its_children_are_n
 
 def test_a_preset_that_names_no_cell_as_primary_is_a_sentence(project: Path) -> None:
     preset = load_presets()["quickstart"].model_copy(update={"primary": ["p1_rpee"]})
-    with pytest.raises(UserError, match=r"preset 'quickstart': primary 'p1_rpee' is no cell; did you mean 'p1_rpe'\?"):
+    with pytest.raises(
+        UserError, match=r"preset 'quickstart': primary 'p1_rpee' is not a cell; did you mean 'p1_rpe'\?"
+    ):
         load_cells(project / "ablations", [preset])
