@@ -146,7 +146,7 @@ def _json(text: str, option: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{option} is no JSON ({reason(error)}); quote it like '{{\"key\": 1}}'.") from None
+        raise UserError(f"{option} is not valid JSON ({reason(error)}); quote it like '{{\"key\": 1}}'.") from None
 
 
 @data_app.command("index")
@@ -450,6 +450,7 @@ def report(
     cells: Annotated[str, typer.Option(help="Only these cells and their references, separated by commas.")] = "",
     datasets: Annotated[str, typer.Option(help="Only these data sets, separated by commas.")] = "",
     out: Annotated[Path | None, typer.Option(help="Folder of a report of some cells or data sets.")] = None,
+    figures: Annotated[str, typer.Option(help="Also write every figure to report/figures: pdf, png or pdf,png.")] = "",
     study: cells_cli.StudyOption = None,
 ) -> None:
     """Renders the tables as one self-contained HTML file."""
@@ -475,8 +476,17 @@ def report(
     from reidablate.report.render import render_report
 
     page = results / "report" / "index.html"
-    render_report(results, templates, page)
+    render_report(results, templates, page, files=_formats(figures))
     typer.echo(f"report: {page}")
+
+
+def _formats(text: str) -> list[str]:
+    """Returns the formats of figures that an option names."""
+    formats = [word.strip() for word in text.split(",") if word.strip()]
+    for word in formats:
+        if word not in ("pdf", "png"):
+            raise UserError(f"--figures {word}: figures are written as pdf or png; correct the option.")
+    return formats
 
 
 def _results(study: Path | None) -> Path:

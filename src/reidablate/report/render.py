@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,18 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 from reidablate.artifacts import only_writer, read_json, write_text
 from reidablate.errors import UserError
 from reidablate.places import TEMPLATES, packaged
-from reidablate.report.collect import StudyTables, collect
-from reidablate.report.exports import export_filters, write_exports
-from reidablate.report.figures import Plot, colour, draw, marker
-from reidablate.report.records import Contrast, changes
+from reidablate.report.answer import answers, describe
+from reidablate.report.collect import HEADLINE, StudyTables, collect
+from reidablate.report.drawing import Plot, draw
+from reidablate.report.exports import best_cells, export_filters, write_exports
+from reidablate.report.figures import marker, paint
+from reidablate.report.parts import first_contrasts, parts_of
+from reidablate.report.records import VERDICTS, Cell, Contrast, Number, changes, fixed, over_rows
+from reidablate.report.slices import KINDS
 
 
-def render_report(results: Path, templates: Path, out: Path) -> None:
-    """Writes the report of `results/<preset>` to `out`, its figures to `figures/` and exports to `exports/` beside it.
+def render_report(results: Path, templates: Path, out: Path, *, files: Sequence[str] = ()) -> None:
+    """Writes the report of `results/<preset>` to `out` and its exports to `exports/` beside it.
 
     The output depends on the tables and the templates alone: the same input gives the same bytes.
 
@@ -26,6 +30,7 @@ def render_report(results: Path, templates: Path, out: Path) -> None:
         results: The folder that holds `tables/`.
         templates: A folder of Jinja templates that replace the package's one by one; it need not exist.
         out: The HTML file.
+        files: `pdf`, `png`: also write every figure to `figures/` beside it in these formats.
 
     Raises:
         UserError: A required table is missing, or a template is broken.
@@ -35,7 +40,7 @@ def render_report(results: Path, templates: Path, out: Path) -> None:
     try:
         with only_writer(results / "tables", "report"):
             study = collect(results / "tables")
-            plots = draw(study, out.parent / "figures")
+            plots = draw(study, out.parent / "figures", files)
             write_text(out, render_html(study, plots, environment))
             write_exports(study, environment, out.parent)
     except TemplateError as error:
@@ -58,7 +63,7 @@ def make_environment(templates: Path) -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"fixed": fixed, "span": span, **export_filters()}
-    environment.globals |= {"colour": colour, "marker": marker, "changes": changes}
+    environment.globals |= {"paint": paint, "marker": marker, "changes": changes, "SLICES": KINDS}
     return environment
 
 
@@ -74,6 +79,11 @@ def render_html(study: StudyTables, plots: list[Plot], environment: Environment)
         "overall": overall,
         "titles": {d["name"]: str(d.get("title") or d["name"])[:60] for d in everywhere},
         "spans": {name: span(contrasts.values()) for name, contrasts in overall.items()},
+        "answers": answers(study),
+        "counts": verdict_counts([c for contrasts in overall.values() for c in contrasts.values()]),
+        "ranks": {name: best_cells(study, name, contrasts) for name, contrasts in overall.items()},
+        "parts": {group: _parts(study, cells) for group, cells in study.groups.items()},
+        "other_side": "after neck" if study.headline == HEADLINE else "before neck",
         "script": script,
         "script_hash": f"sha256-{digest}",
         "sections": _sections(study),
@@ -84,6 +94,37 @@ def render_html(study: StudyTables, plots: list[Plot], environment: Environment)
         },
     }
     return environment.get_template("report.html.j2").render(context)
+
+
+def verdict_counts(contrasts: Sequence[Contrast]) -> dict[str, Number]:
+    """Returns how many comparisons have each verdict, `none` of them, are tested, and are there at all.
+
+    Tested are those that all their runs and an interval allow to judge.
+    """
+    groups = {word: [c for c in contrasts if c.word == word] for word in VERDICTS}
+    groups["none"] = [c for c in contrasts if not c.word]
+    groups["tested"] = [c for c in contrasts if c.p_adjusted and c.p_adjusted.value is not None]
+    groups["all"] = list(contrasts)
+    return {name: over_rows(chosen, "cell", "count") for name, chosen in groups.items()}
+
+
+def _parts(study: StudyTables, cells: list[Cell]) -> list[dict[str, Any]]:
+    """Returns the tables of a group with their comparisons, the ends of their bars and what they say."""
+    found = []
+    for part in parts_of(study, cells):
+        against = {d["name"]: first_contrasts(study, d["name"], part) for d in study.datasets}
+        found.append(
+            {
+                "part": part,
+                "against": against,
+                "spans": {name: span(contrasts.values()) for name, contrasts in against.items()},
+                "outcome": {
+                    name: describe(list(contrasts.values())) if study.contrasts is not None else []
+                    for name, contrasts in against.items()
+                },
+            }
+        )
+    return found
 
 
 def _sections(study: StudyTables) -> list[tuple[str, str]]:
@@ -101,6 +142,7 @@ def _sections(study: StudyTables) -> list[tuple[str, str]]:
         ("summary", "Summary"),
         ("claims", "Published claims"),
         *groups,
+        *([("slices", "Parts of the test set")] if study.slices is not None else []),
         *((anchor, title) for anchor, title, table in extra if table is not None),
         ("cost", "Cost"),
         ("data", "Data sets"),
@@ -109,14 +151,6 @@ def _sections(study: StudyTables) -> list[tuple[str, str]]:
         ("provenance", "Provenance"),
         ("definitions", "Definitions"),
     ]
-
-
-def fixed(value: float, digits: int = 0, sign: bool = False) -> str:
-    """Returns a number with a fixed number of decimals, thousands separated, with a real minus and no -0."""
-    shown = f"{value:{'+' if sign else ''},.{digits}f}"
-    if not any(digit in "123456789" for digit in shown):
-        shown = shown.lstrip("+-")
-    return shown.replace("-", "\N{MINUS SIGN}")
 
 
 def span(contrasts: Iterable[Contrast]) -> tuple[float, float]:
