@@ -473,20 +473,12 @@ def report(
 
         typer.echo(text_summary(results / "tables"), nl=False)
         return
+    from reidablate.report.drawing import formats
     from reidablate.report.render import render_report
 
     page = results / "report" / "index.html"
-    render_report(results, templates, page, files=_formats(figures))
+    render_report(results, templates, page, files=formats(figures))
     typer.echo(f"report: {page}")
-
-
-def _formats(text: str) -> list[str]:
-    """Returns the formats of figures that an option names."""
-    formats = [word.strip() for word in text.split(",") if word.strip()]
-    for word in formats:
-        if word not in ("pdf", "png"):
-            raise UserError(f"--figures {word}: figures are written as pdf or png; correct the option.")
-    return formats
 
 
 def _results(study: Path | None) -> Path:

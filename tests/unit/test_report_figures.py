@@ -8,9 +8,10 @@ import matplotlib as mpl
 import pytest
 from matplotlib.figure import Figure
 
+from reidablate.errors import UserError
 from reidablate.report import drawing
 from reidablate.report.collect import StudyTables, collect
-from reidablate.report.drawing import Plot, draw
+from reidablate.report.drawing import Plot, draw, formats
 from reidablate.report.figures import COLOURS, STYLE, colour, marker
 from report_fixture import write_results
 
@@ -115,6 +116,24 @@ def test_figures_are_the_same_every_time(
     for path in tmp_path.iterdir():
         assert path.read_bytes() == (folder / path.name).read_bytes(), path.name
     assert {path.suffix for path in folder.iterdir()} == {".pdf", ".png"}
+
+
+def test_many_figures_are_drawn_in_several_processes_as_in_one(
+    study: StudyTables, plots: list[Plot], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drawing, "FIGURES_A_PROCESS", 1)
+    monkeypatch.setattr(drawing, "usable_cores", lambda: 2)
+    assert draw(study, tmp_path, ("pdf", "png")) == plots
+
+
+@pytest.mark.parametrize(("text", "found"), [("", []), ("pdf", ["pdf"]), (" png, pdf ,", ["png", "pdf"])])
+def test_formats_are_named_with_commas(text: str, found: list[str]) -> None:
+    assert formats(text) == found
+
+
+def test_another_format_is_refused() -> None:
+    with pytest.raises(UserError, match="not as 'svg'"):
+        formats("pdf,svg")
 
 
 def test_a_large_figure_becomes_an_image(study: StudyTables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

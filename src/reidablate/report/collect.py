@@ -7,9 +7,11 @@ Everything is in fractions, seconds and bytes; only the templates make points.
 
 import math
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -133,14 +135,19 @@ class StudyTables:
         """Returns the cells with at least one planned run on a data set."""
         return [cell for cell in self.cells if self.runs_of(dataset, cell.name)]
 
+    @cached_property
+    def _num_runs(self) -> Counter[tuple[str, ...]]:
+        """The number of runs by status, data set and cell; an empty name stands for any."""
+        counts: Counter[tuple[str, ...]] = Counter()
+        for names in self.runs[["status", "dataset", "cell"]].itertuples(index=False):
+            counts.update(product(*((str(name), "") for name in names)))
+        return counts
+
     def num_runs(self, status: str = "", dataset: str = "", cell: str = "") -> Number:
         """Returns how many runs have a status; an empty argument stands for any."""
         wanted = {"status": status, "dataset": dataset, "cell": cell}
-        mask = pd.Series(True, index=self.runs.index)
-        for column, value in wanted.items():
-            mask &= (self.runs[column] == value) if value else True
         row = ";".join(f"{column}={value}" for column, value in wanted.items() if value)
-        return Number(float(mask.sum()), "runs", row, "seed", "count")
+        return Number(float(self._num_runs[status, dataset, cell]), "runs", row, "seed", "count")
 
     def seed_scores(self, dataset: str, cell: str, side: str, metric: str) -> dict[int, float]:
         """Returns `{seed: fraction}` of the finished runs."""

@@ -19,6 +19,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from reidablate.artifacts import atomic_path, content_hash
+from reidablate.errors import UserError
 from reidablate.provenance import usable_cores
 from reidablate.report.collect import StudyTables
 from reidablate.report.figures import (
@@ -63,6 +64,19 @@ def unique_slug(name: str) -> str:
     """
     safe = re.sub(r"[^a-z0-9_.-]+", "_", name.lower())[:80]
     return safe if safe == name else f"{safe}-{content_hash(name)[:8]}"
+
+
+def formats(text: str) -> list[str]:
+    """Returns the formats of files that an option names, separated by commas.
+
+    Raises:
+        UserError: One is neither `pdf` nor `png`.
+    """
+    named = [word.strip() for word in text.split(",") if word.strip()]
+    for word in named:
+        if word not in ("pdf", "png"):
+            raise UserError(f"--figures: figures are written as pdf or png, not as '{word}'; correct the option.")
+    return named
 
 
 @dataclass(frozen=True)
