@@ -54,7 +54,6 @@ def main() -> None:
     if options.take is not None:
         take(options.take)
     render_report(EXAMPLE, ROOT / "report_templates", EXAMPLE / "index.html")
-    shutil.rmtree(EXAMPLE / "exports")
     picture(EXAMPLE / "index.html")
 
 

@@ -123,7 +123,8 @@ def _drawn(study: StudyTables, job: _Job, folder: Path, files: Sequence[str]) ->
     """Returns one figure for the page and writes its files; None where the tables hold nothing for it."""
     label = str(job.dataset.get("title") or job.dataset["name"])[:60]
     mark = " (synthetic)" if job.dataset["name"] in study.synthetic_names else ""
-    title = label + mark
+    smoke = f"{study.smoke.capitalize()}. " if study.smoke else ""
+    title = label + mark + (f"\n{smoke}" if smoke else "")
     with mpl.rc_context(STYLE):
         cells = study.groups[job.group] if job.group else list(study.cells)
         figure = job.make(study, title) if job.kind == "power" else job.make(study, job.dataset, cells, title)
@@ -132,7 +133,7 @@ def _drawn(study: StudyTables, job: _Job, folder: Path, files: Sequence[str]) ->
         slug = unique_slug("_".join(filter(None, (job.kind, job.group, job.dataset["name"]))))
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # the layout is found once, not at every save
-        image = _inline(figure, slug, f"{job.caption} Data set: {title}. The tables hold the same values.")
+        image = _inline(figure, slug, f"{smoke}{job.caption} Data set: {label}{mark}. The tables hold the same values.")
         for suffix in files:
             metadata = {"CreationDate": None} if suffix == "pdf" else {"Software": None}
             with atomic_path(folder / f"{slug}.{suffix}") as path:
