@@ -54,6 +54,7 @@ def main() -> None:
     if options.take is not None:
         take(options.take)
     render_report(EXAMPLE, ROOT / "report_templates", EXAMPLE / "index.html")
+    (EXAMPLE / "tables" / ".lock").unlink(missing_ok=True)
     picture(EXAMPLE / "index.html")
 
 

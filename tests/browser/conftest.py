@@ -40,6 +40,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of the fixed tables of a real quickstart, by the templates of today."""
-    out = tmp_path_factory.mktemp("example") / "index.html"
-    render_report(ROOT / "docs" / "example", TEMPLATES, out)
+    results = tmp_path_factory.mktemp("example")
+    shutil.copytree(ROOT / "docs" / "example" / "tables", results / "tables")
+    out = results / "report" / "index.html"
+    render_report(results, TEMPLATES, out)
     return out
