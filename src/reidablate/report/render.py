@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,7 @@ def render_html(study: StudyTables, plots: list[Plot], environment: Environment)
         "plots": plots,
         "overall": overall,
         "titles": {d["name"]: str(d.get("title") or d["name"])[:60] for d in everywhere},
+        "baseline": next(iter(Counter(c.baseline for c in study.cells if c.baseline).most_common(1)), ("", 0))[0],
         "spans": {name: span(contrasts.values()) for name, contrasts in overall.items()},
         "answers": answers(study),
         "counts": verdict_counts([c for contrasts in overall.values() for c in contrasts.values()]),
