@@ -29,7 +29,7 @@ try:
             STUDY.reindex_changed()
     NEEDS = Standing(STUDY).needs
     for line in NEEDS.damaged if workflow.is_main_process else []:
-        print(f"reidablate: {line}; what is needed of it is made again", file=sys.stderr)
+        print(f"reidablate: {line}", file=sys.stderr)
     if workflow.is_main_process and only_looks(sys.argv):
         print(NEEDS.in_words(), file=sys.stderr)
     elif workflow.is_main_process and NEEDS.nothing:  # Snakemake starts nothing, so the plan is kept now

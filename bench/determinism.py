@@ -24,8 +24,7 @@ from reidablate.config import ModelConfig, RunConfig, TrainConfig
 from reidablate.data import augment
 from reidablate.engine.checkpoint import Checkpoint, checkpoints, save_checkpoint
 from reidablate.engine.schedule import build_optimiser
-from reidablate.losses.positions import PositionState
-from reidablate.losses.total import BatchOutputs, study_loss
+from reidablate.losses import Batch, PositionState, Shape, StudyLoss
 from reidablate.models.neck import ReidModel, initialise
 from reidablate.rng import seed_int, torch_generator
 
@@ -46,6 +45,7 @@ class Step:
         self.model = ReidModel(model, num_classes=751)
         initialise(self.model, seed=0)
         self.model.to(device).train()
+        self.loss = StudyLoss(self.config.losses, Shape(num_classes=751, width=self.model.classifier.in_features))
         self.optimiser = build_optimiser(self.model, self.config)
         self.images = torch.randint(
             0, 256, (batch, *SIZE, 3), dtype=torch.uint8, generator=torch_generator(0, "images")
@@ -77,8 +77,18 @@ class Step:
             ape=self.model.ape_rows(), tables=self.model.rpe_tables(), index=self.model.rpe_index,
             cls_bias=self.model.cls_bias(),
         )  # fmt: skip
-        outputs = BatchOutputs(out.feature_before_neck, out.patches, out.logits, self.model.classifier.weight)
-        total = study_loss(self.config.losses, outputs, self.labels, positions, progress=0.0)["total"]
+        batch = Batch(
+            feature=out.feature_before_neck,
+            feature_after_neck=out.feature_after_neck,
+            logits=out.logits,
+            classifier=self.model.classifier.weight,
+            labels=self.labels,
+            camids=self.labels,
+            cls=out.cls,
+            patches=out.patches,
+            positions=positions,
+        )
+        total = self.loss(batch)["total"]
         self.optimiser.zero_grad(set_to_none=True)
         total.backward()
         self.optimiser.step()

@@ -36,7 +36,7 @@ from torch import Tensor
 
 from reidablate.artifacts import write_json
 from reidablate.config import LossesConfig, PositionRelationConfig
-from reidablate.losses import BatchOutputs, PositionState, study_loss
+from reidablate.losses import Batch, PositionState, Shape, StudyLoss
 from reidablate.losses.mining import batch_hard
 from reidablate.losses.triplet import triplet_loss
 from reidablate.models.position import full_index
@@ -84,12 +84,28 @@ def inputs() -> Inputs:
     )
 
 
+@functools.cache
+def study_loss(config: LossesConfig) -> StudyLoss:
+    """Returns the loss of a configuration, made once as in a training."""
+    return StudyLoss(config, Shape(num_classes=NUM_CLASSES, width=WIDTH))
+
+
 def ours(batch: Inputs, config: LossesConfig) -> Tensor:
     """Returns the sum of naive triplet and position-relation loss by this package."""
-    feature, patches = batch.tokens[:, 0], batch.tokens[:, 1:]
-    outputs = BatchOutputs(feature, patches, feature.new_zeros(0), batch.classifier)
-    positions = PositionState(batch.ape, batch.tables, batch.index)
-    return study_loss(config, outputs, batch.labels, positions, progress=0.0)["total"]
+    feature = batch.tokens[:, 0]
+    given = Batch(
+        feature=feature,
+        feature_after_neck=feature,
+        logits=feature.new_zeros(0),
+        classifier=batch.classifier,
+        labels=batch.labels,
+        camids=batch.labels,
+        cls=feature,
+        patches=batch.tokens[:, 1:],
+        positions=PositionState(batch.ape, batch.tables, batch.index),
+    )
+    total: Tensor = study_loss(config)(given)["total"]
+    return total
 
 
 def loop(batch: Inputs, relation: PositionRelationConfig) -> Tensor:

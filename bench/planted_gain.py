@@ -19,7 +19,7 @@ import pandas as pd
 from reidablate.artifacts import read_table, write_json, write_table
 from reidablate.data.cache import build_cache
 from reidablate.data.index import index_dataset
-from reidablate.data.synthetic import synthesize
+from reidablate.data.synthetic import synthesize_recipe
 from reidablate.engine.stages import pretrain_spec, train_spec
 from reidablate.engine.train import train_run
 from reidablate.metrics.evaluate import evaluate_run
@@ -50,8 +50,7 @@ def prepare(study: Study) -> None:
     for name in [*(dataset.name for dataset in study.datasets), PRETRAIN]:
         folder, dataset, recipe = study.data_folder(name), study.dataset(name), study.preset.synthetic[name]
         if not (folder / "cache" / "cache.json").is_file():
-            synthesize(dataset.root, recipe.style, counts=recipe.counts, seed=recipe.seed,
-                       image_size=recipe.image_size, occluded_share=recipe.occluded_share, workers=1)  # fmt: skip
+            synthesize_recipe(dataset.root, recipe, workers=1)
             index = index_dataset(dataset.root, dataset.layout, folder / "index", workers=1)
             build_cache(index, dataset.root, folder / "cache", height=height, width=width, workers=1)
     train_run(pretrain_spec(study))

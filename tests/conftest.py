@@ -13,7 +13,7 @@ from reidablate.engine.stages import pretrain_spec
 from reidablate.engine.train import train_run
 from reidablate.planning import plan
 from reidablate.study import PRETRAIN, Study
-from support import ROOT, copy_cells, copy_project, run_cli
+from support import ROOT, copy_cells, copy_project, run_cli, snakemake
 
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("repeatable")
@@ -34,6 +34,14 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"skipped in CI: {report.longrepr}"
     return report
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What runs at night is slow, too: `-m "not slow"` on the command line replaces the default `-m "not nightly"`."""
+    for item in items:
+        if item.get_closest_marker("nightly"):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture
@@ -69,3 +77,15 @@ def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> Study:
         run_cli("data", "cache", *arguments, dataset)
     train_run(pretrain_spec(study))
     return study
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose tiny study has run once. Tests copy it."""
+    folder = tmp_path_factory.mktemp("project")
+    copy_project(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        done = snakemake()
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder

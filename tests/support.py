@@ -26,10 +26,21 @@ naive_triplet_as_run naive_triplet_as_run_faster naive_triplet_as_run_longer p1 
 p1_classifier_as_run p1_detach p1_hinge p1_mean_negative p1_rpe p1_rpe_as_run p1_rpe_jsd p1_rpe_jsd_as_run
 p1_rpe_jsd_as_run_0513 p2 p2_as_run p2_classifier p2_divergence p2_grouping p2_identity_mean p2_pairs p2_patches
 p2_rpe_detached p2_scaled_ape p2_shifted_ape p2_token_order p2_weight p2_without_rpe pos_pull pos_triplet
-pos_triplet_as_run pos_triplet_lr pos_triplet_mean rpe rpe_double_lr rpe_only rpe_zero_init shaw_key shorter_demo
-x_only y_only
+pos_triplet_as_run pos_triplet_lr pos_triplet_mean resnet50 rpe rpe_double_lr rpe_only rpe_zero_init shaw_key
+shorter_demo x_only y_only
 """
 SHIPPED = _SHIPPED.split()
+_OUR_STEM = {
+    "conv.0": "conv1",
+    "conv.1.IN": "norm1.instance",
+    "conv.1.BN": "norm1.batch",
+    "conv.3": "conv2",
+    "conv.4.IN": "norm2.instance",
+    "conv.4.BN": "norm2.batch",
+    "conv.6": "conv3",
+    "conv.7": "norm3",
+    "proj": "projection",
+}
 BASE = ["preset=tiny.yaml", "datasets=market1501", "cells=naive_triplet,p1"]
 
 
@@ -42,6 +53,17 @@ def present(value: T | None) -> T:
 def gradient(tensor: Tensor | None) -> Tensor:
     """Returns the gradient that a backward pass left."""
     return present(present(tensor).grad)
+
+
+def our_name(theirs: str) -> str:
+    """Returns the name in our model of a tensor that timm and TransReID-SSL name so."""
+    if theirs == "pos_embed":
+        return "backbone.ape.table"
+    name = theirs.removeprefix("patch_embed.")
+    if name == theirs:
+        return f"backbone.{theirs}"
+    layer, leaf = name.rsplit(".", 1)
+    return f"backbone.stem.{_OUR_STEM[layer]}.{leaf}"
 
 
 def copy_cells(folder: Path) -> Path:

@@ -1,11 +1,9 @@
 """Reading and writing what the stages hand to each other: atomic, free of code, one format each."""
 
-import errno
 import hashlib
 import json
 import os
 import re
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -56,15 +54,25 @@ def atomic_path(path: Path) -> Iterator[Path]:
         flush(path.parent)
     except Exception as error:
         reason = error.strerror if isinstance(error, OSError) else None
-        if reason is None and shutil.disk_usage(path.parent).free < _FULL_BYTES:
-            reason = os.strerror(
-                errno.ENOSPC
-            )  # torch, safetensors and matplotlib put a full disk in words of their own
+        if reason is None:  # torch, safetensors and matplotlib put a full disk in words of their own
+            reason = _why_full(temporary)
         if reason is None:
             raise
         raise UserError(f"cannot write {path}: {reason}; free the disk or fix the folder's rights.") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _why_full(path: Path) -> str | None:
+    """Returns why a file cannot grow (the disk or a quota is full, or a limit is reached), None if it can."""
+    try:
+        with path.open("ab") as stream:
+            stream.write(bytes(_FULL_BYTES))
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        return error.strerror
+    return None
 
 
 def flush(path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import yaml
 from pydantic import Field, field_validator
 
+from reidablate import plugins
 from reidablate.config import EvaluateConfig, Preset, RunConfig, Section, nearest, validate
 from reidablate.errors import UserError
 from reidablate.trees import difference, flatten, load_yaml, merge, yaml_files
@@ -117,6 +118,10 @@ class Cell:
         """The file that the cell comes from, and its name where a sweep makes several of one file."""
         return str(self.path) if self.path.stem == self.name else f"{self.path}, cell {self.name}"
 
+    def where_on(self, dataset: str | None) -> str:
+        """The place of the cell's options on a data set."""
+        return f"{self.where}, by_dataset.{dataset}" if dataset in self.by_dataset else self.where
+
     def resolve(self, preset: Preset, dataset: str | None = None) -> RunConfig:
         """Returns the configuration of this cell's runs under a preset, on a data set if one is named.
 
@@ -124,9 +129,9 @@ class Cell:
             UserError: A key is unknown or a value is out of range; the sentence names the file and the key.
         """
         base = {section: getattr(preset, section) for section in SECTIONS}
-        special = dataset in self.by_dataset
-        options, where = (self.by_dataset[dataset], f", by_dataset.{dataset}") if special else (self.options, "")  # type: ignore[index]
-        return validate(RunConfig, merge(base, options), where=f"{self.where}{where}")
+        options = self.options if dataset is None else self.by_dataset.get(dataset, self.options)
+        with plugins.study_around(self.path):
+            return validate(RunConfig, merge(base, options), where=self.where_on(dataset))
 
 
 _Files = Mapping[str, tuple[Path, CellFile]]  # the place and the content of each cell's own file, by its name
@@ -329,7 +334,17 @@ def _read(path: Path) -> CellFile:
     for part in (data, *(special.values() if isinstance(special, dict) else ())):
         for dotted in PRESET_ONLY.keys() & flatten(part if isinstance(part, dict) else {}).keys():
             _refuse_presets(path, dotted, verb="scale it with")
+        _refuse_code(path, part)
     return _checked(data, path)
+
+
+def _refuse_code(path: Path, part: Any) -> None:
+    model, losses = (part.get(name) if isinstance(part, dict) else None for name in ("model", "losses"))
+    if isinstance(model, dict) and "backbone_code" in model:
+        raise UserError(f"{path}: 'model.backbone_code' is written by the program alone; remove it.")
+    for name, section in losses.items() if isinstance(losses, dict) else ():
+        if isinstance(section, dict) and "code" in section:
+            raise UserError(f"{path}: 'losses.{name}.code' is written by the program alone; remove it.")
 
 
 def _names_as_written(data: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -447,11 +462,13 @@ def select(cells: Mapping[str, Cell], *, names: Iterable[str] | None, tier: Tier
 def unchanged_copies(chosen: Iterable[Cell], cells: Mapping[str, Cell], preset: Preset) -> list[str]:
     """Returns a line for each chosen cell that has the runs of an earlier one, chosen too or a parent."""
     asked = [cell.name for cell in chosen]
-    first: dict[tuple[RunConfig, int], str] = {}
+    special = sorted({dataset for cell in cells.values() for dataset in cell.by_dataset})
+    first: dict[tuple[tuple[RunConfig, ...], int], str] = {}
     lines = []
     for name in dict.fromkeys(name for one in asked for name in _ancestry(cells[one], cells)):
         cell = cells[name]
-        other = first.setdefault((cell.resolve(preset), cell.seed_offset), name)
+        everywhere = tuple(cell.resolve(preset, dataset) for dataset in (None, *special))
+        other = first.setdefault((everywhere, cell.seed_offset), name)
         if other != name and name in asked:
             lines.append(
                 f"{name}: same configuration as {other}, so its runs repeat those of {other}; "
@@ -518,11 +535,13 @@ def as_cell_file(cell: Cell, preset: Preset) -> str:
         "tier": cell.tier,
         "question": cell.question,
         "notes": cell.notes,
+        "notes_not_under": list(cell.notes_not_under),
         "primary": cell.primary,
         "extends": cell.extends,
         "reference": list(cell.references) if cell.extends else [],
         "seed_offset": cell.seed_offset,
         **cell.options,
+        "by_dataset": {dataset: _beyond(cell.options, options) for dataset, options in cell.by_dataset.items()},
         "evaluate": cell.evaluate.model_dump() if cell.evaluate else None,
     }
     empty = {"reference"} if cell.extends else set()
@@ -532,6 +551,14 @@ def as_cell_file(cell: Cell, preset: Preset) -> str:
     rest = {key: value for key, value in flatten(cell.resolve(preset).dump()).items() if key not in declared}
     lines = [f"#   {key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in rest.items()]
     return "".join([text, f"# And of preset {preset.name}, or by default:\n", *lines])
+
+
+def _beyond(options: Mapping[str, Any], special: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what has to be laid over some options to have the special ones."""
+    added: dict[str, Any] = {}
+    for key, (_, value) in difference(options, special).items():
+        added = merge(added, _nest(key, value))
+    return added
 
 
 class _PlainDumper(yaml.SafeDumper):
@@ -567,25 +594,3 @@ def new_cell(folder: Path, name: str, parent: Cell) -> Path:
 def _as_yaml(name: str) -> str:
     """Returns a name as YAML reads it back, in quotes where it looks like a number or a date."""
     return name if yaml.safe_load(name) == name else json.dumps(name)
-
-
-def cell_schema() -> dict[str, Any]:
-    """Returns a JSON Schema of the cell file, for editors; every option is optional there."""
-    schema = CellFile.model_json_schema()
-    options = RunConfig.model_json_schema()
-    definitions = {**schema.get("$defs", {}), **options["$defs"]}
-    for definition in definitions.values():
-        definition.pop("required", None)
-    for dotted in PRESET_ONLY:
-        section, option = dotted.split(".")
-        definitions[f"{section.title()}Config"]["properties"].pop(option)
-    for name, definition in definitions.items():
-        for key, value in definition.get("properties", {}).items():
-            if name == "LossesConfig":
-                definition["properties"][key] = {"anyOf": [*value["anyOf"], {"const": "none"}]}
-    for section in SECTIONS:
-        schema["properties"][section] = options["properties"][section]
-    schema["$defs"] = definitions
-    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    schema["title"] = "reidablate ablation cell"
-    return schema

@@ -66,17 +66,23 @@ def cells_diff(
     preset: PresetOption = "quickstart",
     study: StudyOption = None,
 ) -> None:
-    """Prints every option in which two cells differ."""
+    """Prints every option in which two cells differ, and again for each data set on which that is otherwise."""
     from reidablate.cells import select
     from reidablate.trees import difference
 
     cells, scale = _cells(ablations, preset, study)
-    left, right = (select(cells, names=[name], tier="optional")[0].resolve(scale).dump() for name in (first, second))
-    found = difference(left, right)
-    for key, (before, after) in found.items():
-        typer.echo(f"{key}: {json.dumps(before)} -> {json.dumps(after)}")
-    if not found:
-        typer.echo(f"{first} and {second} are the same.")
+    left, right = (select(cells, names=[name], tier="optional")[0] for name in (first, second))
+    sets = (None, *sorted({*left.by_dataset, *right.by_dataset}))
+    found = {on: difference(left.resolve(scale, on).dump(), right.resolve(scale, on).dump()) for on in sets}
+    for dataset, options in found.items():
+        if dataset is not None and options == found[None]:
+            continue
+        if dataset is not None:
+            typer.echo(f"on {dataset}:")
+        for key, (before, after) in options.items():
+            typer.echo(f"{'' if dataset is None else '  '}{key}: {json.dumps(before)} -> {json.dumps(after)}")
+        if not options:
+            typer.echo(f"{'' if dataset is None else '  '}{first} and {second} are the same.")
 
 
 @app.command("new")
@@ -106,9 +112,12 @@ def cells_recorded(ablations: AblationsOption = None, study: StudyOption = None)
 @app.command("schema")
 def cells_schema() -> None:
     """Prints the JSON Schema of a cell file, for editors."""
-    from reidablate.cells import cell_schema
+    from reidablate.cell_schema import cell_schema
 
-    typer.echo(json.dumps(cell_schema(), indent=2))
+    schema, refused = cell_schema()
+    for line in refused:
+        print(f"reidablate: {line} The schema does not know its losses.", file=sys.stderr)
+    typer.echo(json.dumps(schema, indent=2))
 
 
 def _cells(ablations: Path | None, preset: str, study: Path | None) -> tuple[Any, Any]:

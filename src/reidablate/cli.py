@@ -4,16 +4,18 @@ import io
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reidablate import cells_cli, weights_cli
-from reidablate.errors import UserError, knob, plain, reason, sentence
+from reidablate import cells_cli, methods_cli, weights_cli
+from reidablate.errors import Damaged, UserError, knob, plain, reason, sentence
 
 if TYPE_CHECKING:
-    from reidablate.study import Study
+    from reidablate.study import PlannedDataset, Study
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,6 +26,7 @@ app = typer.Typer(
 data_app = typer.Typer(no_args_is_help=True, help="Index, cache, check and synthesize data sets.")
 stats_app = typer.Typer(no_args_is_help=True, help="Check the statistics against simulated experiments.")
 app.add_typer(cells_cli.app, name="cells")
+app.add_typer(methods_cli.app, name="methods")
 app.add_typer(data_app, name="data")
 app.add_typer(weights_cli.app, name="weights")
 app.add_typer(stats_app, name="stats")
@@ -118,7 +121,7 @@ def data_synthesize(
 ) -> None:
     """Writes procedural pedestrians in the folder layout and file grammar of a real data set."""
     from reidablate.config import SyntheticRecipe, validate
-    from reidablate.data.synthetic import official_counts, synthesize
+    from reidablate.data.synthetic import official_counts, synthesize_recipe
 
     if recipe is None:
         given: Any = {
@@ -130,16 +133,7 @@ def data_synthesize(
         }
     else:
         given = _json(recipe, "--recipe")
-    asked = validate(SyntheticRecipe, given, where="data synthesize")
-    synthesize(
-        out,
-        asked.style,
-        counts=asked.counts,
-        seed=asked.seed,
-        image_size=asked.image_size,
-        occluded_share=asked.occluded_share,
-        workers=workers,
-    )
+    synthesize_recipe(out, validate(SyntheticRecipe, given, where="data synthesize"), workers=workers)
 
 
 def _json(text: str, option: str) -> Any:
@@ -149,6 +143,21 @@ def _json(text: str, option: str) -> Any:
         raise UserError(f"{option} is not valid JSON ({reason(error)}); quote it like '{{\"key\": 1}}'.") from None
 
 
+@contextmanager
+def _drawn_again(dataset: "PlannedDataset") -> Iterator[None]:
+    """Marks a generated set whose images are damaged as not drawn, so that the next call draws it."""
+    try:
+        yield
+    except Damaged as error:
+        if not dataset.generated:
+            raise
+        from reidablate.data.formats import SYNTHETIC_FILE
+
+        (dataset.root / SYNTHETIC_FILE).unlink(missing_ok=True)
+        cause = str(error).partition(";")[0]
+        raise UserError(f"{cause}; run the same command again, which draws the generated set again.") from None
+
+
 @data_app.command("index")
 def data_index(plan: PlanOption, dataset: DatasetOption, workers: WorkersOption = 2) -> None:
     """Checks a data set folder and writes its index, a row an image."""
@@ -156,9 +165,9 @@ def data_index(plan: PlanOption, dataset: DatasetOption, workers: WorkersOption 
 
     study = _open(plan)
     chosen = study.dataset(dataset)
-    index = index_dataset(
-        chosen.root, chosen.layout, study.data_folder(dataset) / "index", workers=workers, sample=study.preset.sample
-    )
+    folder, sample = study.data_folder(dataset) / "index", study.preset.sample
+    with _drawn_again(chosen):
+        index = index_dataset(chosen.root, chosen.layout, folder, workers=workers, sample=sample)
     for warning in index.summary["warnings"]:
         for stream in (sys.stdout, sys.stderr):  # Snakemake shows the first and logs the second
             print(f"{chosen.title} in {chosen.root}: {warning}.", file=stream)
@@ -174,7 +183,9 @@ def data_cache(plan: PlanOption, dataset: DatasetOption, workers: WorkersOption 
     folder = study.data_folder(dataset)
     height, width = study.preset.model["image_size"]
     index = read_index(folder / "index")
-    build_cache(index, study.dataset(dataset).root, folder / "cache", height=height, width=width, workers=workers)
+    chosen = study.dataset(dataset)
+    with _drawn_again(chosen):
+        build_cache(index, chosen.root, folder / "cache", height=height, width=width, workers=workers)
 
 
 @data_app.command("check")
@@ -207,8 +218,11 @@ def pretrain(plan: PlanOption) -> None:
     """Trains the one backbone that every run of the quickstart starts from."""
     from reidablate.engine.stages import pretrain_spec
     from reidablate.engine.train import train_run
+    from reidablate.provenance import keep_sources
 
-    typer.echo(train_run(pretrain_spec(_open(plan))))
+    study = _open(plan)
+    keep_sources(study.path.parent)  # they may have been edited since the call began
+    typer.echo(train_run(pretrain_spec(study)))
 
 
 @app.command()
@@ -222,9 +236,11 @@ def train(
     """Trains one run and extracts its features; goes on where an interrupted one stopped."""
     from reidablate.engine.stages import train_spec
     from reidablate.engine.train import train_run
+    from reidablate.provenance import keep_sources
 
-    spec = train_spec(_open(plan), dataset=dataset, cell=cell, seed=seed, gpus=gpus)
-    typer.echo(train_run(spec))
+    study = _open(plan)
+    keep_sources(study.path.parent)  # they may have been edited since the call began
+    typer.echo(train_run(train_spec(study, dataset=dataset, cell=cell, seed=seed, gpus=gpus)))
 
 
 @app.command()
@@ -268,12 +284,12 @@ def evaluate(
     """Scores the features of one run on both sides of the neck."""
     from reidablate.metrics.evaluate import evaluate_run
 
-    typer.echo(evaluate_run(run))
-    if plan is not None:
+    study = None if plan is None else _open(plan)
+    typer.echo(evaluate_run(run, study.metrics if study else ()))
+    if study is not None:
         from reidablate.keeping import release
-        from reidablate.study import load_study
 
-        release(load_study(plan), run)
+        release(study, run)
 
 
 @app.command()
@@ -282,12 +298,15 @@ def clean(
     results: Annotated[
         Path | None, typer.Option(help="results/<preset> of the study; not needed where there is only one.")
     ] = None,
+    study: cells_cli.StudyOption = None,
 ) -> None:
     """Lists what a study no longer needs, with sizes; removes it with --yes, when no call is using the study."""
-    from reidablate.report.imported import find_results
+    from reidablate.places import in_study, study_of
     from reidablate.tidying import clean_study
 
-    for line in clean_study(results or find_results(), remove=yes):
+    results = (in_study(results, study) if results else _results(study)).absolute()
+    os.chdir(study_of(results, study))  # the paths in its plans are meant from there
+    for line in clean_study(Path(os.path.relpath(results)), remove=yes):
         typer.echo(line)
 
 
@@ -447,6 +466,9 @@ def report(
         Path | None, typer.Option(help="Folder of Jinja2 templates that replace the package's; default: the study's.")
     ] = None,
     as_text: Annotated[bool, typer.Option("--text", help="Print a summary here and render nothing.")] = False,
+    digest: Annotated[
+        bool, typer.Option("--digest", help="Print SHA-256 of all tables, without times and machines.")
+    ] = False,
     cells: Annotated[str, typer.Option(help="Only these cells and their references, separated by commas.")] = "",
     datasets: Annotated[str, typer.Option(help="Only these data sets, separated by commas.")] = "",
     out: Annotated[Path | None, typer.Option(help="Folder of a report of some cells or data sets.")] = None,
@@ -468,6 +490,11 @@ def report(
         chosen = ([word.strip() for word in text.split(",") if word.strip()] for text in (cells, datasets))
         narrow_tables(results / "tables", out / "tables", cells=next(chosen), datasets=next(chosen))
         results = out
+    if digest:
+        from reidablate.report.digest import digest_lines
+
+        typer.echo("\n".join(digest_lines(results / "tables")))
+        return
     if as_text:
         from reidablate.report.exports import text_summary
 

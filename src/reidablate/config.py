@@ -5,42 +5,44 @@ What does not change a result (devices, workers, paths) is in `Execution` and `S
 The mathematics behind each option is explained in `docs/methods.md`.
 """
 
-import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, WithJsonSchema, field_validator, model_validator
 
+from reidablate import plugins
 from reidablate.artifacts import content_hash
-from reidablate.errors import UserError, shortened
+from reidablate.loss_options import (
+    IdentityConfig,
+    LossesConfig,
+    LossOptions,
+    LossUse,
+    Pairs,
+    PositionRelationConfig,
+    PositionTripletConfig,
+    TripletConfig,
+    WeightedTripletConfig,
+)
+from reidablate.sections import Factor, Margin, Positive, Section, Share, Weight, nearest, validate
 
-T = TypeVar("T", bound=BaseModel)
-
-
-class Section(BaseModel):
-    """A group of options: unknown keys and numbers that are not finite are refused, and values never change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-def _none_word(value: Any) -> Any:
-    return None if value == "none" else value
-
-
-Margin = Literal["soft"] | Annotated[float, Field(ge=0)]
-Weight = Annotated[float, Field(ge=0)]
-Factor = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(gt=0, le=1)]
-Positive = Annotated[int, Field(ge=1)]
+__all__ = [
+    "IdentityConfig",
+    "LossOptions",
+    "LossesConfig",
+    "Margin",
+    "Pairs",
+    "PositionRelationConfig",
+    "PositionTripletConfig",
+    "Positive",
+    "Section",
+    "TripletConfig",
+    "Weight",
+    "WeightedTripletConfig",
+    "nearest",
+    "validate",
+]
 MOST_SEEDS = 1000
 
 
@@ -56,8 +58,28 @@ class RpeConfig(Section):
 ClsPosition = Literal["none", "no_ape", "untie", "untie_beit", "untie_shared", "per_patch"]
 
 
-Backbone = Literal["vit_quickstart", "vit_small", "vit_base"]
-PATCH_PX: dict[Backbone, int] = {"vit_quickstart": 8, "vit_small": 16, "vit_base": 16}  # edge of a patch
+PATCH_PX: dict[str, int] = {"vit_quickstart": 8, "vit_small": 16, "vit_base": 16}  # edge of a patch
+_FOREIGN = r"timm/[\w.]+|[\w.]+:[\w.]+"
+
+
+def check_backbone(name: str) -> str:
+    """Returns the name of a backbone: one of the study, `timm/NAME`, or `FILE:NAME`.
+
+    Raises:
+        ValueError: It is none of these.
+    """
+    if name not in PATCH_PX and not re.fullmatch(_FOREIGN, name):
+        raise ValueError(f"{', '.join(PATCH_PX)}, timm/NAME or FILE:NAME")
+    return name
+
+
+Backbone = Annotated[
+    str,
+    AfterValidator(check_backbone),
+    WithJsonSchema({"anyOf": [{"enum": list(PATCH_PX)}, {"type": "string", "pattern": f"^({_FOREIGN})$"}]}),
+]
+# Of another backbone, what an option of the study's transformers must be; `stem` stays unused there.
+_TRANSFORMER_ONLY = {"ape": "learned", "rpe.kind": "none", "cls_position": "none"}
 
 
 class ModelConfig(Section):
@@ -73,9 +95,35 @@ class ModelConfig(Section):
     cls_lr_factor: Factor = 1.0  # of the learned CLS numbers
     pool: Literal["cls", "mean"] = "cls"
     test_feature: Literal["before_neck", "after_neck"] = "before_neck"
+    last_stride: Literal[1, 2] = 2  # of the last stage of a ResNet
+    backbone_code: str | None = None  # what a backbone of others was made of; written by the program alone
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, data: Any) -> Any:
+        name = data.get("backbone") if isinstance(data, Mapping) else None
+        if not isinstance(name, str) or ":" not in name or data.get("backbone_code"):
+            return data
+        return {**data, "backbone_code": plugins.find("backbones", name).code}
+
+    @model_validator(mode="after")
+    def _options_it_has(self) -> Self:
+        """Refuses options that the backbone does not have, where its name tells."""
+        if self.backbone in PATCH_PX:
+            if self.last_stride != 2:
+                raise ValueError(f"last_stride: {self.backbone} is no ResNet; remove the option.")
+            return self
+        for dotted, neutral in _TRANSFORMER_ONLY.items():
+            section, _, key = dotted.rpartition(".")
+            value = getattr(getattr(self, section) if section else self, key)
+            if value != neutral:
+                raise ValueError(f"{dotted}: {self.backbone} has no such option; leave it at {neutral}.")
+        return self
 
     @model_validator(mode="after")
     def _whole_patches(self) -> Self:
+        if self.backbone not in PATCH_PX:
+            return self
         patch = PATCH_PX[self.backbone]
         if any(edge % patch for edge in self.image_size):
             height, width = self.image_size
@@ -87,99 +135,9 @@ class ModelConfig(Section):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """The number of patch rows and columns."""
+        """The number of patch rows and columns of a transformer of the study."""
         patch = PATCH_PX[self.backbone]
         return self.image_size[0] // patch, self.image_size[1] // patch
-
-
-class IdentityConfig(Section):
-    """Cross-entropy over the training identities."""
-
-    weight: Weight = 1.0
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-
-
-class TripletConfig(Section):
-    """Batch-hard triplet loss on the feature before the neck (the naive triplet)."""
-
-    weight: Weight = 1.0
-    margin: Margin = "soft"
-
-
-class WeightedTripletConfig(Section):
-    """Patch-similarity weighted triplet loss (Proposed 1)."""
-
-    weight: Weight = 1.0
-    margin: Margin = "soft"
-    weight_form: Literal["max", "one_plus_max", "one_plus_inv"] = "max"
-    threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    aux: Annotated[Literal["naive", "mean_negative"] | None, BeforeValidator(_none_word)] = None
-    similarity: Literal["softmax_scaled", "softmax", "raw"] = "softmax_scaled"
-    scale_match: Annotated[Literal["full_sum", "selected_sum"] | None, BeforeValidator(_none_word)] = "full_sum"
-    pos_source: Literal["anchor_patches", "own_patches"] = "anchor_patches"
-    ratio: Share = 0.5
-    ratio_end: Share | None = None
-    detach_weight: bool = False
-    detach_ratio: bool = False
-    select_by: Literal["cls", "classifier"] = "cls"
-    subtract_from: Literal["anchor", "anchor_and_positive"] = "anchor"
-
-    @model_validator(mode="after")
-    def _weights_a_distance(self) -> Self:
-        if self.select_by == "classifier" and self.subtract_from != "anchor":
-            raise ValueError(
-                "select_by: classifier already subtracts from every feature and has no weights; "
-                "leave subtract_from at anchor."
-            )
-        return self
-
-
-Pairs = Literal["combinations", "combinations_with_replacement", "permutations", "product"]
-
-
-class PositionRelationConfig(Section):
-    """Divergence between the position-relation distributions of an identity (Proposed 2)."""
-
-    weight: Weight = 1.0
-    divergence: Literal["jsd", "ag_mean", "kl", "sym_kl"] = "jsd"
-    patches: Annotated[int, Field(ge=2)] = 5
-    pairs: Pairs = "combinations"
-    grouping: Literal["head", "layer", "sample", "layer_reshaped", "sample_reshaped"] = "head"
-    select: Literal["cls", "classifier"] = "cls"
-    order: Literal["similarity", "token_index"] = "similarity"
-    abs_scale: Literal[1, "inv_sqrt_d"] = 1
-    grad_to_rpe: bool = True
-    ape_offset: Literal[0, "author_bug"] = 0
-    target: Literal["hardest_positive", "identity_mean"] = "hardest_positive"
-    cls_term: Annotated[Literal["patches"] | None, BeforeValidator(_none_word)] = None
-
-
-class PositionTripletConfig(Section):
-    """Triplet loss on position-relation vectors (the negative result), or its pulling half alone."""
-
-    weight: Weight = 1.0
-    bias: Literal["mean", "concat"] = "concat"
-    patches: Annotated[int, Field(ge=2)] = 5
-    pairs: Pairs = "combinations"
-    negative: bool = True
-    grad_to_rpe: bool = True
-    ape_offset: Literal[0, "author_bug"] = 0
-
-
-class LossesConfig(Section):
-    """The sum that is minimised; a term that is `none` is left out."""
-
-    identity: Annotated[IdentityConfig | None, BeforeValidator(_none_word)] = IdentityConfig()
-    triplet: Annotated[TripletConfig | None, BeforeValidator(_none_word)] = TripletConfig()
-    weighted_triplet: Annotated[WeightedTripletConfig | None, BeforeValidator(_none_word)] = None
-    position_relation: Annotated[PositionRelationConfig | None, BeforeValidator(_none_word)] = None
-    position_triplet: Annotated[PositionTripletConfig | None, BeforeValidator(_none_word)] = None
-
-    @model_validator(mode="after")
-    def _some_term(self) -> Self:
-        if not any(getattr(self, term) for term in type(self).model_fields):
-            raise ValueError("every term is none; keep at least one, for example identity.")
-        return self
 
 
 class AugmentConfig(Section):
@@ -248,20 +206,12 @@ class RunConfig(Section):
             )
         return self
 
-    def require_patches(self, where: str) -> None:
-        """Refuses losses that relate more patches than the grid has; what the grid is, only the preset says.
-
-        Raises:
-            UserError: Naming `where`.
-        """
-        rows, cols = self.model.grid
-        for name in ("position_relation", "position_triplet"):
-            section = getattr(self.losses, name)
-            if section and section.patches > rows * cols:
-                raise UserError(
-                    f"{where}: losses.{name} wants {section.patches} patches but the grid of {rows} x {cols} has "
-                    f"{rows * cols}; lower 'patches' or leave the cell out."
-                )
+    @property
+    def plugins(self) -> list[str]:
+        """The names of everything that the run executes and that does not ship with this package."""
+        uses = [section for _, section in self.losses.sections() if isinstance(section, LossUse)]
+        backbone = [self.model.backbone] if self.model.backbone_code is not None else []
+        return list(dict.fromkeys([*backbone, *(section.use for section in uses if section.code is not None)]))
 
     def dump(self) -> dict[str, Any]:
         """Returns the options as plain JSON values."""
@@ -274,7 +224,11 @@ class RunConfig(Section):
         A release may add an option whose default means "as before": no identity changes by it, so no finished run is
         repeated. A section that a cell switches on or off stays, also with every option at its default.
         """
-        return self.model_dump(mode="json", exclude_defaults=True)
+        found = self.model_dump(mode="json", exclude_defaults=True)
+        by_cls = [name for name, section in self.losses.sections() if "cls" in getattr(section, "needs", ())]
+        if self.model.pool == "mean" and by_cls:  # up to 0.2.0 these took the mean for the class token
+            found["by_cls"] = by_cls
+        return found
 
     @property
     def hash(self) -> str:
@@ -375,68 +329,3 @@ class Preset(Section):
     claims: bool = False  # whether the cells that published claims name are run beside those of the tier
     also_cells: list[str] = []  # further cells to run beside those of the tier
     sample: Sample | None = None  # the images that a smoke test reads; only `smoke.smoke_preset` sets it
-
-
-def _schema_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
-    """Returns the keys known at `location` of a model, following nested sections."""
-    schema = model.model_json_schema()
-    node: dict[str, Any] = schema
-    for part in (*location[:-1], None):
-        options = [node, *node.get("anyOf", []), *node.get("allOf", [])]
-        resolved = [schema["$defs"][o["$ref"].rsplit("/", 1)[1]] if "$ref" in o else o for o in options]
-        node = next((o for o in resolved if "properties" in o or "additionalProperties" in o), {})
-        if part is None:
-            break
-        node = node.get("properties", {}).get(part) or node.get("additionalProperties") or {}
-    return list(node.get("properties", {}))
-
-
-def nearest(word: str, known: list[str]) -> str:
-    """Returns `did you mean 'x'?` for the nearest known word, or `known: ` and all known words."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(sorted(known))}"
-
-
-def validate(model: type[T], data: Any, *, where: str) -> T:
-    """Returns `data` as a validated model.
-
-    Raises:
-        UserError: One sentence naming `where`, the first wrong key, what is wrong with it and the nearest known key.
-    """
-    try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        errors = error.errors()
-    unknown = {"extra_forbidden", "unexpected_keyword_argument"}  # another key is often missing because of it
-    first = next((error for error in errors if error["type"] in unknown), errors[0])
-    location = tuple(part for part in first["loc"] if _is_key(part))
-    if first["type"] in unknown and first["loc"] and not _is_key(first["loc"][-1]):
-        location += (first["loc"][-1],)  # the user's own key, whatever it looks like
-    key = shortened(".".join(str(part) for part in location)) or "the file"
-    if first["type"] in unknown:
-        known = _schema_at(model, location)
-        raise UserError(f"{where}: unknown key '{key}'; {nearest(str(first['loc'][-1]), known)}")
-    if first["type"] == "missing":
-        raise UserError(f"{where}: key '{key}' is missing; add it.")
-    if first["type"] == "value_error" and isinstance(first["input"], Mapping):
-        raise UserError(f"{where}: {'' if key == 'the file' else f'{key}: '}{_expectation(first)}")
-    same_place = [e for e in errors if tuple(part for part in e["loc"] if _is_key(part)) == location]
-    wanted = " or ".join(dict.fromkeys(_expectation(e) for e in same_place))
-    raise UserError(f"{where}: '{key}' is {_shown(first['input'])} but should be {wanted}.")
-
-
-def _shown(value: Any) -> str:
-    try:
-        return shortened(repr(value))
-    except ValueError:  # an integer of more than 4300 digits
-        return "a number of thousands of digits"
-
-
-def _is_key(part: int | str) -> bool:
-    """Tells a key or list position from the tags that pydantic adds for the members of a union."""
-    return "[" not in str(part) and not str(part).startswith("constrained") and part not in {"float", "int", "str"}
-
-
-def _expectation(error: Any) -> str:
-    message = str(error["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
-    return "a mapping of options, or none" if error["type"] == "model_type" else message

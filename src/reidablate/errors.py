@@ -32,6 +32,10 @@ class UserError(ValueError):
     """
 
 
+class Damaged(UserError):
+    """An image that is broken, or is not the one that was indexed."""
+
+
 def sentence(error: UserError | OSError) -> str:
     """Returns the one sentence to print for an error that the user can solve."""
     if isinstance(error, OSError):
@@ -146,7 +150,12 @@ def knob(error: BaseException) -> str | None:
         return plain(_DEVICE.format(shortened(words.split(". ")[0], 120)))
     if isinstance(error, RuntimeError) and re.search(r"shared memory|\bshm\b|Bus error", words):
         return plain(_SHARED_MEMORY.format(shortened(words, 120)))
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in words):
+    unloaded = isinstance(error, ImportError) and "failed to map segment" in words
+    if (
+        unloaded
+        or isinstance(error, MemoryError)
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in words)
+    ):
         return plain(_MEMORY.format(shortened(words, 120) or "an allocation failed"))
     if isinstance(error, RuntimeError) and "Could not determine home directory" in words:
         return "there is no home folder; set HOME to a folder that you may write."

@@ -39,6 +39,7 @@ Run it, or go on with it, in this folder:
 |---|---|
 | `ablations/` | one YAML file per cell; `reidablate cells new NAME --from PARENT` adds one |
 | `{SETTINGS}` | settings, each of which `--config key=value` changes for one call |
+| `methods/` | losses, backbones, metrics and formats of your own; `reidablate methods new loss NAME` starts one |
 | `workflow/config/presets/NAME.yaml` | presets of your own, beside those of the package |
 | `workflow/config/claims.yaml` | published gains of your own; one with the name of a packaged claim replaces it |
 | `report_templates/` | templates of the report that replace the package's of the same name |

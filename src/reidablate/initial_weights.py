@@ -1,13 +1,11 @@
 """Which file a run starts from: one for all, or one for each backbone, as a preset or `--config weights=` says."""
 
 from collections.abc import Mapping
-from typing import get_args
 
-from reidablate.config import Backbone, nearest
+from reidablate.config import PATCH_PX, check_backbone, nearest
 from reidablate.errors import UserError
 
 NO_FILE = "none"
-BACKBONES: tuple[str, ...] = get_args(Backbone)
 Choice = str | Mapping[str, str]  # a path, a word, or a path or `none` for each backbone
 
 
@@ -18,8 +16,12 @@ def check_backbones(choice: Choice, where: str) -> None:
         UserError: It does not; `where` begins the sentence.
     """
     for name in choice if isinstance(choice, Mapping) else ():
-        if name not in BACKBONES:
-            raise UserError(f"{where}: weights: there is no backbone '{name}'; {nearest(name, list(BACKBONES))}")
+        try:
+            check_backbone(name)
+        except ValueError:
+            raise UserError(
+                f"{where}: weights: there is no backbone '{name}'; {nearest(name, list(PATCH_PX))}"
+            ) from None
     if isinstance(choice, Mapping) and not choice:
         raise UserError(f"{where}: weights names no backbone; write one as vit_base: FILE, or none for no file.")
 

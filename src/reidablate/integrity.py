@@ -1,17 +1,21 @@
 """Whether files are still what was written: checksums that every record keeps, and when they are computed again.
 
-A record (`provenance.json`, `metrics.json`, `index.json`, `cache.json`) is written after the files beside it and names
-their SHA-256 and its own under `sha256`. Records of version 0.1.0 name fewer files or none; what has no known checksum
-is not checked.
+A record is written after the files beside it and names their SHA-256 and its own under `sha256`; a record of what
+follows from other records names theirs under `made_of`. Records of version 0.1.0 name fewer files or none; what has no
+known checksum is not checked.
 """
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from reidablate.artifacts import read_json, sha256_file, write_json
 from reidablate.errors import UserError
 
-RECORDS = ("index.json", "cache.json", "provenance.json", "metrics.json")
+RECORDS = (
+    "index.json", "cache.json", "floors.json", "provenance.json", "metrics.json", "study.json", "statistics.json",
+    "report.json",
+)  # fmt: skip
 
 _State = tuple[int, int, int, int]
 
@@ -97,19 +101,51 @@ def check(path: Path, record: Path, digests: Any) -> None:
         )
 
 
-def broken_files(folder: Path, digests: Digests | None = None) -> list[str]:
+def digests_of(paths: Iterable[Path]) -> dict[str, str]:
+    """Returns `{name: SHA-256}` of the files that are there, to be recorded as what something was made of."""
+    return {path.name: sha256_cached(path) for path in paths if path.is_file()}
+
+
+def is_made_of(record: Path, paths: Iterable[Path]) -> bool:
+    """Returns whether a record names, under `made_of`, exactly these files as they are now."""
+    try:
+        found = read_json(record)
+    except UserError:
+        return False
+    return isinstance(found, dict) and found.get("made_of") == digests_of(paths)
+
+
+def refuse_broken(folder: Path, records: Sequence[str] = RECORDS) -> None:
+    """Checks the files of a folder before they are read.
+
+    Args:
+        folder: The folder.
+        records: The records that are believed, and whose files are read.
+
+    Raises:
+        UserError: One of them is not what its record names.
+    """
+    if names := broken_files(folder, records=records):
+        raise UserError(
+            f"{folder}: {' and '.join(names)} damaged, by the checksums beside it; run the same command again, which "
+            "makes it again."
+        )
+
+
+def broken_files(folder: Path, digests: Digests | None = None, *, records: Sequence[str] = RECORDS) -> list[str]:
     """Returns the names of the files in a folder that are not what its records say, in the order they were written.
 
-    It serves for a run, a transfer, the pre-training, and the index and cache of a data set. A record that cannot be
-    read, or is not what was written by its own checksum, is one of them, and vouches for nothing. Files that are not
-    there are none of them.
+    It serves for every folder of a study: a run, the index and cache of a data set, the tables, the report. A record
+    that cannot be read, or is not what was written by its own checksum, is one of them, and vouches for nothing. Files
+    that are not there are none of them.
 
     Args:
         folder: The folder.
         digests: A memory for the checksums, None for that of this process.
+        records: The records that are looked at.
     """
     broken: dict[str, None] = {}
-    for name in RECORDS:
+    for name in records:
         if not (folder / name).is_file():
             continue
         try:
@@ -118,10 +154,7 @@ def broken_files(folder: Path, digests: Digests | None = None) -> list[str]:
             broken[name] = None
             continue
         named = record.get("sha256") if isinstance(record, dict) else None
-        if not isinstance(record, dict) or not isinstance(named, dict | None):
-            broken[name] = None
-            continue
-        for other, expected in (named or {}).items():
+        for other, expected in named.items() if isinstance(named, dict) else ():
             path = folder / other
             if other != name and path.is_file() and not verify(path, str(expected), digests):
                 broken[other] = None

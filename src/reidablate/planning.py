@@ -8,14 +8,16 @@ from reidablate.cells import Cell, check_datasets, describe, load_cells, select,
 from reidablate.config import ModelConfig, Preset, RunConfig, nearest, validate
 from reidablate.errors import UserError
 from reidablate.initial_weights import check_backbones
+from reidablate.metrics.registry import own_metrics
 from reidablate.places import PRESETS, layers, packaged
 from reidablate.places import settings as folder_settings
 from reidablate.published import study_claims, with_asked
-from reidablate.scope import cells_of, read_scope, restrict, union
+from reidablate.requirements import require_parts
+from reidablate.scope import cells_of, last_planned, read_scope, restrict, settle_primary, union, unread_notices
 from reidablate.selecting import check_folder, pick
 from reidablate.smoke import ELSEWHERE, NAME, smoke_preset
 from reidablate.sources import choose_datasets, earlier_datasets, name_notices, search_datasets
-from reidablate.study import PRETRAIN, PlannedCell, Selection, Settings, Study, latest_study
+from reidablate.study import PRETRAIN, PlannedCell, PlannedDataset, Selection, Settings, Study, latest_study
 from reidablate.trees import load_yaml, merge, yaml_files
 
 RESERVED = {"data", "imported", "logs", "plans", "pretrain", "report", "tables"}  # folders beside the data sets'
@@ -151,27 +153,47 @@ def plan(config: Mapping[str, Any]) -> Study:
         notices.insert(0, _smoke_notice(preset, settings))
     grows = settings.scope == "grow" and not smoke
     scope = read_scope(settings.results / preset.name, settings.ablations) if grows else None
-    before = restrict(scope.runs if scope else {}, datasets=settings.dataset_table, cells=cells)
+    unread = last_planned(scope, settings.results / preset.name, cells) if scope else []
+    offsets = {name: cell.seed_offset for name, cell in cells.items()}
+    offsets |= {cell.name: cell.seed_offset for cell in unread}
+    before = restrict(scope.runs if scope else {}, datasets=settings.dataset_table, offsets=offsets)
     planned = union(before, asked)
-    kept = select(cells, names=cells_of(planned), tier=tier)
-    for cell in kept:
-        cell.resolve(preset).require_patches(f"{cell.where} at preset '{preset.name}'")
-    described = [PlannedCell.model_validate(describe(cell, cells, preset)) for cell in kept]
+    kept = select(cells, names=[name for name in cells_of(planned) if name in cells], tier=tier)
+    for cell in chosen:
+        for dataset in (None, *cell.by_dataset):
+            require_parts(cell.resolve(preset, dataset), f"{cell.where_on(dataset)} at preset '{preset.name}'")
+    declared = [PlannedCell.model_validate(describe(cell, cells, preset)) for cell in kept]
+    declared += [cell for cell in unread if cell.name in cells_of(planned)]
+    described, settled = settle_primary(declared, settings.results / preset.name)
     datasets += earlier_datasets(settings, preset, [n for n in planned if n not in {d.name for d in datasets}])
     datasets.sort(key=lambda dataset: list(settings.dataset_table).index(dataset.name))
-    palette = [name for name in (scope.palette if scope else []) if name in cells]
+    palette = [name for name in (scope.palette if scope else []) if name in offsets]
     test_only = [d for d in sources.test_only if any(c.also_on == "all" or d.name in c.also_on for c in described)]
     notices += name_notices(test_only, settings.dataset_table)
-    notices += [*line, *cells.notices, *unchanged_copies(kept, cells, preset)]
+    notices += [
+        *_own_code(kept, preset, datasets),
+        *_without_pretraining(kept, preset),
+        *line,
+        *cells.notices,
+        *unread_notices(unread),
+        *unchanged_copies(kept, cells, preset),
+        *settled,
+    ]
+    metrics, not_metrics = own_metrics(settings.metrics)
     return Study(
         settings=settings,
+        metrics=metrics,
         preset=preset,
         datasets=datasets,
         test_only=test_only,
         missing_datasets=sources.missing,
         cells=described,
         seeds=seeds,
-        notices=[*notices, *_left_out(described, settings, [dataset.name for dataset in [*datasets, *test_only]])],
+        notices=[
+            *notices,
+            *not_metrics,
+            *_left_out(described, settings, [dataset.name for dataset in [*datasets, *test_only]]),
+        ],
         planned=planned,
         asked=asked,
         palette=palette + [cell.name for cell in described if cell.name not in palette],
@@ -200,6 +222,25 @@ def _with_references(chosen: list[Cell], cells: Mapping[str, Cell]) -> tuple[lis
     added = list(dict.fromkeys(added))
     line = f"{', '.join(added)} run too: selected cells are compared with {'it' if len(added) == 1 else 'them'}."
     return select(cells, names=[*names, *added], tier="optional"), [line]
+
+
+def _own_code(chosen: list[Cell], preset: Preset, datasets: list[PlannedDataset]) -> list[str]:
+    """Returns a line that names the code of others that the study will execute, if any, and who uses it."""
+    users = {dataset.format: [dataset.name] for dataset in datasets if dataset.layout.is_own}
+    for cell in chosen:
+        for used in cell.resolve(preset).plugins:
+            users.setdefault(used, []).append(cell.name)
+    named = "; ".join(f"{used} ({', '.join(names)})" for used, names in users.items())
+    return [f"runs code of this study and of installed packages: {named}."] if users else []
+
+
+def _without_pretraining(chosen: list[Cell], preset: Preset) -> list[str]:
+    """Returns a line that names the cells whose backbone the preset does not pre-train."""
+    own = preset.model.get("backbone")
+    names = [cell.name for cell in chosen if cell.resolve(preset).model.backbone != own]
+    if preset.weights != "pretrain" or not names:
+        return []
+    return [f"{', '.join(names)}: weights are drawn from the seed, as the preset pre-trains {own} alone."]
 
 
 def _left_out(cells: list[PlannedCell], settings: Settings, present: list[str]) -> list[str]:

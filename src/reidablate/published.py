@@ -14,8 +14,9 @@ from pydantic import Field
 
 from reidablate import places
 from reidablate.cells import Cell, select
-from reidablate.config import Preset, Section, validate
+from reidablate.config import Preset, Section, nearest, validate
 from reidablate.errors import UserError
+from reidablate.metrics.registry import SHIPPED
 from reidablate.trees import flatten, load_yaml, merge, yaml_files
 
 RECORDED = "workflow/config/published/author_configurations.yaml"
@@ -54,7 +55,7 @@ class Claim(Section):
     epochs: Annotated[int, Field(ge=1)] | None = None
     quoted: Quoted | None = None
     defined: Defined | None = None
-    metric: Literal["mAP", "mAP_trapezoid", "mINP", "rank1", "rank5", "rank10"] = "mAP"
+    metric: str = "mAP"
     gain_points: Annotated[float, Field(ge=0, le=100)] | None = None
     source: str
     schedule: str = ""
@@ -105,13 +106,25 @@ def study_claims(study: Path, planned: Iterable[str]) -> list[Claim]:
     Raises:
         UserError: A file of claims is malformed.
     """
-    cells = study / str(places.settings(study)["ablations"])
+    settings = places.settings(study)
+    cells = study / str(settings["ablations"])
     present = {*planned, *(path.stem for path in (yaml_files(cells) if cells.is_dir() else []))}
     claims: dict[str, Claim] = {}
     for path in places.layers(places.CLAIMS, study):
         own = path == study / places.CLAIMS
-        claims |= {claim.name: claim for claim in load_claims(path) if own or claim.cell in present}
+        loaded = load_claims(path)
+        _check_metrics(loaded, path, settings.get("metrics") or [])
+        claims |= {claim.name: claim for claim in loaded if own or claim.cell in present}
     return list(claims.values())
+
+
+def _check_metrics(claims: Iterable[Claim], path: Path, own: Iterable[str]) -> None:
+    known = [*(metric.name for metric in SHIPPED), *(use.rpartition(":")[2] for use in own)]
+    for claim in claims:
+        if claim.metric not in known:
+            raise UserError(
+                f"{path}: claim '{claim.name}': unknown metric '{claim.metric}'; {nearest(claim.metric, known)}"
+            )
 
 
 def with_asked(chosen: list[Cell], cells: Mapping[str, Cell], preset: Preset, claims: Iterable[Claim]) -> list[Cell]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, RootModel, model_validator
+from pydantic import BaseModel, model_validator
 
 from reidablate.artifacts import read_record
 from reidablate.config import RunConfig, validate
@@ -192,6 +192,21 @@ def differs(
     return f"trained with another {' and '.join(other)}" if other else ""
 
 
+def is_fitted(run: Path, planned: Identity, *, broken: Collection[str], same_code: bool = False) -> bool:
+    """Returns whether the folder of a run holds a planned training, finished, whatever became of its features.
+
+    They can be extracted from its weights again, so nothing has to be trained.
+
+    Args:
+        run: Folder of the run.
+        planned: What the training should be.
+        broken: Names of its files that are not what was written; see `integrity.broken_files`.
+        same_code: Whether it must also be by the code that is installed.
+    """
+    lasting = {*TRAINED_FILES} - {"features.npz"}
+    return lasting.isdisjoint(broken) and not differs(run, planned, same_code=same_code, removed=["features.npz"])
+
+
 class Metrics(BaseModel):
     """`metrics.json`; only a run that diverged has no scores."""
 
@@ -199,6 +214,7 @@ class Metrics(BaseModel):
     headline: Side
     scores_version: int = 1  # absent in runs of 0.1.0
     features_sha256: str | None = None
+    own_metrics: dict[str, str | None] = {}  # what the metrics of the study's own were made of
     before_neck: dict[str, float] = {}
     after_neck: dict[str, float] = {}
 
@@ -218,5 +234,14 @@ class Floor(BaseModel):
     note: str
 
 
-class Floors(RootModel[list[Floor]]):
+class Floors(BaseModel):
     """`floors.json`."""
+
+    floors: list[Floor]
+    data_fingerprint: str | None = None  # null in those of 0.1.0, which are a list
+    weights_sha256: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_0_1_0(cls, data: Any) -> Any:
+        return {"floors": data} if isinstance(data, list) else data

@@ -55,14 +55,16 @@ def search_datasets(settings: Settings, wanted: list[str], preset: Preset | None
         else:
             (search.test_only if layout.test_only else search.found)[name] = there.root
     for name, there in search.absent.items():
-        if there.folder is not None and _holds_one(there.folder, search):  # of another data set with the same name
+        if there.folder is not None and _belongs_to_one(there.folder, search):  # of another data set with the same name
             search.absent[name] = replace(there, folder=None, incomplete="")
     return search
 
 
-def _holds_one(folder: Path, search: Search) -> bool:
+def _belongs_to_one(folder: Path, search: Search) -> bool:
+    """Returns whether a folder holds a set that was found, or is part of one."""
     roots = [root.resolve() for root in [*search.found.values(), *search.test_only.values()]]
-    return any(root.is_relative_to(folder.resolve()) for root in roots)
+    own = folder.resolve()
+    return any(root.is_relative_to(own) or own.is_relative_to(root) for root in roots)
 
 
 def choose_datasets(settings: Settings, preset: Preset, wanted: list[str], search: Search) -> Sources:
@@ -164,12 +166,14 @@ def _refuse_to_replace(settings: Settings, search: Search) -> None:
         if value != default
     ]
     incomplete = [there.incomplete for there in search.absent.values() if there.incomplete]
-    if not given and not incomplete and not stray_sets(settings.data_root, settings.dataset_table):
+    root = settings.data_root
+    something = incomplete or stray_sets(root, settings.dataset_table) or (os.path.lexists(root) and not root.is_dir())
+    if not given and not something:
         return
     asked = f" although {' '.join(given)} was given" if given else ""
     raise UserError(
-        f"no data set was found{asked} {_looked(settings, search)}; the synthetic study runs with --config "
-        "preset=quickstart."
+        f"no data set was found{asked} {_looked(settings, search)}. To try your data in minutes once it is found: "
+        "--config preset=smoke; for the synthetic study: preset=quickstart."
     )
 
 
@@ -181,13 +185,13 @@ def _looked(settings: Settings, search: Search) -> str:
     root, table = settings.data_root, settings.dataset_table
     asked = [name for name in search.absent if settings.datasets != "all" or not table[name].optional]
     places = ", ".join(str(place) for name in asked for place in search.absent[name].looked_in)
-    strays = [folder for folder in stray_sets(root, table) if not _holds_one(folder, search)]
+    strays = [folder for folder in stray_sets(root, table) if not _belongs_to_one(folder, search)]
     if root in strays:
         return (
             f"(looked in {places}; {root} is itself the folder of a data set: give the folder that holds it, and call "
             "it by one of these names)"
         )
-    like = f"; {some([str(path) for path in strays])} looks like a data set, rename it" if strays else ""
+    like = f"; {some([str(path) for path in strays])} looks like a data set, rename or move it" if strays else ""
     return f"(looked in {places}; {root} holds {what_is_in(root)}{like}); correct --config data_root"
 
 

@@ -17,7 +17,7 @@ from reidablate.data.cache import differs_from
 from reidablate.data.formats import SYNTHETIC_FILE
 from reidablate.data.index import read_summary
 from reidablate.errors import UserError
-from reidablate.integrity import Digests, broken_files
+from reidablate.integrity import Digests, broken_files, is_made_of
 from reidablate.keeping import removed
 from reidablate.provenance import versions
 from reidablate.runs import (
@@ -25,10 +25,12 @@ from reidablate.runs import (
     SCORE_FILES,
     SCORES_VERSION,
     TRAINED_FILES,
+    Floors,
     Identity,
     Metrics,
     Provenance,
     differs,
+    is_fitted,
 )
 from reidablate.study import PRETRAIN, Run, Study, Transfer
 
@@ -56,15 +58,19 @@ class Needs:
         indexes: Data sets without an index of their present images.
         caches: Data sets without a cache of their index at the preset's image size.
         pretrain: Whether the backbone that the preset trains itself is not there.
-        train: Asked runs that are not trained.
+        train: Asked runs that are not trained, or lack their features.
+        extract: Those of them that lack nothing else; their features are made from their weights.
+        unsure: Those of them that are finished, made of images or initial weights that are gone; if these come out as
+            they were, the runs stand.
         transfer: Asked runs without features on another data set that their cell asks for.
         evaluate: Planned runs, and runs on other data sets, that have features or will have and are not scored by the
             present protocol.
         stands: Those that are scored.
         floors: Data sets without scores of what any model has to beat.
         tables: Whether the tables are not of what is there now.
-        damaged: A phrase for each folder whose files are not those that were written; what is needed of them is made
-            again.
+        statistics: Whether the statistics are not of these tables.
+        report: Whether the report is not of both.
+        damaged: A sentence for each folder whose files are not those that were written, and what is done about it.
     """
 
     datasets: list[str]
@@ -72,17 +78,22 @@ class Needs:
     caches: list[str]
     pretrain: bool
     train: list[Run]
+    extract: list[Run]
+    unsure: list[Run]
     transfer: list[Transfer]
     evaluate: list[Run | Transfer]
     stands: set[Run | Transfer]
     floors: list[str]
     tables: bool
+    statistics: bool
+    report: bool
     damaged: list[str]
 
     @property
     def nothing(self) -> bool:
         """Whether everything that this call asks for stands and is in the tables."""
-        return not (self.train or self.transfer or self.evaluate or self.floors or self.tables)
+        made = [*self.train, *self.transfer, *self.evaluate, *self.floors]
+        return not (made or self.tables or self.statistics or self.report)
 
     @property
     def used_datasets(self) -> set[str]:
@@ -91,12 +102,14 @@ class Needs:
         return read | ({PRETRAIN} if self.pretrain and self.train else set())
 
     def in_words(self) -> str:
-        """Returns a sentence that names the runs to train: data set, cell and seeds."""
-        seeds: dict[str, list[str]] = {}
-        for run in self.train:
-            seeds.setdefault(f"{run.dataset}/{run.cell}", []).append(str(run.seed))
-        named = "; ".join(f"{name} seed {', '.join(of)}" for name, of in seeds.items())
-        return f"reidablate: {len(self.train)} runs to train{f': {named}' if named else ''}."
+        """Returns a sentence that names the runs to train, and those that may not have to be: data set, cell, seeds."""
+        fit = [run for run in self.train if run not in self.extract and run not in self.unsure]
+        parts = [
+            _counted(fit, "to train"),
+            _counted(self.extract, "whose features are extracted again"),
+            _counted(self.unsure, "to train unless lost images and initial weights come out as they were"),
+        ]
+        return f"reidablate: {'; '.join(part for part in parts if part) or 'no run to train'}."
 
 
 class Standing:
@@ -189,16 +202,27 @@ class Standing:
     def _same_code(self) -> bool:
         return self.study.settings.retrain == "code"
 
+    def _identity(self, run: Run) -> Identity | str:
+        """What a run is to be; while that cannot be told, what is not there."""
+        config = self.study.cell(run.cell).config_on(run.dataset)
+        data, weights = self.fingerprint(run.dataset), self.weights(config)
+        if data is None or weights is None:
+            return "images" if data is None else "initial weights"
+        return Identity(configuration=config.hash, data=data, weights=weights, seed=run.seed)
+
+    def _own_metrics(self, folder: Path) -> dict[str, str | None] | None:
+        """Returns what the metrics of the study's own are made of; None where they cannot be computed any more."""
+        gone = "features.npz" in removed(folder)
+        return None if gone else {metric.name: metric.code for metric in self.study.metrics}
+
     def _untrained(self, run: Run) -> str:
         """Returns why a run does not stand as trained, as a phrase; empty when it does."""
         folder = self.study.root / run.id
-        config = self.study.cell(run.cell).config_on(run.dataset)
-        data, weights = self.fingerprint(run.dataset), self.weights(config)
-        if not (folder / "provenance.json").is_file():
+        if not self._is_recorded(run):
             return "not trained yet"
-        if data is None or weights is None:
-            return f"the {'images' if data is None else 'initial weights'} it was made from are not there"
-        planned = Identity(configuration=config.hash, data=data, weights=weights, seed=run.seed)
+        planned = self._identity(run)
+        if isinstance(planned, str):
+            return f"the {planned} it was made from are not there"
         gone = removed(folder)
         if "features.npz" in gone and unscored(folder):
             return "its features were removed, so it cannot be scored again"
@@ -206,10 +230,21 @@ class Standing:
         broken = [] if reason else [name for name in self._broken(folder) if name in TRAINED_FILES]
         return _damaged(broken) or reason
 
+    def _is_recorded(self, run: Run) -> bool:
+        """Whether there is a record of a finished run, be it the planned one or not."""
+        return (self.study.root / run.id / "provenance.json").is_file()
+
+    def _is_fitted(self, run: Run) -> bool:
+        """Whether a run stands as trained, but perhaps for its features, which its weights give."""
+        folder, planned = self.study.root / run.id, self._identity(run)
+        return isinstance(planned, Identity) and is_fitted(
+            folder, planned, broken=self._broken(folder), same_code=self._same_code
+        )
+
     def _unscored(self, run: Run | Transfer) -> str:
         """Returns why a run does not stand as trained and scored, as a phrase; empty when it does."""
         folder = self.study.root / run.id
-        if reason := self._unextracted(run) or unscored(folder):
+        if reason := self._unextracted(run) or unscored(folder, self._own_metrics(folder)):
             return reason
         broken = [name for name in self._broken(folder) if name in SCORE_FILES]
         return _damaged(broken)
@@ -217,7 +252,7 @@ class Standing:
     def _untransferred(self, transfer: Transfer) -> str:
         """Returns why the features of a run on another data set do not stand, as a phrase; empty when they do."""
         folder = self.study.root / transfer.id
-        if reason := self.untrained(transfer.run):
+        if (reason := self.untrained(transfer.run)) and not self._is_fitted(transfer.run):
             return reason
         if not all((folder / name).is_file() for name in {"features.npz", "provenance.json"} - removed(folder)):
             return "not extracted yet"
@@ -245,10 +280,15 @@ class Standing:
         """What has to be made."""
         study, asked = self.study, set(self.study.asked_runs)
         sets = [dataset.name for dataset in [*study.datasets, *study.test_only]] + [PRETRAIN] * study.pretrains
+        runs: list[Run | Transfer] = [*study.runs, *study.transfers]
+        tables, report = study.root / "tables", study.root / "report"
+        both = [tables / "study.json", tables / "statistics.json"]
+        parts = [study.data_folder(name) / part for name in sets for part in ("index", "cache", "diagnostics")]
+        for folder in [*parts, study.root / PRETRAIN, *(study.root / run.id for run in runs), tables, report]:
+            self._broken(folder)  # all of them are named, whatever else is wrong with what is in them
         transfer = {t: None for t in study.transfers if t.run in asked and self.untransferred(t)}
         weightless = {t.run for t in transfer if "model.safetensors" in removed(study.root / t.run.id)}
         train = {run: None for run in study.asked_runs if self.untrained(run) or run in weightless}
-        runs: list[Run | Transfer] = [*study.runs, *study.transfers]
         unscored = [run for run in runs if self.unscored(run)]
         caches = [name for name in sets if self.uncached(name)]
         found = Needs(
@@ -257,12 +297,16 @@ class Standing:
             caches=caches,
             pretrain=self.unpretrained,
             train=list(train),
+            extract=[run for run in train if run not in weightless and self._is_fitted(run)],
+            unsure=[run for run in train if isinstance(self._identity(run), str) and self._is_recorded(run)],
             transfer=list(transfer),
             evaluate=[run for run in unscored if run in train or run in transfer or not self._unextracted(run)],
             stands=set(runs) - set(unscored),
             floors=[dataset.name for dataset in study.datasets if self._unmeasured(dataset.name)],
             tables=self._untabled,
-            damaged=[f"{folder}: {names} damaged" for folder, names in self.damaged.items()],
+            statistics=not is_made_of(tables / "statistics.json", [tables / "study.json"]),
+            report=bool(self._broken(report)) or not is_made_of(report / "report.json", both),
+            damaged=[_in_words(folder, names) for folder, names in self.damaged.items()],
         )
         self._digests.save()
         return found
@@ -273,12 +317,20 @@ class Standing:
     def _unmeasured(self, dataset: str) -> bool:
         folder = self.study.data_folder(dataset) / "diagnostics"
         there = all((folder / name).is_file() for name in ("floors.json", "samples.jpg"))
+        if self._broken(folder) or not there or self.unindexed(dataset):
+            return True
+        try:
+            made = read_record(folder / "floors.json", Floors)
+        except UserError:
+            return True
         other_images = (folder.parent / "cache" / "cache.json").is_file() and self.uncached(dataset)
-        return not there or self.unindexed(dataset) or other_images
+        return other_images or made.data_fingerprint not in (None, self.fingerprint(dataset))
 
     @property
     def _untabled(self) -> bool:
         tables = self.study.root / "tables"
+        if self._broken(tables):
+            return True
         try:
             made_of = read_json(tables / "study.json").get("made_of")
         except (UserError, AttributeError):
@@ -302,17 +354,36 @@ class Standing:
                 ],
                 "palette": study.palette,
                 "runs": {id: reason or _scores_of(study.root / id) for id, reason in folders.items()},
-                "imported": [[path.parent.name, path.read_text(encoding="utf-8")] for path in imported],
+                "imported": [[path.parent.name, _text(path), self._broken(path.parent)] for path in imported],
             }
         )
+
+
+def _counted(runs: list[Run], what: str) -> str:
+    """Returns how many runs there are of a kind, and which; nothing where there is none."""
+    if not runs:
+        return ""
+    seeds: dict[str, list[str]] = {}
+    for run in runs:
+        seeds.setdefault(f"{run.dataset}/{run.cell}", []).append(str(run.seed))
+    named = "; ".join(f"{name} seed {', '.join(of)}" for name, of in seeds.items())
+    return f"{len(runs)} run{'s' * (len(runs) > 1)} {what}: {named}"
+
+
+def _in_words(folder: str, names: str) -> str:
+    done = "left out until it is imported again" if folder.startswith("imported/") else "what is needed is made again"
+    return f"{folder}: {names} damaged; {done}"
 
 
 def _damaged(names: list[str]) -> str:
     return f"{' and '.join(names)} damaged" if names else ""
 
 
-def unscored(folder: Path) -> str:
-    """Returns why the features in a folder are not scored by the present protocol; empty when they are."""
+def unscored(folder: Path, own_metrics: Mapping[str, str | None] | None = None) -> str:
+    """Returns why the features in a folder are not scored by the present protocol; empty when they are.
+
+    What the metrics of the study's own are made of belongs to it, where it is given.
+    """
     if gone := [name for name in SCORE_FILES if not (folder / name).is_file()]:
         return "not scored yet" if len(gone) == len(SCORE_FILES) else f"{' and '.join(gone)} missing"
     try:
@@ -324,6 +395,8 @@ def unscored(folder: Path) -> str:
         return f"{' and '.join(broken)} truncated"
     if metrics.scores_version != SCORES_VERSION:
         return "scored by another version of the protocol"
+    if own_metrics is not None and metrics.own_metrics != own_metrics:
+        return "scored by other metrics of the study's own"
     features = made.sha256.get("features.npz") if made.status == "finished" else None
     return "scored with another features.npz" if metrics.features_sha256 != features else ""
 
@@ -339,7 +412,11 @@ def is_parquet(path: Path) -> bool:
 
 
 def _scores_of(folder: Path) -> str:
-    return content_hash([(folder / name).read_text(encoding="utf-8") for name in ("provenance.json", "metrics.json")])
+    return content_hash([_text(folder / name) for name in ("provenance.json", "metrics.json")])
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="backslashreplace")
 
 
 def _drawn_by(recipe: Mapping[str, Any], mark: Path) -> bool:

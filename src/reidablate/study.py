@@ -4,6 +4,7 @@
 runs changes nothing before the next call.
 """
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,11 +14,12 @@ from pydantic import field_validator, model_validator
 
 from reidablate.artifacts import content_hash, read_json, write_json
 from reidablate.cells import Tier
-from reidablate.config import MOST_SEEDS, Preset, RunConfig, Section, nearest, validate
+from reidablate.config import MOST_SEEDS, PATCH_PX, Preset, RunConfig, Section, nearest, validate
 from reidablate.data.formats import Grammar, Layout, Published, source_of
-from reidablate.data.table import DatasetEntry, layout_of
+from reidablate.data.table import DatasetEntry, MetricName, layout_of
 from reidablate.errors import UserError
-from reidablate.initial_weights import Choice, file_for, unnamed
+from reidablate.initial_weights import NO_FILE, Choice, file_for, unnamed
+from reidablate.metrics.registry import Metric
 from reidablate.provenance import keep_sources
 from reidablate.selecting import Asked
 from reidablate.trees import merge
@@ -45,11 +47,28 @@ class Settings(Section):
     scope: Literal["grow", "call"] = "grow"
     smoke_of: str = "auto"  # the preset that preset=smoke tests
     dataset_table: dict[str, DatasetEntry]
+    metrics: list[str] = []  # of the study's own
+
+    @field_validator("data_root", "results", "ablations", mode="before")
+    @classmethod
+    def _utf_8(cls, value: Any) -> Any:
+        try:
+            str(value).encode()
+        except UnicodeEncodeError:
+            raise ValueError("a path in UTF-8; rename the folder") from None
+        return value
 
     @field_validator("wandb", mode="before")
     @classmethod
     def _off(cls, value: Any) -> Any:
         return "disabled" if value is False else value
+
+    @field_validator("data_root", "results", "ablations", "weights", mode="before")
+    @classmethod
+    def _at_home(cls, value: Any) -> Any:  # not every shell replaces the ~ of data_root=~/data
+        if isinstance(value, dict):
+            return {key: cls._at_home(path) for key, path in value.items()}
+        return os.path.expanduser(value) if isinstance(value, str | Path) else value
 
     @field_validator("seeds")
     @classmethod
@@ -71,7 +90,7 @@ class PlannedDataset(Section):
     generated: bool
     grammar: Grammar | None = None
     published: Published | None = None
-    delta: dict[str, float] = {}
+    delta: dict[MetricName, float] = {}
 
     @property
     def layout(self) -> Layout:
@@ -92,6 +111,8 @@ class PlannedCell(Configured):
     """A cell with everything resolved, as `cells.json` shows it.
 
     `by_dataset` has the data sets on which the cell, its parent or a reference differs from what it is elsewhere.
+    `unread` says why its file cannot be used; the cell is what an earlier call planned then.
+    `exploratory` has the references over which it was declared primary when a run of it had been scored already.
     """
 
     name: str
@@ -101,11 +122,13 @@ class PlannedCell(Configured):
     question: str
     notes: str
     primary: bool = False
+    exploratory: list[str] = []
     extends: str | None
     references: list[str]
     seed_offset: int
     also_on: Literal["all"] | list[str] = []
     by_dataset: dict[str, Configured] = {}
+    unread: str = ""
 
     def config_on(self, dataset: str) -> RunConfig:
         """Returns the configuration of the cell's runs on a data set."""
@@ -164,6 +187,7 @@ class Study(Section):
         seeds: Seeds of a run that this call asks for.
         planned: Every run of the study; calls add to it, and a cell leaves it with its file.
         asked: The runs that this call is to see finished, a part of the planned ones.
+        metrics: Those of the study's own.
         palette: The cells in the order in which they came to the study: their colours in every report.
     """
 
@@ -178,6 +202,7 @@ class Study(Section):
     planned: Selection = {}
     asked: Selection = {}
     palette: list[str] = []
+    metrics: list[Metric] = []
 
     @model_validator(mode="before")
     @classmethod
@@ -249,6 +274,8 @@ class Study(Section):
 
     def weights_of(self, config: RunConfig) -> Path | None:
         """Returns the file that a run's initial weights are read from, None when they are drawn from the seed."""
+        if self.pretrains and config.model.backbone != self.preset.model["backbone"]:
+            return None
         if self.pretrains:
             return self.root / "pretrain" / "model.safetensors"
         file = file_for(self._weights_choice, config.model.backbone)
@@ -385,6 +412,13 @@ class Study(Section):
         if reason := unnamed(self._weights_choice, backbones):
             return (
                 f"--config {reason}" if self.settings.weights != "preset" else f"preset '{self.preset.name}': {reason}"
+            )
+        others = [name for name in backbones if name not in PATCH_PX and name != self.preset.model["backbone"]]
+        if others and isinstance(self._weights_choice, str) and self._weights_choice != NO_FILE:
+            return (
+                f"{self._weights_choice} is given for every backbone, but cell '{backbones[others[0]]}' has "
+                f"{others[0]}; give each its own, as in --config 'weights={{vit_base: FILE, {others[0]}: FILE}}', "
+                "where none in place of a FILE draws the weights from the seed."
             )
         for backbone in backbones:
             file = file_for(self._weights_choice, backbone)

@@ -3,9 +3,9 @@
 import hashlib
 import json
 import os
+import resource
 import stat
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -67,14 +67,18 @@ def test_a_full_disk_is_a_sentence() -> None:
     assert not Path("/tmp/never").exists()
 
 
-@pytest.mark.parametrize(("free", "error"), [(4096, UserError), (2**30, RuntimeError)])
+@pytest.mark.parametrize(("room", "error"), [(4096, UserError), (2**30, RuntimeError)])
 def test_a_full_disk_is_a_sentence_also_where_a_library_has_words_of_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, error: type[Exception]
+    tmp_path: Path, room: int, error: type[Exception]
 ) -> None:
-    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free))
-    words = "No space left on device" if error is UserError else "unexpected pos"
-    with pytest.raises(error, match=words), atomic_path(tmp_path / "a.pt"):
-        raise RuntimeError("unexpected pos 64 vs 0")
+    words = "File too large; free the disk" if error is UserError else "unexpected pos"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        with pytest.raises(error, match=words), atomic_path(tmp_path / "a.pt"):
+            raise RuntimeError("unexpected pos 64 vs 0")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []
 
 

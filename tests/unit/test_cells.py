@@ -1,5 +1,6 @@
 """Cells: inheritance, references, sweeps, and every slip a user can make in a YAML file."""
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -8,11 +9,11 @@ import jsonschema
 import pytest
 import yaml
 
+from reidablate.cell_schema import cell_schema
 from reidablate.cells import (
     Cell,
     Cells,
     as_cell_file,
-    cell_schema,
     describe,
     load_cells,
     new_cell,
@@ -22,6 +23,7 @@ from reidablate.cells import (
 from reidablate.config import EvaluateConfig
 from reidablate.errors import UserError
 from reidablate.planning import load_presets
+from support import run_cli
 
 CORE = {
     "naive_triplet": (None, {}),
@@ -187,7 +189,7 @@ def test_names_that_yaml_reads_as_something_else_are_names(project: Path, name: 
 def test_a_shown_cell_is_a_cell_that_means_the_same_under_every_preset(project: Path, preset: str) -> None:
     presets = load_presets()
     before = load(project)
-    for name in ("naive_triplet", "p1_rpe_jsd", "p2_weight_12", "p1_rpe_jsd_as_run", "cls_term"):
+    for name in ("naive_triplet", "p1_rpe_jsd", "p2_weight_12", "p1_rpe_jsd_as_run", "cls_untie_as_run", "cls_term"):
         text = as_cell_file(before[name], presets[preset])
         options = [line.split(":")[0] for line in text.splitlines() if line.startswith("#   ")]
         assert len(options) == len(set(options))
@@ -197,22 +199,35 @@ def test_a_shown_cell_is_a_cell_that_means_the_same_under_every_preset(project: 
     for name, copied in ((name, cell) for name, cell in after.items() if name.startswith("copy.")):
         cell = before[name.removeprefix("copy.")]
         assert (copied.title, copied.extends, copied.references) == (cell.title, cell.extends, cell.references)
-        assert all(copied.resolve(scale) == cell.resolve(scale) for scale in presets.values())
+        assert copied.notes_not_under == cell.notes_not_under
+        for scale, dataset in itertools.product(presets.values(), (None, *cell.by_dataset)):
+            assert copied.resolve(scale, dataset) == cell.resolve(scale, dataset)
 
 
 def test_an_unchanged_copy_is_named_beside_what_it_repeats(project: Path) -> None:
     write(project, "mine", "name: mine\nextends: p1\n")
     write(project, "again", "name: again\nextends: p1\nseed_offset: 100\n")
     write(project, "other", "name: other\nextends: p1\nlosses: {weighted_triplet: {ratio: 0.25}}\n")
+    elsewhere = "name: elsewhere\nextends: p1\nby_dataset: {occluded_duke: {train: {lr_factor: 2.0}}}\n"
+    write(project, "elsewhere", elsewhere)
     cells, preset = load(project), load_presets()["quickstart"]
-    (line,) = unchanged_copies([cells[name] for name in ("again", "mine", "other")], cells, preset)
+    (line,) = unchanged_copies([cells[name] for name in ("again", "mine", "other", "elsewhere")], cells, preset)
     assert line.startswith("mine: same configuration as p1, so its runs repeat those of p1; write what differs into")
     assert line.endswith("ablations/mine.yaml.")
     assert unchanged_copies(select(before_copies(cells), names=None, tier="core"), cells, preset) == []
 
 
 def before_copies(cells: Cells) -> dict[str, Cell]:
-    return {name: cell for name, cell in cells.items() if name not in {"mine", "again", "other"}}
+    return {name: cell for name, cell in cells.items() if name not in {"mine", "again", "other", "elsewhere"}}
+
+
+def test_two_cells_are_compared_on_every_data_set_on_which_they_differ_otherwise(project: Path) -> None:
+    write(project, "mine", "name: mine\nextends: p1\nby_dataset: {occluded_duke: {train: {lr_factor: 2.0}}}\n")
+    assert run_cli("cells", "diff", "p1", "mine").splitlines() == [
+        "p1 and mine are the same.",
+        "on occluded_duke:",
+        "  train.lr_factor: 1.0 -> 2.0",
+    ]
 
 
 @pytest.mark.parametrize("name", ["mine.yaml", "mine.yml", "mine.YAML"])
@@ -272,7 +287,7 @@ def test_a_new_cell_loads_and_is_its_parent_until_it_is_edited(project: Path) ->
 
 
 def test_the_schema_accepts_every_shipped_cell_and_refuses_a_slip(project: Path) -> None:
-    schema = json.loads(json.dumps(cell_schema()))
+    schema = json.loads(json.dumps(cell_schema()[0]))
     for path in (project / "ablations").glob("*.yaml"):
         jsonschema.validate(yaml.safe_load(path.read_text()), schema)
     for slip in ({"name": "a", "losses": {"tripet": {}}}, {"name": "a", "train": {"lr": 1}}, {"title": "nameless"}):

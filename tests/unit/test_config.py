@@ -6,6 +6,7 @@ import pytest
 
 from reidablate.config import RunConfig, TrainConfig, validate
 from reidablate.errors import UserError
+from reidablate.requirements import require_parts
 from reidablate.trees import difference, load_yaml, merge
 
 BASE = {"model": {"backbone": "vit_quickstart", "image_size": [64, 32]}, "train": {"lr": 0.1, "epochs": 30}}
@@ -82,7 +83,7 @@ def test_positions_of_either_kind_are_enough_to_relate(over: dict[str, object]) 
 
 def test_a_loss_may_relate_as_many_patches_as_the_grid_has() -> None:
     def check(patches: int) -> None:
-        resolve({"losses": {"position_triplet": {"patches": patches}}}).require_patches("cell x")
+        require_parts(resolve({"losses": {"position_triplet": {"patches": patches}}}), "cell x")
 
     check(8 * 4)
     with pytest.raises(

@@ -17,6 +17,7 @@ from reidablate.planning import load_presets
 from reidablate.published import recorded_table
 from reidablate.report.aggregate import RUN_COLUMNS, aggregate_study
 from reidablate.report.collect import collect
+from reidablate.report.digest import LEFT_OUT
 from reidablate.report.exports import main_table
 from reidablate.runs import QUERY_COLUMNS
 from reidablate.stats import claims, contrasts, joint
@@ -27,6 +28,7 @@ from support import shipped_cells
 
 ROOT = Path(__file__).parents[2]
 METHODS = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 RESULTS = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
 EXPLAINED = (
     config.RpeConfig,
@@ -59,6 +61,11 @@ def test_every_value_of_the_model_options_is_explained() -> None:
     for name in ("stem", "ape", "cls_position", "pool", "test_feature"):
         field = config.ModelConfig.model_fields[name]
         assert {name, *literals(field.annotation)} <= words, name
+
+
+def test_what_the_digest_leaves_out_is_in_the_table_of_it() -> None:
+    rows = re.findall(r"^\| `(\w+\.\w+)` \| (.*) \|$", OPERATIONS, re.MULTILINE)
+    assert {name: tuple(re.findall("`([^`]+)`", columns)) for name, columns in rows} == LEFT_OUT
 
 
 def test_the_cells_it_names_exist() -> None:

@@ -24,20 +24,9 @@ from reidablate.config import ModelConfig
 from reidablate.errors import UserError
 from reidablate.models.checkpoints import convert, load_weights, save_weights
 from reidablate.models.neck import ReidModel, initialise
-from support import present, run_cli
+from support import our_name, present, run_cli
 
 SIZES = {(256, 128): (16, 8), (384, 128): (24, 8)}
-OUR_STEM = {
-    "conv.0": "conv1",
-    "conv.1.IN": "norm1.instance",
-    "conv.1.BN": "norm1.batch",
-    "conv.3": "conv2",
-    "conv.4.IN": "norm2.instance",
-    "conv.4.BN": "norm2.batch",
-    "conv.6": "conv3",
-    "conv.7": "norm3",
-    "proj": "projection",
-}
 
 
 @cache
@@ -51,16 +40,6 @@ def model_for(height: int, stem: str) -> ReidModel:
     for value in model.state_dict().values():
         value.fill_(-1)
     return model
-
-
-def our_name(theirs: str) -> str:
-    if theirs == "pos_embed":
-        return "backbone.ape.table"
-    name = theirs.removeprefix("patch_embed.")
-    if name == theirs:
-        return f"backbone.{theirs}"
-    layer, leaf = name.rsplit(".", 1)
-    return f"backbone.stem.{OUR_STEM[layer]}.{leaf}"
 
 
 def rows_on(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:

@@ -1,5 +1,6 @@
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -7,7 +8,8 @@ import pytest
 
 from reidablate.data.formats import image_key, listing_hash, parse_name, read_folder
 from reidablate.data.table import layout_of, shipped_table
-from reidablate.errors import UserError
+from reidablate.errors import UserError, sentence
+from support import present
 
 MARKET_LAYOUT, MANIFEST_LAYOUT = layout_of("market1501"), layout_of("manifest")
 MARKET = {
@@ -125,7 +127,9 @@ def test_a_folder_is_listed_by_split_and_name_and_a_parent_is_never_an_identity(
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"query": []}, "query split .* holds no image"),
+        ({"query": []}, "query split .* holds no image; check that the set was unpacked whole"),
+        ({"query": ["0001_c1s1_001051_00.webp"]}, r"holds no image \(query/0001_c1s1_001051_00.webp in place of"),
+        ({"query": [], "query/0001": ["0001_c1s1_001051_00.jpg"]}, r"holds no image \(query/0001 in place of"),
         ({"query": ["0001.jpg"]}, r"query: '0001.jpg' is not a Market-1501 name"),
         ({"query": ["0000_c1s1_000151_01.jpg"]}, "query/0000_c1s1_000151_01.jpg has pid 0 in the query split"),
         ({"bounding_box_train": ["-1_c1s1_000151_01.jpg"]}, "pid -1 in the train split"),
@@ -304,6 +308,13 @@ def test_lists_tell_split_and_person_and_train_people_get_pids_of_their_own(
         read_folder(tmp_path, layout_of(version))
 
 
+def test_lists_that_an_editor_of_windows_saved_are_the_same(tmp_path: Path) -> None:
+    before = read_folder(msmt17(tmp_path, "train", "test"), layout_of("msmt17_v1")).records
+    for name, text in LISTS.items():
+        (tmp_path / name).write_bytes(text.replace("\n", "\r\n").encode("utf-8-sig"))
+    assert read_folder(tmp_path, layout_of("msmt17_v1")).records == before
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -375,3 +386,16 @@ def test_links_to_images_and_to_folders_are_followed(tmp_path: Path) -> None:
     (root / "query").mkdir()
     (root / "query" / MARKET["query"][0]).symlink_to(kept / "query" / MARKET["query"][0])
     assert read_folder(root, MARKET_LAYOUT).records == read_folder(kept, MARKET_LAYOUT).records
+
+
+@pytest.mark.parametrize("name", [b"0001_c1_\xff.jpg", b"0001_c1_a\tb.jpg", b"0001_c1_a\nb.jpg"])
+def test_a_name_that_no_table_can_hold_is_refused_where_names_are_read(tmp_path: Path, name: bytes) -> None:
+    """A grammar of one's own may admit it."""
+    grammar = present(MARKET_LAYOUT.grammar).model_copy(
+        update={"names": re.compile(r"(?P<pid>-?\d+)_c(?P<camid>\d).*", re.DOTALL)}
+    )
+    root = touch(tmp_path, MARKET)
+    (root / "query" / os.fsdecode(name)).touch()
+    with pytest.raises(UserError, match="has a control code or is not UTF-8; rename the file") as caught:
+        read_folder(root, replace(MARKET_LAYOUT, grammar=grammar))
+    sentence(caught.value).encode()

@@ -72,7 +72,7 @@ def test_an_import_scores_as_score_does_and_says_where_it_comes_from(study: Stud
     assert queries["query"].tolist() == given["query_names"].tolist()
     assert queries["average_precision"].mean() == pytest.approx(wanted["mAP"])
     made = read_json(folder / "provenance.json")
-    assert (made["source"], made["sha256"], made["camid_shift"]) == (str(path), sha256_file(path), 0)
+    assert (made["source"], made["source_sha256"], made["camid_shift"]) == (str(path), sha256_file(path), 0)
     assert made["protocol"]["junk"] == "left out"
 
 

@@ -35,6 +35,8 @@ from reidablate.study import Study
 from reidablate.trees import merge
 from support import ROOT
 
+SCIENCE = {"science_version": "1"}
+
 
 def live(study: Study, *lives: tuple[Path, str | None, int], workers: int = 0) -> list[dict[str, Any]]:
     """Trains the run once for each (folder, signal, point) and returns how each of them ended; see `dying.py`."""
@@ -192,12 +194,19 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> Non
 
 
 def test_a_checkpoint_of_another_training_is_refused_by_name(tmp_path: Path) -> None:
-    theirs, ours = {"seed": "0", "data": "f00d"}, {"seed": "1", "data": "beef"}
+    theirs, ours = {"seed": "0", "data": "f00d", **SCIENCE}, {"seed": "1", "data": "beef", **SCIENCE}
     save_checkpoint(training_folder(tmp_path, theirs), a_checkpoint(1, identity=theirs))
     assert refusals(tmp_path, theirs) == []
     assert load_checkpoint(training_folder(tmp_path, ours)) == (None, [])
     (sentence,) = refusals(tmp_path, ours)
     assert sentence.startswith(f"{training_folder(tmp_path, theirs)} is of another seed and data and is not used")
+
+
+def test_a_checkpoint_of_the_first_version_is_refused_by_its_name(tmp_path: Path) -> None:
+    theirs, ours = {"configuration": "f00d", "seed": "0"}, {"configuration": "beef", "seed": "0", **SCIENCE}
+    save_checkpoint(training_folder(tmp_path, theirs), a_checkpoint(1, identity=theirs))
+    (sentence,) = refusals(tmp_path, ours)
+    assert sentence.startswith(f"{training_folder(tmp_path, theirs)} was left by version 0.1.0")
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from reidablate.config import (
     WeightedTripletConfig,
 )
 from reidablate.errors import UserError
-from reidablate.losses import BatchOutputs, PositionState, study_loss
+from reidablate.losses import Batch, PositionState, Shape, StudyLoss
 from reidablate.losses.mining import batch_hard
 from reidablate.losses.triplet import mean_negative_loss, triplet_loss
 from support import gradient
@@ -31,7 +31,12 @@ EVERYTHING = LossesConfig(
 )
 
 
-def outputs(dtype: torch.dtype = torch.float32) -> BatchOutputs:
+def study_loss(config: LossesConfig, batch: Batch) -> dict[str, torch.Tensor]:
+    terms: dict[str, torch.Tensor] = StudyLoss(config, Shape(num_classes=CLASSES, width=WIDTH))(batch)
+    return terms
+
+
+def outputs(dtype: torch.dtype = torch.float32, progress: float = 0.0) -> Batch:
     generator = torch.Generator().manual_seed(0)
     shapes = {
         "feature": (6, WIDTH),
@@ -40,7 +45,16 @@ def outputs(dtype: torch.dtype = torch.float32) -> BatchOutputs:
         "classifier": (CLASSES, WIDTH),
     }
     parts = {name: torch.randn(shape, generator=generator).to(dtype) for name, shape in shapes.items()}
-    return BatchOutputs(**{name: part.requires_grad_() for name, part in parts.items()})
+    leaves: dict[str, Any] = {name: part.requires_grad_() for name, part in parts.items()}
+    return Batch(
+        **leaves,
+        cls=leaves["feature"],
+        feature_after_neck=leaves["feature"],
+        labels=torch.tensor(LABELS),
+        camids=torch.zeros(6, dtype=torch.int64),
+        positions=positions(),
+        progress=progress,
+    )
 
 
 def positions() -> PositionState:
@@ -55,7 +69,7 @@ def positions() -> PositionState:
 
 
 def test_every_term_has_its_name_and_the_total_is_their_weighted_sum() -> None:
-    terms = study_loss(EVERYTHING, outputs(), torch.tensor(LABELS), positions(), progress=0.0)
+    terms = study_loss(EVERYTHING, outputs())
     weights = {
         "identity": 2.0,
         "triplet": 0.5,
@@ -71,7 +85,7 @@ def test_every_term_has_its_name_and_the_total_is_their_weighted_sum() -> None:
 
 def test_default_is_identity_and_naive_triplet() -> None:
     batch, labels = outputs(), torch.tensor(LABELS)
-    terms = study_loss(LossesConfig(), batch, labels, PositionState(None, None, None), progress=0.0)
+    terms = study_loss(LossesConfig(), batch)
     log_p = batch.logits.log_softmax(1)
     assert list(terms) == ["identity", "triplet", "total"]
     assert terms["identity"].item() == pytest.approx(-sum(log_p[i, y].item() for i, y in enumerate(LABELS)) / 6)
@@ -83,7 +97,7 @@ def test_aux_is_the_unweighted_loss_with_the_margin_of_its_section(aux: Any) -> 
     batch, labels = outputs(), torch.tensor(LABELS)
     section = WeightedTripletConfig(aux=aux, margin=0.7)
     config = LossesConfig(identity=None, triplet=None, weighted_triplet=section)
-    terms = study_loss(config, batch, labels, positions(), progress=0.0)
+    terms = study_loss(config, batch)
     triplets = batch_hard(batch.feature, labels)
     expected = {
         "naive": triplet_loss(batch.feature, triplets, 0.7),
@@ -95,8 +109,7 @@ def test_aux_is_the_unweighted_loss_with_the_margin_of_its_section(aux: Any) -> 
 def test_progress_moves_the_ratio() -> None:
     def at(progress: float, **options: Any) -> torch.Tensor:
         config = LossesConfig(weighted_triplet=WeightedTripletConfig(**options))
-        terms = study_loss(config, outputs(), torch.tensor(LABELS), positions(), progress=progress)
-        return terms["weighted_triplet"]
+        return study_loss(config, outputs(progress=progress))["weighted_triplet"]
 
     assert at(1.0, ratio=0.8, ratio_end=0.25) == at(0.0, ratio=0.25)
     assert at(0.0, ratio=0.8, ratio_end=0.25) == at(1.0, ratio=0.8)
@@ -106,19 +119,20 @@ def test_progress_moves_the_ratio() -> None:
 def test_selection_by_classifier_uses_the_row_of_the_label() -> None:
     labels = torch.tensor(LABELS)
 
-    def relation(batch: BatchOutputs, select: Literal["cls", "classifier"]) -> torch.Tensor:
+    def relation(batch: Batch, select: Literal["cls", "classifier"]) -> torch.Tensor:
         config = LossesConfig(position_relation=PositionRelationConfig(patches=3, select=select))
-        return study_loss(config, batch, labels, positions(), progress=0.0)["position_relation"]
+        return study_loss(config, batch)["position_relation"]
 
     batch = outputs()
-    on_rows = replace(batch, feature=batch.classifier[labels])
+    on_rows = replace(batch, cls=batch.classifier[labels])
     assert relation(batch, "cls") != relation(batch, "classifier")
     assert relation(on_rows, "cls") == relation(on_rows, "classifier")
 
 
 def test_no_gradient_is_missing_or_not_finite() -> None:
-    batch, state = outputs(), positions()
-    study_loss(EVERYTHING, batch, torch.tensor(LABELS), state, progress=0.3)["total"].backward()
+    batch = outputs(progress=0.3)
+    state = batch.positions
+    study_loss(EVERYTHING, batch)["total"].backward()
     for part in (batch.feature, batch.patches, batch.logits, state.ape, state.tables, state.cls_bias):
         assert torch.isfinite(gradient(part)).all()
         assert gradient(part).any()
@@ -127,11 +141,10 @@ def test_no_gradient_is_missing_or_not_finite() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_under_autocast_gives_float32_terms(dtype: torch.dtype) -> None:
-    batch, labels = outputs(dtype), torch.tensor(LABELS)
+    batch = outputs(dtype)
     with torch.autocast("cpu", dtype=dtype):
-        terms = study_loss(EVERYTHING, batch, labels, positions(), progress=0.0)
-    wide = BatchOutputs(*(part.detach().float() for part in vars(batch).values()))
-    expected = study_loss(EVERYTHING, wide, labels, positions(), progress=0.0)
+        terms = study_loss(EVERYTHING, batch)
+    expected = study_loss(EVERYTHING, batch.widened())
     terms["total"].backward()
     assert {name: term.item() for name, term in terms.items()} == {name: term.item() for name, term in expected.items()}
     assert all(term.dtype == torch.float32 for term in terms.values())
@@ -158,8 +171,10 @@ class WaitingOperations(TorchDispatchMode):
 
 def test_nothing_waits_for_a_value_of_a_tensor() -> None:
     labels = torch.tensor(LABELS)
+    loss = StudyLoss(EVERYTHING, Shape(num_classes=CLASSES, width=WIDTH))
+    loss(outputs())  # the first batch is looked at
     with WaitingOperations() as operations:
-        study_loss(EVERYTHING, outputs(), labels, positions(), progress=0.5)["total"].backward()
+        loss(outputs(progress=0.5))["total"].backward()
     assert not operations.seen
     with WaitingOperations() as operations:
         labels[labels > 0].max().item()
@@ -170,4 +185,4 @@ def test_nothing_waits_for_a_value_of_a_tensor() -> None:
 def test_a_position_loss_without_positions_is_refused(section: str) -> None:
     config = LossesConfig.model_validate({section: {"patches": 3}})
     with pytest.raises(UserError, match=f"losses.{section}"):
-        study_loss(config, outputs(), torch.tensor(LABELS), PositionState(None, None, None), progress=0.0)
+        study_loss(config, replace(outputs(), positions=PositionState(None, None, None)))

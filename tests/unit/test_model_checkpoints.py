@@ -17,7 +17,7 @@ from reidablate.errors import UserError
 from reidablate.models.checkpoints import convert, load_weights, save_weights
 from reidablate.models.neck import ReidModel, initialise
 from reidablate.models.position_tables import infer_grid, resize_positions
-from support import present
+from support import our_name, present
 
 STEM_SHAPES: dict[str, tuple[int, ...]] = {
     "conv.0.weight": (64, 3, 7, 7),
@@ -58,17 +58,6 @@ BLOCK_SHAPES: dict[str, tuple[int, ...]] = {
     "mlp.fc2.weight": (384, 1536),
     "mlp.fc2.bias": (384,),
 }
-OUR_STEM = {
-    "conv.0": "conv1",
-    "conv.1.IN": "norm1.instance",
-    "conv.1.BN": "norm1.batch",
-    "conv.3": "conv2",
-    "conv.4.IN": "norm2.instance",
-    "conv.4.BN": "norm2.batch",
-    "conv.6": "conv3",
-    "conv.7": "norm3",
-    "proj": "projection",
-}
 
 
 def _dino_backbone() -> dict[str, Tensor]:
@@ -88,16 +77,6 @@ def _dino_backbone() -> dict[str, Tensor]:
 def _plus_one(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Adds 1 to tensors that hold one number each, keeping them expanded."""
     return {name: (value.as_strided((), ()) + 1).expand(value.shape) for name, value in tensors.items()}
-
-
-def _our_name(theirs: str) -> str:
-    if theirs == "pos_embed":
-        return "backbone.ape.table"
-    name = theirs.removeprefix("patch_embed.")
-    if name == theirs:
-        return f"backbone.{theirs}"
-    layer, leaf = name.rsplit(".", 1)
-    return f"backbone.stem.{OUR_STEM[layer]}.{leaf}"
 
 
 def _dino_file(backbone: dict[str, Tensor], path: Path, form: str) -> Path:
@@ -134,7 +113,7 @@ def test_transreid_ssl_file_loads_in_every_form(form: str, vit_small: ReidModel,
     report = load_weights(vit_small, path)
     state = vit_small.state_dict()
     for theirs, value in backbone.items():
-        assert (state[_our_name(theirs)] == value.flatten()[0] + 1).all(), theirs
+        assert (state[our_name(theirs)] == value.flatten()[0] + 1).all(), theirs
     assert (len(report.loaded), report.resized, report.sha256) == (172, (), sha256_file(path))
     assert report.ignored == (("fc.weight", "fc.bias") if form == "with_legacy_head" else ())
     assert {name.split(".")[0] for name in report.missing} == {"neck", "classifier"}

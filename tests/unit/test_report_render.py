@@ -81,10 +81,29 @@ def test_synthetic_is_said_in_title_banner_and_every_section(small: Path) -> Non
         assert section.count('class="chip synthetic"') == 1, section[:80]
 
 
+def test_a_smoke_test_says_on_everything_it_writes_that_its_numbers_mean_nothing(tmp_path: Path) -> None:
+    mark = "smoke test, the numbers mean nothing"
+    results = write_results(tmp_path / "smoke", cells=2, queries=30, epochs=2, synthetic=False, smoke=True)
+    report = results / "report"
+    render_report(results, TEMPLATES, report / "index.html", files=["png"])
+    html = (report / "index.html").read_text(encoding="utf-8")
+    assert re.search(rf"(?i)<title>{mark}", html)
+    for section in re.findall(r"(?s)<section.*?</section>", html):
+        assert section.count(f'class="chip synthetic">{mark}<') == 1, section[:80]
+    drawings = re.findall(r"(?s)<svg role=.*?</svg>", html)
+    assert len(drawings) == len(list((report / "figures").glob("*.png"))) > 10
+    for drawn in drawings:
+        assert f'aria-label="{mark.capitalize()}. ' in drawn
+        assert mark.capitalize() in re.sub("<[^>]+>", "", drawn)
+    for name in ("summary.md", "exports/main_table.md", "exports/main_table.tex"):
+        assert mark.capitalize() in (report / name).read_text(), name
+    assert set(pd.read_csv(report / "exports" / "main_table.csv")["mark"]) == {mark}
+
+
 def test_no_claim_is_judged_on_synthetic_data(small: Path) -> None:
     html = page_of(small)
     section = html[html.index('aria-labelledby="claims"') : html.index('aria-labelledby="group-1"')]
-    assert section.count("not tested (synthetic data)") == 2
+    assert section.count("not tested (synthetic data)") == 3
     assert "confirmed" not in section
     assert "refuted" not in section
 
@@ -95,6 +114,31 @@ def test_claims_are_judged_on_real_data(tmp_path: Path) -> None:
     assert "synthetic" not in re.sub(r'(?s)<style>.*?</style>|<dl class="glossary">.*?</dl>|title="[^"]*"', "", html)
     assert "not tested (synthetic data)" not in html
     assert re.search(r'v-improves">confirmed<', html)
+    section = html[html.index('aria-labelledby="claims"') : html.index('aria-labelledby="group-1"')]
+    words = " ".join(re.sub("<[^>]*>", "", section).split())
+    assert "with a chance of 23.7 % after what was found, and of 0.4 % if both are equally good." in words
+    assert "As published, against naive_triplet, before_neck: +0.52, not controlled." in words
+    assert "As defined, p1_rpe: +0.21 [\N{MINUS SIGN}0.04, +0.46] (undecided)." in words
+    assert 'claim">not tested (no diagnostics)<' in section
+
+
+def test_families_and_joint_conclusions_stand_on_the_page(tmp_path: Path) -> None:
+    results = write_results(tmp_path / "quickstart", cells=10, queries=45, epochs=2)
+    tables = results / "tables"
+    contrasts = pd.read_parquet(tables / "contrasts.parquet")
+    late = contrasts["cell"].eq("jsd_layer").astype("boolean")
+    contrasts.assign(exploratory=late).to_parquet(tables / "contrasts.parquet", index=False)
+    html = page_of(results)
+    section = html[html.index('aria-labelledby="joint"') :].split("</section>")[0]
+    words = " ".join(re.sub("<[^>]*>", " ", section).split())
+    assert "position 8 of 10 pos_triplet over p1_rpe, pos_triplet over naive_triplet" in words
+    joint = pd.read_parquet(tables / "joint.parquet").query("headline and metric == 'mAP'")
+    assert section.count('data-table="joint"') >= 2 * len(joint)
+    for column in ("low_adjusted", "high_adjusted", "detectable_low", "detectable_high", "within_delta", "above_delta"):
+        assert f'data-column="{column}"' in section
+    shown = contrasts[contrasts["headline"] & contrasts["metric"].eq("mAP")]
+    assert section.count('<span class="chip">exploratory') == (shown["cell"] == "jsd_layer").sum()
+    assert section.count('<span class="side">borrowed') == shown["delta"].notna().sum()
 
 
 def test_a_warning_stands_beside_its_number_and_a_refusal_in_its_place(results: Path) -> None:
@@ -145,7 +189,7 @@ def test_hostile_text_renders_inert(results: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(drawing, "_BY_GROUP", drawing._BY_GROUP[:1])  # one kind of figure is enough
     text = HOSTILE + "W" * 10_000
     tables = results / "tables"
-    keys = ("title", "group", "question", "notes")
+    keys = ("title", "group", "question", "notes", "unread")
     edit_json(tables / "cells.json", lambda cells: [cell.update(dict.fromkeys(keys, text)) for cell in cells])
 
     def poison(study: dict[str, Any]) -> None:
@@ -164,6 +208,7 @@ def test_hostile_text_renders_inert(results: Path, monkeypatch: pytest.MonkeyPat
     render_report(results, TEMPLATES, out, files=["pdf"])
     html = out.read_text(encoding="utf-8")
     assert Outline(html).active == ["script"]
+    assert "Shown as last planned, because its file cannot be used. " in html
     assert "&lt;script&gt;alert(1)" in html
     assert "<script>alert" not in html
     assert "{{ 7*7 }}" in html

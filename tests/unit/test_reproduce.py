@@ -45,17 +45,23 @@ def test_what_a_killed_repetition_by_other_code_left_is_made_again(run: Path, ti
     assert not left.exists()
 
 
-def test_a_changed_weight_and_a_changed_machine_are_said(run: Path) -> None:
+def test_a_changed_weight_and_machine_and_the_sources_of_other_code_are_said(run: Path) -> None:
     weights = load_file(run / "model.safetensors")
     weights["classifier.weight"][0, 0] += 1e-6
     save_file(weights, run / "model.safetensors")
     made = read_json(run / "provenance.json")
     made["versions"]["torch"] = "0.1"
-    write_json(run / "provenance.json", made)
+    write_json(run / "provenance.json", {**made, "code_hash": "0ld+c0de"})
+    kept = run.parents[2] / "plans" / "sources-0ld.zip"
+    kept.parent.mkdir()
+    kept.touch()
     outcome = reproduce_run(run)
     assert not outcome.identical
     assert outcome.lines[1] == "model.safetensors: DIFFERS"
     assert any(line.startswith("changed since: versions") for line in outcome.lines)
+    assert [line for line in outcome.lines if "zipfile" in line] == [
+        f"its sources are kept: `python -m zipfile -e {kept} src` restores them in a checkout of its version"
+    ]
 
 
 def test_without_its_own_files_nothing_is_trained(run: Path) -> None:

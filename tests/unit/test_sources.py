@@ -42,6 +42,7 @@ def auto(settings: Settings) -> Settings:
         "Market-1501",
         "Market1501",
         "MARKET_1501",
+        "Market",
         "Market-1501-v15.09.15",
         "Market-1501-v15.09.15/Market-1501-v15.09.15",
         "market1501/Market-1501-v15.09.15",
@@ -63,7 +64,11 @@ def test_a_set_is_found_under_every_usual_name_and_nesting(auto: Settings, proje
         ("dukemtmc", "DukeMTMC-reID", DUKE),
         ("dukemtmc", "dukemtmc-reid/DukeMTMC-reID", DUKE),
         ("occluded_duke", "Occluded_Duke", DUKE),
-        ("market1501", "Market/pytorch", None),
+        ("occluded_duke", "Occluded-DukeMTMC-Dataset/Occluded_Duke", DUKE),
+        ("market1501", "Market/pytorch", {
+            "train_all/0002": MARKET["bounding_box_train"], "query/0001": MARKET["query"],
+            "gallery/0001": MARKET["bounding_box_test"], "val/0002": MARKET["bounding_box_train"],
+        }),
         ("cuhk03_labeled", "CUHK03-NP/labeled", {
             "bounding_box_train": ["0002_c1_1.png"], "query": ["0001_c1_1.png"], "bounding_box_test": ["0001_c2_6.png"],
         }),
@@ -78,12 +83,8 @@ def test_a_set_is_found_under_every_usual_name_and_nesting(auto: Settings, proje
     ],
 )  # fmt: skip
 def test_the_sets_of_the_field_are_part_of_a_study_where_found(
-    auto: Settings, project: Path, name: str, folder: str, tree: dict[str, list[str]] | None
+    auto: Settings, project: Path, name: str, folder: str, tree: dict[str, list[str]]
 ) -> None:
-    if tree is None:
-        folder = "market1501/pytorch"
-        tree = {"train_all/0002": MARKET["bounding_box_train"], "query/0001": MARKET["query"],
-                "gallery/0001": MARKET["bounding_box_test"], "val/0002": MARKET["bounding_box_train"]}  # fmt: skip
     root = touch(project / "data" / folder, tree)
     if "msmt17" in name:
         train, test = ([f"0000/{image} 0\n" for image in images] for images in tree.values())
@@ -129,16 +130,45 @@ def test_a_wish_that_finds_nothing_is_not_replaced(auto: Settings, project: Path
         plan({**auto, "data_root": place, **wish})
     assert f"data_root={place}" in str(caught.value)
     assert f"{place} holds {holds}" in str(caught.value)
+    assert "preset=smoke" in str(caught.value)
     assert "preset=quickstart" in str(caught.value)
     if wish:
         with pytest.raises(UserError, match=next(iter(wish))):
             plan({**auto, **wish})
 
 
-def test_a_set_under_an_unknown_name_is_listed(auto: Settings, project: Path) -> None:
-    touch(project / "data" / "pedestrians", MARKET)
-    with pytest.raises(UserError, match=r"data/pedestrians looks like a data set, rename it"):
+@pytest.mark.parametrize("place", ["pedestrians", "reid/market1501"])
+def test_a_set_in_an_unknown_place_is_listed(auto: Settings, project: Path, place: str) -> None:
+    touch(project / "data" / place, MARKET)
+    with pytest.raises(UserError, match=rf"data/{place} looks like a data set, rename or move it"):
         plan(auto)
+
+
+@pytest.mark.parametrize("name", ["Market-1501-v15.09.15.zip", "market1501.tar.gz", "Occluded_Duke.ZIP"])
+def test_an_archive_is_told_to_be_unpacked(auto: Settings, project: Path, name: str) -> None:
+    touch(project, {"data": [name]})
+    with pytest.raises(UserError, match=rf"data/{name} is a file; unpack it there"):
+        plan(auto)
+    (project / "data" / name).rename(project / "data" / "music.zip")
+    assert plan(auto).preset.name == "quickstart"
+
+
+@pytest.mark.parametrize("name", ["data", "data/market1501"])
+def test_a_link_to_nothing_is_no_wish_for_the_synthetic_study(auto: Settings, project: Path, name: str) -> None:
+    (project / name).parent.mkdir(exist_ok=True)
+    (project / name).symlink_to("nowhere")
+    with pytest.raises(UserError, match=f"{name} (is a link to nothing|holds nothing, for it is not a folder)"):
+        plan(auto)
+
+
+def test_a_tilde_is_the_home_also_where_the_shell_leaves_it(
+    auto: Settings, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(project / "home"))
+    root = touch(project / "home" / "sets" / "market1501", MARKET)
+    study = plan({**auto, "data_root": "~/sets", "weights": {"vit_base": "~/w.pth"}})
+    assert study.datasets[0].root == root
+    assert study.settings.weights == {"vit_base": str(project / "home" / "w.pth")}
 
 
 def test_a_data_set_that_was_asked_for_must_be_there(auto: Settings, project: Path) -> None:
@@ -209,7 +239,9 @@ def test_a_manifest_is_checked_while_planning(auto: Settings, project: Path) -> 
 
 def test_a_set_without_training_images_is_scored_on_where_a_cell_asks(auto: Settings, project: Path) -> None:
     touch(project / "data" / "market1501", MARKET)
-    touch(project / "data" / "Occluded_REID", {f"{part}/001": ["001_01.tif"] for part in
+    clone = "ICME2018_Occluded-Person-Reidentification_datasets"
+    touch(project / "data" / clone / "P-DukeMTMC-reID", {"train/whole_body_images/0001": ["0001_c1_f1.jpg"]})
+    touch(project / "data" / clone / "Occluded_REID", {f"{part}/001": ["001_01.tif"] for part in
                                                ("occluded_body_images", "whole_body_images")})  # fmt: skip
     assert plan(auto).test_only == []
     cell = project / "ablations" / "p1.yaml"

@@ -175,12 +175,26 @@ def test_the_family_is_every_contrast_of_a_group_with_a_planned_run() -> None:
     assert never["note"].startswith("unplanned has no runs on this data set.")
 
 
+def test_fewer_seeds_than_the_preset_has_are_provisional_once_there_is_a_run() -> None:
+    scored = everyone(gain=0.004)
+    arguments: dict[str, Any] = {"deltas": {}, "headline_side": "before_neck"}
+    found = contrast_table(scored, planned({"base": 5, "own": 4}), CELLS, **arguments, least_seeds=5)
+    row = headline(found[found["cell"] == "own"])
+    assert (row["verdict"], row["num_missing"]) == ("provisional", 2)  # the reference has not run its fifth
+    assert "1 of the preset's 5 seeds of own are not planned." in row["note"]
+    enough = headline(contrast_table(scored, planned({"base": 4, "own": 4}), CELLS, **arguments, least_seeds=4))
+    assert enough["num_missing"] == 0
+    unseen = planned({"base": 1, "own": 1}, base_0="missing", own_0="missing")
+    nothing = headline(contrast_table(scored, unseen, CELLS, **arguments, least_seeds=5))
+    assert nothing["num_missing"] == 2
+
+
 def test_primary_contrasts_have_a_family_of_their_own_over_all_groups() -> None:
     names = [("one", "main", True), ("two", "else", True), ("late", "main", True), ("rest", "main", False)]
     cells = [CELLS[0]]
     for name, group, primary in names:
         cell = {"name": name, "group": group, "references": ["base"], "primary": primary}
-        cells.append({**cell, "exploratory": name == "late"})
+        cells.append({**cell, "exploratory": ["base"] * (name == "late")})
     frames = [run("base", seed, scores("base", seed)) for seed in range(4)]
     frames += [run(name, seed, scores(name, seed, gain=0.003)) for name, _, _ in names for seed in range(4)]
     runs = planned({"base": 4} | {name: 4 for name, _, _ in names})

@@ -196,6 +196,19 @@ def test_a_wrong_setting_is_one_sentence(settings: Settings, change: Settings, s
     assert sentence in str(caught.value)
 
 
+def test_a_mistyped_metric_of_delta_is_named(settings: Settings) -> None:
+    table = {name: {**entry, "delta": {"rank_1": 0.2}} for name, entry in settings["dataset_table"].items()}  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match=r"delta\.rank_1' is 'rank_1' but should be 'mAP', .*'rank1'"):
+        plan({**settings, "dataset_table": table})
+
+
+def test_the_patches_of_a_grid_are_counted_on_every_data_set(settings: Settings, project: Path) -> None:
+    special = "by_dataset: {occluded_duke: {losses: {position_relation: {patches: 10}}}}"
+    (project / "ablations" / "mine.yaml").write_text(f"name: mine\nextends: p1_rpe_jsd\n{special}\n")
+    with pytest.raises(UserError, match=r"mine\.yaml, by_dataset\.occluded_duke at preset 'tiny': .* wants 10 patches"):
+        plan({**settings, "cells": "mine"})
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

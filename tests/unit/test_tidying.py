@@ -105,6 +105,16 @@ def test_exactly_what_is_listed_is_removed(
     assert clean("--yes") == "nothing to clean\n"
 
 
+def test_it_works_from_anywhere_on_the_study_that_is_named(
+    study: Study, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place(RUNS / "p1" / "seed0" / "state" / "0" / "epoch.pt")
+    monkeypatch.chdir(tmp_path)
+    assert "states of scored runs\n  results/tiny/market1501/p1/seed0/state  " in clean("--study", str(project))
+    assert "1 item, " in clean("--yes", "--study", str(project))
+    assert not (project / RUNS / "p1" / "seed0" / "state").exists()
+
+
 def test_the_sizes_are_those_of_the_files(study: Study) -> None:
     folder = RUNS / "gone" / "seed3"
     place(folder / "provenance.json", "x" * 1500)

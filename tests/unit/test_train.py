@@ -66,6 +66,44 @@ def test_the_same_seed_gives_the_same_bits(tiny_study: Study, undisturbed: Path,
         assert sha256_file(again / name) == sha256_file(undisturbed / name)
 
 
+CENTRES = """
+import torch
+from torch import nn
+
+from reidablate.losses import Batch, LossOptions, Shape
+
+
+class Centres(nn.Module):
+    def __init__(self, options: LossOptions, shape: Shape) -> None:
+        super().__init__()
+        self.centres = nn.Parameter(torch.randn(shape.num_classes, shape.width))
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        return (batch.feature - self.centres[batch.labels]).square().mean()
+"""
+
+
+def test_a_loss_with_parameters_goes_on_with_them_to_the_same_bits(
+    tiny_study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "methods").mkdir()
+    (tmp_path / "methods" / "centres.py").write_text(CENTRES)
+    losses = {"centres": {"use": "centres:Centres", "lr_factor": 10}}
+    whole = train(tiny_study, tmp_path / "whole", cell="naive_triplet", losses=losses)
+    shutil.copytree(whole / "state", tmp_path / "interrupted" / "state")
+    first, last = sorted((tmp_path / "interrupted" / "state").glob("*/epoch*.pt"))
+    last.unlink()
+    before = torch.load(first, weights_only=True)["loss"]["own.centres.centres"]
+    after = torch.load(next((whole / "state").glob("*/epoch00002*.pt")), weights_only=True)["loss"]
+    assert not torch.equal(before, after["own.centres.centres"])
+    again = train(tiny_study, tmp_path / "interrupted", cell="naive_triplet", losses=losses)
+    assert sha256_file(again / "model.safetensors") == sha256_file(whole / "model.safetensors")
+    assert len(pd.read_parquet(again / "history.parquet")) == len(pd.read_parquet(whole / "history.parquet"))
+    alone = train(tiny_study, tmp_path / "alone", cell="naive_triplet")
+    assert sha256_file(alone / "model.safetensors") != sha256_file(whole / "model.safetensors")
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_loader_processes_change_no_bit(tiny_study: Study, undisturbed: Path, tmp_path: Path, workers: int) -> None:
     spec = dataclasses.replace(spec_of(tiny_study, tmp_path / "workers"), workers=workers)

@@ -5,20 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from support import copy_project, snakemake
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project whose tiny study has run once. Tests copy it."""
-    folder = tmp_path_factory.mktemp("project")
-    copy_project(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        done = snakemake()
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
-
 
 @pytest.fixture
 def study(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

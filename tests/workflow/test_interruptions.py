@@ -10,12 +10,13 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
 import pandas as pd
 import pytest
 
 from reidablate.artifacts import read_json, sha256_file
-from support import snakemake, start_snakemake
+from support import BASE, planned, snakemake, start_snakemake
 
 pytestmark = pytest.mark.slow
 
@@ -191,6 +192,56 @@ def test_two_calls_at_once_end_with_one_study(fresh: Path, finished: Path) -> No
     assert sum("Nothing to be done" in text for text in said) == 1
     same_as(finished)
     never_two_writers()
+
+
+MINE = "name: mine\nextends: p1\nlosses: {weighted_triplet: {ratio: 0.25}}\n"
+GROWN = [*BASE[:2], "cells=naive_triplet,p1,mine"]
+
+
+def in_training(*arguments: str, config: list[str], stderr: TextIO) -> "subprocess.Popen[str]":
+    """Starts a call as the leader of a group, as a shell does, and returns it while it trains."""
+    process = start_snakemake(
+        *arguments, config=config, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True
+    )
+    wait(process, lambda: live("train"))
+    return process
+
+
+def test_ctrl_c_leaves_a_report_of_all_that_is_finished_and_loses_none_of_it(study: Path) -> None:
+    (study / "ablations" / "mine.yaml").write_text(MINE)
+    tables, page = RESULTS / "tables", RESULTS / "report" / "index.html"
+    before, queries = page.read_text(), pd.read_parquet(tables / "queries.parquet")
+    with Path("stderr").open("w") as stderr:
+        process = in_training(config=GROWN, stderr=stderr)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(timeout=600) != 0
+    runs = pd.read_parquet(tables / "runs.parquet")
+    assert runs[runs["cell"] != "mine"]["status"].tolist() == ["finished"] * 4
+    pd.testing.assert_frame_equal(pd.read_parquet(tables / "queries.parquet"), queries)
+    assert ("mine" in page.read_text()) if "mine" in set(runs["cell"]) else (page.read_text() == before)
+    done = snakemake("-n", config=GROWN)
+    assert planned(done) == {"train": 2, "evaluate": 2, "aggregate": 1, "statistics": 1, "report": 1}
+    assert "2 runs to train: market1501/mine seed 0, 1." in done.stderr
+
+
+def test_a_call_that_misses_a_run_which_it_asked_for_ends_with_status_1(study: Path) -> None:
+    (study / "ablations" / "mine.yaml").write_text(MINE)
+    scores = RESULTS / "market1501" / "p1" / "seed0" / "metrics.json"
+    config = [*GROWN, "seeds=1"]
+    with Path("stderr").open("w") as stderr:
+        process = in_training(config=config, stderr=stderr)
+        scores.write_text("{")
+        assert process.wait(timeout=600) == 1
+    said = Path("stderr").read_text()
+    (line,) = [line for line in said.splitlines() if line.startswith("reidablate: not in the tables: ")]
+    assert line.startswith("reidablate: not in the tables: market1501/p1/seed0 (")
+    assert "metrics.json cannot be read as a JSON file" in line
+    assert "Error in rule" not in said
+    runs = pd.read_parquet(RESULTS / "tables" / "runs.parquet")
+    missing = runs[runs["status"] != "finished"]
+    assert list(zip(missing["cell"], missing["seed"], missing["status"], strict=True)) == [("p1", 0, "missing")]
+    assert len(runs) == 5
+    assert planned(snakemake("-n", config=config)) == {"evaluate": 1, "aggregate": 1, "statistics": 1, "report": 1}
 
 
 def test_a_job_that_was_killed_is_named_and_stops_no_other(study: Path) -> None:

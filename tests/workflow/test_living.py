@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,8 @@ import pandas as pd
 import pytest
 
 from reidablate.artifacts import content_hash, sha256_file
-from support import BASE, nothing_to_do, planned, snakemake
+from reidablate.runs import SCORES_VERSION
+from support import BASE, ROOT, nothing_to_do, planned, snakemake
 
 pytestmark = pytest.mark.slow
 
@@ -80,7 +82,7 @@ def test_times_and_places_of_files_repeat_nothing_and_a_dry_run_leaves_no_plan(s
     more = snakemake("-n", config=[*BASE[:2], "cells=p1_rpe", "seeds=1"])
     assert planned(more)["train"] == 1
     assert more.stderr.count("market1501/p1_rpe seed 0") == 1
-    assert "naive_triplet" not in more.stderr.split("runs to train")[1].splitlines()[0]
+    assert "naive_triplet" not in more.stderr.split("1 run to train")[1].splitlines()[0]
     assert {path.name for path in (moved / "results" / "tiny" / "plans").iterdir()} == plans
 
 
@@ -99,6 +101,55 @@ def test_a_failed_call_hides_nothing_and_the_next_one_has_nothing_to_mend(study:
     (study / "ablations" / "big.yaml").unlink()
     assert snakemake().returncode == 0
     assert set(runs(study)) == finished
+
+
+def later_release(sources: Path) -> None:
+    """Copies the package and edits the copy as a release may: a docstring, an optional section, a column, a metric."""
+    package = sources / "reidablate"
+    shutil.copytree(ROOT / "src" / "reidablate", package, ignore=shutil.ignore_patterns("__pycache__"))
+    for name, old, new in (
+        ("losses/triplet.py", '"""', '"""In other words: '),
+        ("data/occluders.py", '"""', '"""In other words: '),
+        ("config.py", r"class RunConfig\(Section\):", "class Later(Section):\n    weight: float = 1.0\n\n\n\\g<0>"),
+        ("config.py", "    model: ModelConfig\n", "    later: Later | None = None\n\\g<0>"),
+        ("runs.py", r"SCORES_VERSION = \d+", f"SCORES_VERSION = {SCORES_VERSION + 1}"),
+        ("runs.py", r"QUERY_COLUMNS = \(", '\\g<0>"reciprocal_rank",'),
+        (
+            "metrics/evaluate.py",
+            r"result\.queries\.assign\(",
+            '\\g<0>reciprocal_rank=1 / result.queries["first_hit_rank"], ',
+        ),
+        ("metrics/protocol.py", '"num_queries":', '"MRR": float((1 / self.columns["first_hit_rank"]).mean()), \\g<0>'),
+    ):
+        text, count = re.subn(old, new, (package / name).read_text(), count=1)
+        assert count == 1
+        (package / name).write_text(text)
+
+
+def test_an_upgrade_with_a_new_section_and_a_new_metric_scores_every_run_again_and_trains_new_ones_alone(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = {path: path.stat().st_mtime_ns for path in study.glob("results/tiny/**/model.safetensors")}
+    later_release(study / "src")
+    monkeypatch.setenv("PYTHONPATH", str(study / "src"))
+    (study / "ablations" / "mine.yaml").write_text(
+        "name: mine\nextends: p1\nlosses: {weighted_triplet: {ratio: 0.25}}\n"
+    )
+    config = [*BASE[:2], "cells=mine", "seeds=1"]
+    dry = snakemake("-n", config=config)
+    assert planned(dry) == {"train": 1, "evaluate": 5, **BEHIND}
+    assert "1 run to train: market1501/mine seed 0." in dry.stderr
+    done = snakemake(config=config)
+    assert done.returncode == 0, done.stderr
+    assert set(runs(study).values()) == {"finished"}
+    assert len(runs(study)) == 5
+    metrics = pd.read_parquet(study / "results" / "tiny" / "tables" / "metrics.parquet")
+    assert (metrics["metric"] == "MRR").sum() == 5 * 2
+    means = scores(study).groupby(["cell", "seed", "side"])["reciprocal_rank"].mean()
+    reported = metrics[metrics["metric"] == "MRR"].set_index(["cell", "seed", "side"])["value"]
+    pd.testing.assert_series_equal(reported.sort_index(), means, check_names=False)
+    assert {path: path.stat().st_mtime_ns for path in weights} == weights
+    assert nothing_to_do(snakemake("-n", config=config))
 
 
 def cut(path: Path) -> None:
@@ -122,7 +173,7 @@ def praise(path: Path) -> None:
     [
         ("market1501/p1/seed0/queries.parquet", cut, {"evaluate": 1}),
         ("market1501/p1/seed0/metrics.json", praise, {"evaluate": 1}),
-        ("market1501/p1/seed0/features.npz", flip, {"train": 1, "evaluate": 1}),
+        ("market1501/p1/seed0/features.npz", flip, {"train": 1, "evaluate": 1}),  # extracted from its weights
     ],
 )
 def test_what_is_damaged_is_named_and_made_again(

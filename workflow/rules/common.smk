@@ -65,6 +65,8 @@ def stale(needs):
         files += [DATA / dataset / "index" / "index.json"] * (dataset in needs.indexes)
         files += [DATA / dataset / "cache" / "cache.json"] * (dataset in needs.caches)
     files += [TABLES / "study.json"] * needs.tables
+    files += [TABLES / "contrasts.parquet"] * needs.statistics
+    files += [ROOT / "report" / "index.html"] * needs.report
     return [str(path) for path in files if path.is_file()]
 
 
@@ -103,8 +105,9 @@ def name_missing():
     """Ends with status 1 where a run that this call asked for is not in the tables, though no job failed."""
     if set(workflow.dag_settings.targets) - {"all"}:  # the call asked for some files
         return
-    standing = Standing(STUDY)
-    missing = [f"{run.id} ({reason})" for run in STUDY.asked_runs if (reason := standing.unscored(run))]
+    standing, asked = Standing(STUDY), set(STUDY.asked_runs)
+    runs = [*STUDY.asked_runs, *(transfer for transfer in STUDY.transfers if transfer.run in asked)]
+    missing = [f"{run.id} ({reason})" for run in runs if (reason := standing.unscored(run))]
     if missing:
         print(f"reidablate: not in the tables: {', '.join(missing)}", file=sys.stderr)
         sys.exit(1)

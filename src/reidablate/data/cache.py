@@ -22,7 +22,7 @@ from reidablate.artifacts import atomic_path, only_writer, read_json, read_recor
 from reidablate.data import pixels
 from reidablate.data.formats import SPLITS
 from reidablate.data.index import Index, image_path
-from reidablate.errors import UserError, reading
+from reidablate.errors import Damaged, UserError, reading
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -179,9 +179,9 @@ def _decode(file: _File, layout: _Layout) -> NDArray[np.uint8]:
     try:
         data = pixels.read_bytes(file.path)
         if pixels.content_hash(data) != file.content_hash:
-            raise UserError(
+            raise Damaged(
                 f"{file.path} is not the image that was indexed; run the same command again, which indexes it."
             )
         return np.asarray(pixels.decode(data).resize((layout.width, layout.height), layout.resample))
     except pixels.BadImage as error:
-        raise UserError(f"{file.path} cannot be read ({error}); unpack the set again.") from None
+        raise Damaged(f"{file.path} cannot be read ({error}); unpack the set again.") from None

@@ -7,7 +7,8 @@ are the three ways in which such folders are read:
 - split folders such as `bounding_box_train`, `query`, `bounding_box_test`, or the same images sorted into a folder for
   each person (`train_all`, `query`, `gallery`);
 - list files, a line for each image: its path and the number of its person (MSMT17);
-- a manifest, a table with the columns path, pid, camid, split (`manifest.py`).
+- a manifest, a table with the columns path, pid, camid, split (`manifest.py`), or a function of the study's own that
+  returns such rows (`own_format.py`).
 
 Grammars are strict about what carries meaning (person, camera, split) and lenient about what does not: doubled endings,
 upper and lower case of endings, and what archives and operating systems leave behind. Only base names are parsed, so a
@@ -38,6 +39,7 @@ MANIFEST_NAMES = ("manifest.csv", "manifest.parquet")
 LISTED_TRAIN_PIDS_FROM = 10_000
 """Lists number the people of train and of test from 0 each; this is added to those of train."""
 
+_NO_LETTER = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # a tab would end a key; half a pair is no UTF-8
 _ENDINGS = re.compile(r"(?:\.(?:jpe?g|png|tiff?))+\Z", re.IGNORECASE)
 _LEFT_BEHIND = re.compile(r"\..*|__MACOSX|thumbs\.db|desktop\.ini|read_?me(\..*)?", re.IGNORECASE)
 _NAMED = 5  # names that a sentence spells out before it only counts
@@ -103,8 +105,8 @@ class Layout:
 
     Attributes:
         title: The set's usual name.
-        format: `manifest`, or the entry of `dataset_table` whose grammar this is.
-        grammar: None for a manifest.
+        format: `manifest`, the entry of `dataset_table` whose grammar this is, or `FILE:NAME` of a function.
+        grammar: None for a manifest and a function.
         published: None where nothing is published.
     """
 
@@ -118,6 +120,11 @@ class Layout:
         """The pids that are no person of the set: junk and distractors."""
         distractor = None if self.grammar is None else self.grammar.distractor
         return {JUNK} if distractor is None else {JUNK, distractor}
+
+    @property
+    def is_own(self) -> bool:
+        """Whether a function of the study or of an installed package reads the set."""
+        return ":" in self.format
 
     @property
     def test_only(self) -> bool:
@@ -201,7 +208,10 @@ def grammar_at(root: Path, grammar: Grammar) -> Grammar:
 
 def source_of(root: Path, layout: Layout) -> dict[str, str]:
     """Returns what an index is built from, without opening an image: the place, the format, the state of the files."""
-    return {"root": str(root.resolve()), "format": layout.format, "listing": listing_hash(root, layout)}
+    from reidablate.data.own_format import code_of
+
+    form = code_of(layout.format) if layout.is_own else layout.format
+    return {"root": str(root.resolve()), "format": form, "listing": listing_hash(root, layout)}
 
 
 def listing_hash(root: Path, layout: Layout) -> str:
@@ -211,6 +221,11 @@ def listing_hash(root: Path, layout: Layout) -> str:
     missing or broken is no error here: reading the set will say what is wrong.
     """
     digest = hashlib.sha256()
+    if layout.is_own:
+        from reidablate.data.own_format import own_rows
+
+        _digest_states(digest, root, sorted(row[0] for row in own_rows(root, layout)))
+        return digest.hexdigest()[:16]
     if layout.grammar is None:
         from reidablate.data.manifest import manifest_rows  # needs pandas
 
@@ -266,23 +281,33 @@ def read_folder(root: Path, layout: Layout) -> Listing:
     if not root.exists():
         raise UserError(f"the data set folder {root} does not exist; give the folder that holds the set.")
     if layout.grammar is None:
-        from reidablate.data.manifest import read_manifest  # needs pandas
+        from reidablate.data.manifest import read_manifest, read_own  # needs pandas
 
-        listing, splits = read_manifest(root), SPLITS
+        listing, splits = read_own(root, layout) if layout.is_own else read_manifest(root), SPLITS
     else:
         grammar = grammar_at(root, layout.grammar)
         splits = _splits(root, grammar)
         listing = _read_layout(root, layout, grammar, splits)
     for split in splits:
         if not any(record.split == split for record in listing.records):
-            raise UserError(f"the {split} split of {root} holds no image; check that the set was unpacked whole.")
+            raise UserError(f"the {split} split of {root} holds no image{_instead(listing)}.")
     for record in listing.records:
+        if _NO_LETTER.search(record.path):
+            raise UserError(f"in {root}: {record.path!r} has a control code or is not UTF-8; rename the file.")
         if record.split != "gallery" and record.pid in layout.nobody:
             raise UserError(
                 f"{record.path} has pid {record.pid} in the {record.split} split, but junk and distractors belong to "
                 "the gallery alone; move or remove the image."
             )
     return listing
+
+
+def _instead(listing: Listing) -> str:
+    """Returns what split folders hold in place of images, and what to do."""
+    if not listing.unexpected:
+        return "; check that the set was unpacked whole"
+    found = f"{some(listing.unexpected)} in place of files that end in .jpg, .png or .tif"
+    return f" ({found}); move images out of folders below, convert other formats, or unpack the set again"
 
 
 def _splits(root: Path, grammar: Grammar) -> tuple[Split, ...]:
@@ -380,7 +405,7 @@ def _read_lists(root: Path, layout: Layout, split: Split) -> list[Record]:
 def _listed(path: Path) -> Iterator[tuple[str, int]]:
     """Yields the relative path and the person's number of each line of a list."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # editors of Windows begin a file with a mark
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({error}); unpack the set again.") from None
     for number, line in enumerate(text.splitlines(), start=1):

@@ -32,7 +32,7 @@ from reidablate.data.formats import (
     some,
     source_of,
 )
-from reidablate.errors import UserError
+from reidablate.errors import Damaged, UserError
 from reidablate.smoke import sample_records
 
 COLUMNS = ("split", "path", "name", "pid", "camid", "label", "width", "height", "size_bytes", "content_hash")
@@ -204,7 +204,7 @@ def _inspect(path: Path) -> _Facts:
 def _refuse_broken(problems: Iterable[tuple[str, str | None]]) -> None:
     broken = [f"{path} ({problem})" for path, problem in problems if problem is not None]
     if broken:
-        raise UserError(f"{counted(len(broken), 'image')} cannot be used: {some(broken)}; unpack the set again.")
+        raise Damaged(f"{counted(len(broken), 'image')} cannot be used: {some(broken)}; unpack the set again.")
 
 
 def _frame(listing: Listing, facts: Sequence[_Facts]) -> pd.DataFrame:

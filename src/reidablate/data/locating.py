@@ -15,6 +15,7 @@ from reidablate.data.formats import MANIFEST_NAMES, PERSON_FOLDERS, Layout, gram
 from reidablate.data.table import DatasetEntry, Table, layout_of
 from reidablate.errors import UserError
 
+_ARCHIVE = re.compile(r"\.(zip|rar|7z|tar|tgz|tar\.\w+)\Z", re.IGNORECASE)
 _DEPTH = 2  # folders below one of a known name in which a set is looked for
 _MOST = 200  # a folder with more entries is full of images or people, not of data sets
 _SHOWN = 8
@@ -57,6 +58,8 @@ def find_set(data_root: Path, entry: DatasetEntry, layout: Layout) -> Whereabout
         )
     if best:
         return Whereabouts(best[0], None, "", looked_in)
+    if not named and (useless := _not_a_folder(data_root, entry.folders)):
+        return Whereabouts(None, useless[0], useless[1], looked_in)
     if not named:
         return Whereabouts(None, None, "", looked_in)
     partial = max(named, key=lambda folder: len(_parts_of(folder, layout)))
@@ -72,6 +75,18 @@ def _what_is_wrong(folder: Path, entry: DatasetEntry, layout: Layout) -> str:
     )
 
 
+def _not_a_folder(data_root: Path, names: Sequence[str]) -> tuple[Path, str] | None:
+    """Returns an entry of a root that is called like a set, or like an archive of it, and what to do with it."""
+    known = {_plain(name) for name in names}
+    for name in _names_in(data_root):
+        path = data_root / name
+        if _plain(_ARCHIVE.sub("", name)) in known and not path.is_dir():
+            if path.is_symlink():
+                return path, f"{path} is a link to nothing; correct or remove it."
+            return path, f"{path} is a file; unpack it there, or move it elsewhere."
+    return None
+
+
 def settle(root: Path, layout: Layout) -> Path:
     """Returns the folder of a set that lies in `root` or up to two folders below; `root` itself where there is none."""
     places = {place.resolve(): place for place in _places(root, layout)}
@@ -79,19 +94,25 @@ def settle(root: Path, layout: Layout) -> Path:
 
 
 def detect(root: Path, table: Table) -> list[str]:
-    """Returns the data sets of the table whose folders and lists a folder has."""
-    return [name for name in table if _is_complete(settle(root, layout := layout_of(name, table)), layout)]
+    """Returns the data sets of the table whose folders and lists a folder has; a set of one's own must be named."""
+    layouts = {name: layout_of(name, table) for name in table}
+    return [
+        name for name, layout in layouts.items() if not layout.is_own and _is_complete(settle(root, layout), layout)
+    ]
 
 
 def stray_sets(data_root: Path, table: Table) -> list[Path]:
-    """Returns the folders in a root, and the root itself, that look like a data set whatever they are called."""
+    """Returns what looks like a data set, whatever it is called: a root, a folder in it, or one a folder below."""
     marks = {part for name in table for part in _marks(layout_of(name, table))}
-    folders = [data_root, *_folders(data_root)] if data_root.is_dir() else []
+    inner = _folders(data_root)
+    folders = [data_root, *inner, *(below for folder in inner for below in _folders(folder))]
     return [folder for folder in folders if any((folder / mark).exists() for mark in marks)]
 
 
 def _marks(layout: Layout) -> Iterable[str]:
     """Returns names that are found in data set folders of a layout and hardly anywhere else."""
+    if layout.is_own:
+        return ()
     if layout.grammar is None:
         return MANIFEST_NAMES
     return {PERSON_FOLDERS["train"], *layout.grammar.parts} - {"train", "test", "query", "gallery"}
@@ -100,7 +121,7 @@ def _marks(layout: Layout) -> Iterable[str]:
 def what_is_in(folder: Path) -> str:
     """Returns the names of the first few entries of a folder as words."""
     if not folder.is_dir():
-        return "nothing, for it does not exist"
+        return "nothing, for it is not a folder" if os.path.lexists(folder) else "nothing, for it does not exist"
     entries = sorted(name for name in os.listdir(folder) if not name.startswith("."))
     more = f" and {len(entries) - _SHOWN} more" if len(entries) > _SHOWN else ""
     return ", ".join(entries[:_SHOWN]) + more or "nothing"
@@ -152,6 +173,8 @@ def _places(folder: Path, layout: Layout, depth: int = _DEPTH) -> Iterator[Path]
 
 
 def _is_complete(folder: Path, layout: Layout) -> bool:
+    if layout.is_own:  # its function alone knows what belongs to it
+        return folder.is_dir()
     if layout.grammar is None:
         return folder.is_file() or bool(_parts_of(folder, layout))
     return len(_parts_of(folder, layout)) == len(layout.grammar.parts)

@@ -4,7 +4,8 @@ import re
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
-from reidablate.data.formats import JUNK, MANIFEST_NAMES, SPLITS, Listing, Record
+from reidablate.data.formats import JUNK, MANIFEST_NAMES, SPLITS, Layout, Listing, Record
+from reidablate.data.own_format import Rows, own_rows
 from reidablate.errors import UserError
 
 MANIFEST_COLUMNS = ("path", "pid", "camid", "split")
@@ -21,21 +22,34 @@ def read_manifest(root: Path) -> Listing:
             in a split.
     """
     path = _manifest_path(root)
+    return _listing(manifest_rows(path), folder=path.parent, where=str(path))
+
+
+def read_own(root: Path, layout: Layout) -> Listing:
+    """Returns the images that a function of the study's own lists.
+
+    Raises:
+        UserError: It fails, a row is wrong, or an image stands twice in a split.
+    """
+    return _listing(own_rows(root, layout), folder=root, where=f"{layout.format} of {root}")
+
+
+def _listing(rows: Rows, *, folder: Path, where: str) -> Listing:
     splits = {split: position for position, split in enumerate(SPLITS)}
     records: list[Record] = []
-    for number, (name, pid, camid, split) in enumerate(manifest_rows(path), start=1):
-        where = f"row {number} of {path}"
+    for number, (name, pid, camid, split) in enumerate(rows, start=1):
+        row = f"row {number} of {where}"
         if split not in splits:
-            raise UserError(f"{where} has split {split!r}; write one of {', '.join(SPLITS)}.")
+            raise UserError(f"{row} has split {split!r}; write one of {', '.join(SPLITS)}.")
         if not name or PurePosixPath(name).is_absolute():
-            raise UserError(f"{where} has path {name!r}; write paths relative to the manifest's folder.")
-        person, camera = _whole(pid, "pid", JUNK, where), _whole(camid, "camid", 0, where)
+            raise UserError(f"{row} has path {name!r}; write paths relative to {folder}.")
+        person, camera = _whole(pid, "pid", JUNK, row), _whole(camid, "camid", 0, row)
         records.append(Record(split, name, name, person, camera))
     records.sort(key=lambda record: (splits[record.split], record.name))  # type: ignore[index]
     for first, second in pairwise(records):
         if first[:2] == second[:2]:
-            raise UserError(f"{first.path} stands twice in the {first.split} split of {path}; remove one of the rows.")
-    return Listing(path.parent, tuple(records), ())
+            raise UserError(f"{first.path} stands twice in the {first.split} split of {where}; remove one of the rows.")
+    return Listing(folder, tuple(records), ())
 
 
 def _manifest_path(root: Path) -> Path:
@@ -50,7 +64,7 @@ def _manifest_path(root: Path) -> Path:
     return found[0]
 
 
-def manifest_rows(path: Path) -> list[tuple[str, str, str, str]]:
+def manifest_rows(path: Path) -> Rows:
     """Returns the rows of a manifest as text.
 
     Raises:

@@ -147,6 +147,23 @@ def synthesize(
         write_text(root / MARK, mark)
 
 
+def synthesize_recipe(root: Path, recipe: SyntheticRecipe, *, workers: int) -> None:
+    """Writes the set that a recipe decides; see `synthesize`.
+
+    Raises:
+        UserError: What `synthesize` refuses.
+    """
+    synthesize(
+        root,
+        recipe.style,
+        counts=recipe.counts,
+        seed=recipe.seed,
+        image_size=recipe.image_size,
+        occluded_share=recipe.occluded_share,
+        workers=workers,
+    )
+
+
 def _grammar(style: str) -> Grammar:
     grammar = layout_of(style).grammar
     assert grammar is not None

@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from reidablate import places
 from reidablate.config import Section, Weight, nearest, validate
 from reidablate.data.formats import MANIFEST, Grammar, Layout, Published
 from reidablate.errors import UserError
+
+MetricName = Literal["mAP", "mAP_trapezoid", "mINP", "rank1", "rank5", "rank10"]
 
 
 class DatasetEntry(Section):
@@ -14,7 +17,8 @@ class DatasetEntry(Section):
 
     Attributes:
         title: The set's usual name.
-        format: `manifest`, or the entry whose grammar names and folders follow; an entry may be its own.
+        format: `manifest`, a function `FILE:NAME`, or the entry whose grammar names and folders follow, which may be
+            this one.
         folders: Where the set is looked for below `data_root`; case, hyphens, underscores and dots do not matter.
         optional: Part of a study where found, and never missed.
         grammar: How images are named and sorted; needed once for each `format` but `manifest`.
@@ -28,7 +32,7 @@ class DatasetEntry(Section):
     optional: bool = False
     grammar: Grammar | None = None
     counts: Published | None = None
-    delta: dict[str, Weight] = {}
+    delta: dict[MetricName, Weight] = {}
 
 
 Table = Mapping[str, DatasetEntry]
@@ -57,8 +61,8 @@ def layout_of(name: str, table: Table | None = None) -> Layout:
         known = [*table, MANIFEST]
         raise UserError(f"there is no data set '{name}' in dataset_table; {nearest(name, known)}")
     entry = table[name]
-    if entry.format == MANIFEST:
-        return Layout(title=entry.title, format=MANIFEST, published=entry.counts)
+    if entry.format == MANIFEST or ":" in entry.format:
+        return Layout(title=entry.title, format=entry.format, published=entry.counts)
     parent = table.get(entry.format)
     grammar = entry.grammar or (parent.grammar if parent else None)
     if grammar is None:

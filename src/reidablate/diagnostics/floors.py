@@ -12,12 +12,13 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from reidablate.artifacts import atomic_path, only_writer, write_json
+from reidablate.artifacts import atomic_path, only_writer, sha256_file, write_record
 from reidablate.data.cache import read_cache
 from reidablate.data.index import read_index
 from reidablate.data.stripes import standardise_by_camera, stripe_means
 from reidablate.metrics.evaluate import score_side
 from reidablate.metrics.protocol import Scores, score_distances
+from reidablate.runs import NO_WEIGHTS
 from reidablate.study import Study
 
 SHEET = (4, 10)  # identities x images
@@ -33,18 +34,23 @@ def diagnose_dataset(study: Study, dataset: str) -> str:
     """
     folder = study.data_folder(dataset)
     out = folder / "diagnostics"
-    frame = read_index(folder / "index").frame
+    index = read_index(folder / "index")
+    frame = index.frame
     rows = [_row("colour stripes", _stripes(folder, frame), "nearest neighbour on 8 stripes, standardised by camera")]
+    weights = study.weights if study.preset.weights == "pretrain" else None
     if study.preset.weights == "pretrain":
         rows.append(_row("untrained network", _network(study, folder, None), "initial weights of seed 0"))
-        weights = study.weights
         if weights is not None:
             rows.append(_row("pre-trained network", _network(study, folder, weights), "before any fine-tuning"))
     sheet = sample_sheet(read_cache(folder / "cache", "train"), frame.loc[frame["split"] == "train", "pid"].to_numpy())
+    made_of = {
+        "data_fingerprint": index.summary["fingerprint"],
+        "weights_sha256": NO_WEIGHTS if weights is None else sha256_file(weights),
+    }
     with only_writer(out, "diagnose"):
-        write_json(out / "floors.json", rows)
         with atomic_path(out / "samples.jpg") as temporary:
             temporary.write_bytes(sheet)
+        write_record(out / "floors.json", {"floors": rows, **made_of}, ["samples.jpg"])
     return f"{dataset}: floors " + ", ".join(f"{row['method']} {100 * row['mAP']:.1f} mAP" for row in rows)
 
 

@@ -6,7 +6,7 @@ the schedule is a function of the epoch. So the position (epochs and steps done)
 
 import pickle
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class Checkpoint:
         epochs_done: Number of finished epochs.
         steps_done: Number of finished steps of the epoch after them; 0 but in what a signal left.
         model, optimiser, scaler: Their `state_dict`.
+        loss: That of the losses that have parameters of their own; empty where none has.
         history: One 1-D tensor a column, a value a step, of the finished epochs.
         steps: The same of the finished steps of the epoch under way.
         train_s: Seconds spent in training so far.
@@ -49,6 +50,7 @@ class Checkpoint:
     train_s: float
     epoch_s: float
     wall_s: float
+    loss: dict[str, Any] = field(default_factory=dict)
 
 
 def training_folder(run: Path, identity: dict[str, str]) -> Path:
@@ -109,7 +111,12 @@ def refusals(run: Path, identity: dict[str, str]) -> list[str]:
     sentences = []
     for folder in sorted(state_folder(run).glob("*/")):
         found = None if folder == own else load_checkpoint(folder)[0]
-        if found:
+        if found and "science_version" not in found.identity:
+            sentences.append(
+                f"{folder} was left by version 0.1.0, whose unfinished trainings cannot be gone on with, and is not "
+                "used; it is kept until the run is scored"
+            )
+        elif found:
             keys = [key for key in identity | found.identity if found.identity.get(key) != identity.get(key)]
             sentences.append(
                 f"{folder} is of another {' and '.join(keys)} and is not used; it is kept until the run is scored"

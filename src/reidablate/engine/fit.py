@@ -3,7 +3,9 @@
 from dataclasses import dataclass, field
 
 import torch
+from torch import nn
 
+from reidablate.losses.total import StudyLoss
 from reidablate.models.neck import ReidModel
 
 
@@ -12,6 +14,7 @@ class Fit:
     """The moving parts of a training, and where it stands."""
 
     model: ReidModel
+    loss: StudyLoss
     optimiser: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     epochs_done: int = 0
@@ -44,14 +47,14 @@ class Divergence:
     reason: str
 
 
-def find_divergence(epoch: int, columns: dict[str, torch.Tensor], model: ReidModel) -> Divergence | None:
+def find_divergence(epoch: int, columns: dict[str, torch.Tensor], *trained: nn.Module) -> Divergence | None:
     """Returns where a step's loss or, after the last step, a weight stopped being finite; None when all are."""
     bad = torch.nonzero(~torch.isfinite(columns["total"]))
     if len(bad):
         step = int(bad[0])
         terms = [name for name, column in columns.items() if name != "total" and not bool(torch.isfinite(column[step]))]
         return Divergence(epoch, f"the loss is not finite at step {step} ({', '.join(terms) or 'total'})")
-    for name, parameter in model.named_parameters():
+    for name, parameter in (named for module in trained for named in module.named_parameters()):
         if not bool(torch.isfinite(parameter).all()):
             return Divergence(epoch, f"{name} is not finite after the epoch")
     return None

@@ -45,8 +45,8 @@ class Outcome:
 
     Attributes:
         identical: Every compared file is the same, bit for bit.
-        lines: What to print: the command that made the run, each file's verdict, and each known difference in code,
-            data, weights or machine.
+        lines: What to print: the command that made the run, each file's verdict, each known difference in code, data,
+            weights or machine, and where the sources of other code are kept.
     """
 
     identical: bool
@@ -78,7 +78,8 @@ def reproduce_run(run: Path) -> Outcome:
     changes = _changes(made, read_record(again / "provenance.json", _Made))
     shutil.rmtree(again)
     verdicts = [f"{name}: {'identical' if equal else 'DIFFERS'}" for name, equal in same.items()]
-    return Outcome(all(same.values()), (f"made by: {made.command}", *verdicts, *changes))
+    sources = _kept_sources(run.parents[2] / "plans", made.code_hash)
+    return Outcome(all(same.values()), (f"made by: {made.command}", *verdicts, *changes, *sources))
 
 
 def _spec(run: Path, made: _Made) -> RunSpec:
@@ -109,3 +110,13 @@ def _changes(before: _Made, after: _Made) -> list[str]:
     old, new = before.model_dump(), after.model_dump()
     keys = ("code_hash", "data_fingerprint", "weights_sha256", "versions", "machine", "device")
     return [f"changed since: {key} ({old[key]} -> {new[key]})" for key in keys if old[key] != new[key]]
+
+
+def _kept_sources(plans: Path, code_hash: str) -> list[str]:
+    """Returns a line for each kept archive of the code that made a run, where it is not the installed code."""
+    archives = [plans / f"sources-{code}.zip" for code in code_hash.split("+") if code != provenance.code_hash()]
+    return [
+        f"its sources are kept: `python -m zipfile -e {path} src` restores them in a checkout of its version"
+        for path in archives
+        if path.is_file()
+    ]

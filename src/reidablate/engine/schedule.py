@@ -10,6 +10,7 @@ from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import nn
 
 from reidablate.config import RunConfig
+from reidablate.losses.total import StudyLoss
 
 WARMUP_START = 0.01  # of the base learning rate
 FLOOR = 0.002  # of the base learning rate
@@ -47,10 +48,12 @@ def _group(name: str) -> str:
     return "relative_tables" if ".rpe." in name else "weights"
 
 
-def build_optimiser(model: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
-    """Returns SGD with momentum, or AdamW, over `parameter_groups`."""
+def build_optimiser(model: nn.Module, config: RunConfig, loss: StudyLoss | None = None) -> torch.optim.Optimizer:
+    """Returns SGD with momentum, or AdamW, over `parameter_groups` and, behind them, a group for each trained loss."""
     train = config.train
     groups = parameter_groups(model, config)
+    for name, factor, parameters in loss.parameter_groups() if loss else ():
+        groups.append({"params": parameters, "lr": train.base_lr * factor, "name": f"losses.{name}"})
     if train.optimiser == "adamw":
         return torch.optim.AdamW(groups, lr=train.base_lr, weight_decay=train.weight_decay)
     return torch.optim.SGD(groups, lr=train.base_lr, momentum=train.momentum, weight_decay=train.weight_decay)

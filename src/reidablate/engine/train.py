@@ -42,13 +42,13 @@ from reidablate.engine.schedule import build_optimiser, build_schedule, set_epoc
 from reidablate.engine.spec import RunSpec, be_deterministic, place
 from reidablate.engine.stopping import StopSignal
 from reidablate.engine.tracking import Tracker
+from reidablate.engine.transfer import Trained, trained_model
 from reidablate.errors import UserError, reading
-from reidablate.losses.positions import PositionState
-from reidablate.losses.total import BatchOutputs, study_loss
+from reidablate.losses import Batch, PositionState, Shape, StudyLoss
 from reidablate.models.checkpoints import load_weights, save_weights
 from reidablate.models.neck import ReidModel, ReidOutput, initialise
 from reidablate.rng import generator, seed_int, torch_generator
-from reidablate.runs import NO_WEIGHTS, TRAINED_FILES, Checksums, Identity, differs, remove_state
+from reidablate.runs import NO_WEIGHTS, TRAINED_FILES, Checksums, Identity, differs, is_fitted, remove_state
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -58,7 +58,8 @@ def train_run(spec: RunSpec) -> str:
 
     An interrupted run goes on from its last checkpoint, one an epoch, and ends bit-identical to an undisturbed one.
     SIGTERM and SIGINT end it after the step under way, which is saved too. A run that is complete already is left
-    alone. A non-finite loss or weight ends it with status `diverged`.
+    alone; one that lacks nothing but its features gets them from its weights. A non-finite loss or weight ends it with
+    status `diverged`.
 
     Raises:
         UserError: Anything the user can mend: no index or cache, weights that do not fit, too few identities, a
@@ -75,7 +76,7 @@ def train_run(spec: RunSpec) -> str:
         for folder in (training.state, *training.state.glob("features-*")):
             remove_half_written(folder)
         with StopSignal() as stop:
-            return training.run(stop)
+            return training.extract_again(stop) if training.is_fitted() else training.run(stop)
 
 
 class _Training:
@@ -88,8 +89,10 @@ class _Training:
         self.fingerprint = str(index.summary["fingerprint"])
         self.synthetic = bool(index.summary["synthetic"])
         self.images = read_cache(spec.data / "cache", "train")
-        labels = index.frame.loc[index.frame["split"] == "train", "label"].to_numpy()
+        train = index.frame[index.frame["split"] == "train"]
+        labels = train["label"].to_numpy()
         self.rows, self.labels = _fraction(labels, self.config.train.fraction, at_least=self.config.train.num_ids)
+        self.camids = train["camid"].to_numpy(np.int64)[self.rows]
         self.num_classes = int(self.labels.max()) + 1
         self.sampler = PKSampler(
             self.labels,
@@ -111,9 +114,28 @@ class _Training:
         out = self.spec.out
         reason = differs(out, self.planned, features=self.spec.extract, same_code=self.spec.same_code)
         if not reason and (broken := [name for name in integrity.broken_files(out) if name in TRAINED_FILES]):
-            self._say(f"{' and '.join(broken)} {'is' if len(broken) == 1 else 'are'} damaged, so the run is made again")
+            self._say(f"{' and '.join(broken)} {'is' if len(broken) == 1 else 'are'} damaged and made again")
             return False
         return not reason
+
+    def is_fitted(self) -> bool:
+        """Returns whether the run's folder holds this very training, finished, but for its features."""
+        broken = integrity.broken_files(self.spec.out)
+        return self.spec.extract and is_fitted(
+            self.spec.out, self.planned, broken=broken, same_code=self.spec.same_code
+        )
+
+    def extract_again(self, stop: StopSignal) -> str:
+        """Writes the features of a finished training from its weights, and returns the line that says so."""
+        out, record = self.spec.out, self.spec.out / "provenance.json"
+        made = read_record(record, Trained)
+        model, _ = trained_model(out, made)
+        model.to(self.device)
+        features = no_features(model) if made.status == "diverged" else self._features(model, stop)
+        write_npz(out / "features.npz", features)
+        codes = dict.fromkeys([*made.code_hash.split("+"), provenance.code_hash()])
+        write_record(record, {**made.model_dump(), "code_hash": "+".join(codes)}, ["features.npz"])
+        return f"{self.spec.name}: features extracted again from its weights, nothing trained"
 
     def run(self, stop: StopSignal) -> str:
         """Trains, extracts, writes, and returns the line that sums it up."""
@@ -153,15 +175,18 @@ class _Training:
         if self.spec.weights:
             load_weights(model, self.spec.weights, head=False)
         model.to(self.device)
-        optimiser = build_optimiser(model, self.config)
+        shape = Shape(num_classes=self.num_classes, width=model.classifier.in_features)
+        loss = StudyLoss(self.config.losses, shape, seed=self.spec.seed).to(self.device)
+        optimiser = build_optimiser(model, self.config, loss)
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.config.train.precision == "fp16")
-        fit = Fit(model=model, optimiser=optimiser, scaler=scaler)
+        fit = Fit(model=model, loss=loss, optimiser=optimiser, scaler=scaler)
         found, damaged = load_checkpoint(self.state, whole_epoch=whole_epoch)
         for path in damaged:
             self._say(f"{path} is damaged and is not used")
             path.unlink()
         if found:
             model.load_state_dict(found.model)
+            loss.load_state_dict(found.loss)
             optimiser.load_state_dict(found.optimiser)
             scaler.load_state_dict(found.scaler)
             for name in ("epochs_done", "history", "steps", "codes", "train_s", "epoch_s", "wall_s"):
@@ -197,7 +222,7 @@ class _Training:
         for step in range(fit.steps_done, len(batches)):
             images = _next(loader, stop)
             if images is not None:
-                values.append(self._step(fit, images, self.labels[batches[step]], epoch, step))
+                values.append(self._step(fit, images, batches[step], epoch, step))
                 bar.step(epoch, step, len(batches))
             if stop.came:
                 fit.add_steps(values, time.perf_counter() - started)
@@ -212,7 +237,7 @@ class _Training:
         }
         fit.history = {name: torch.cat([fit.history.get(name, columns[name][:0]), columns[name]]) for name in columns}
         bar.epoch(epoch, float(columns["total"].mean()), rate)
-        if divergence := find_divergence(epoch, columns, fit.model):
+        if divergence := find_divergence(epoch, columns, fit.model, fit.loss):
             return divergence
         fit.epochs_done, fit.steps, fit.epoch_s = epoch + 1, {}, 0.0
         save_checkpoint(self.state, self._checkpoint(fit))
@@ -225,6 +250,7 @@ class _Training:
             epochs_done=fit.epochs_done,
             steps_done=fit.steps_done,
             model=fit.model.state_dict(),
+            loss=fit.loss.state_dict(),
             optimiser=fit.optimiser.state_dict(),
             scaler=fit.scaler.state_dict(),
             history=fit.history,
@@ -235,9 +261,9 @@ class _Training:
         )
 
     def _step(
-        self, fit: Fit, images: torch.Tensor, labels: np.ndarray[Any, Any], epoch: int, step: int
+        self, fit: Fit, images: torch.Tensor, chosen: np.ndarray[Any, Any], epoch: int, step: int
     ) -> dict[str, torch.Tensor]:
-        """Takes one optimiser step and returns its loss terms and norms, still on the device."""
+        """Takes one optimiser step on the `chosen` rows; returns its loss terms and norms, still on the device."""
         spec, train, model = self.spec, self.config.train, fit.model
         height, width = self.config.model.image_size
         decisions = augment.draw(
@@ -250,7 +276,10 @@ class _Training:
             erase_probability=train.augment.erase,
         )
         inputs = augment.apply(images.to(self.device, non_blocking=True), decisions)
-        targets = torch.from_numpy(labels).to(self.device, non_blocking=True)
+        labels, camids = (
+            torch.from_numpy(numbers[chosen]).to(self.device, non_blocking=True)
+            for numbers in (self.labels, self.camids)
+        )
         _reseed(seed_int(spec.seed, "dropout", epoch, step), self.device)
         autocast = AUTOCAST.get(train.precision)
         with torch.autocast(self.device.type, dtype=autocast, enabled=autocast is not None):
@@ -259,7 +288,7 @@ class _Training:
             ape=model.ape_rows(), tables=model.rpe_tables(), index=model.rpe_index, cls_bias=model.cls_bias()
         )
         progress = epoch / max(1, train.num_epochs - 1)
-        terms = study_loss(self.config.losses, _loss_inputs(model, outputs), targets, positions, progress=progress)
+        terms = fit.loss(_batch(model, outputs, labels, camids, positions, progress))
         fit.optimiser.zero_grad(set_to_none=True)
         fit.scaler.scale(terms["total"]).backward()
         fit.scaler.unscale_(fit.optimiser)
@@ -397,12 +426,25 @@ def _peak_rss_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _loss_inputs(model: ReidModel, outputs: ReidOutput) -> BatchOutputs:
-    return BatchOutputs(
+def _batch(
+    model: ReidModel,
+    outputs: ReidOutput,
+    labels: torch.Tensor,
+    camids: torch.Tensor,
+    positions: PositionState,
+    progress: float,
+) -> Batch:
+    return Batch(
         feature=outputs.feature_before_neck,
-        patches=outputs.patches,
+        feature_after_neck=outputs.feature_after_neck,
         logits=outputs.logits,
         classifier=model.classifier.weight,
+        labels=labels,
+        camids=camids,
+        cls=outputs.cls,
+        patches=outputs.patches,
+        positions=positions,
+        progress=progress,
     )
 
 

@@ -26,14 +26,15 @@ from reidablate.runs import Status, state_folder
 from reidablate.study import transfer_folder
 
 
-class _Made(BaseModel):
-    """`provenance.json` of the run, as far as a transfer needs it; the rest is handed on as it is."""
+class Trained(BaseModel):
+    """`provenance.json` of a run, as far as its model can be built from it; the rest is handed on as it is."""
 
     model_config = ConfigDict(extra="allow")
 
     status: Status
     config: dict[str, Any]
     num_classes: int
+    code_hash: str
     sha256: dict[str, str] = {}
 
 
@@ -52,7 +53,7 @@ def transfer_run(spec: RunSpec, *, on: str, data: Path) -> str:
         UserError: The run is not there or is of another configuration, its provenance is of another form, or its
             weights are not whole.
     """
-    made = read_record(spec.out / "provenance.json", _Made)
+    made = read_record(spec.out / "provenance.json", Trained)
     if validate(RunConfig, made.config, where=str(spec.out / "provenance.json")).hash != spec.config.hash:
         raise UserError(f"{spec.out} was trained with another configuration than the plan's; run snakemake again.")
     out, name = transfer_folder(spec.out, on), f"{spec.name} on {on}"
@@ -61,7 +62,7 @@ def transfer_run(spec: RunSpec, *, on: str, data: Path) -> str:
         print(f"{name}: {place(spec, device, gpus)}", file=sys.stderr, flush=True)
         be_deterministic(spec.threads)
         started = time.perf_counter()
-        model, weights = _trained(spec.out, made)
+        model, weights = trained_model(spec.out, made)
         model.to(device)
         diverged = made.status == "diverged"
         fingerprint = read_index(data / "index").summary["fingerprint"]
@@ -90,8 +91,12 @@ def transfer_run(spec: RunSpec, *, on: str, data: Path) -> str:
     return f"{name}: {len(features['query_pids'])} queries, {len(features['gallery_pids'])} gallery images"
 
 
-def _trained(run: Path, made: _Made) -> tuple[ReidModel, str]:
-    """Returns the model of a finished run with its weights, and the SHA-256 of their file."""
+def trained_model(run: Path, made: Trained) -> tuple[ReidModel, str]:
+    """Returns the model of a finished run with its weights, and the SHA-256 of their file.
+
+    Raises:
+        UserError: The weights are damaged, or not of the model that the provenance names.
+    """
     where = str(run / "provenance.json")
     model = ReidModel(validate(RunConfig, made.config, where=where).model, num_classes=made.num_classes)
     integrity.check(run / "model.safetensors", run / "provenance.json", made.sha256)

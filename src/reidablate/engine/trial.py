@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 
 from reidablate.artifacts import write_npz
-from reidablate.config import ModelConfig
+from reidablate.config import PATCH_PX, ModelConfig
 from reidablate.data.cache import build_cache
 from reidablate.data.formats import SYNTHETIC_FILE
 from reidablate.data.index import index_dataset, read_index
@@ -16,9 +16,10 @@ from reidablate.engine.extract import Features, extract_features
 from reidablate.engine.progress import CountBar
 from reidablate.engine.spec import be_deterministic
 from reidablate.errors import UserError
-from reidablate.models.checkpoints import LoadReport, check_fit, read_weights
+from reidablate.models.checkpoints import LoadReport, check_fit, load_weights, read_weights
 from reidablate.models.neck import ReidModel
 from reidablate.provenance import usable_cores
+from reidablate.smoke import MARK
 from reidablate.study import PlannedDataset, Study
 
 _INDEX_THREADS = 2
@@ -67,7 +68,8 @@ def try_weights(
                 model.to(place), study.data_folder(dataset), place, workers=workers, progress=bar.show
             )
     write_npz(out, features if report.has_neck else _before_neck(features))
-    return _lines(chosen, summary, config, report, out)
+    smoke = [MARK] if study.preset.sample is not None else []
+    return [*smoke, *_lines(chosen, summary, config, report, out)]
 
 
 def prepare(study: Study, dataset: PlannedDataset) -> dict[str, Any]:
@@ -78,23 +80,15 @@ def prepare(study: Study, dataset: PlannedDataset) -> dict[str, Any]:
     """
     folder, workers = study.data_folder(dataset.name), usable_cores()
     if dataset.generated and not (dataset.root / SYNTHETIC_FILE).is_file():
-        from reidablate.data.synthetic import synthesize
+        from reidablate.data.synthetic import synthesize_recipe
 
         assert study.preset.synthetic is not None
-        recipe = study.preset.synthetic[dataset.name]
-        synthesize(
-            dataset.root,
-            recipe.style,
-            counts=recipe.counts,
-            seed=recipe.seed,
-            image_size=recipe.image_size,
-            occluded_share=recipe.occluded_share,
-            workers=workers,
-        )
+        synthesize_recipe(dataset.root, study.preset.synthetic[dataset.name], workers=workers)
     if (folder / "index" / "index.json").is_file():
         study.model_copy(update={"datasets": [dataset]}).reindex_changed()
     else:
-        index_dataset(dataset.root, dataset.layout, folder / "index", workers=_INDEX_THREADS)
+        sample = study.preset.sample
+        index_dataset(dataset.root, dataset.layout, folder / "index", workers=_INDEX_THREADS, sample=sample)
     index = read_index(folder / "index")
     height, width = study.preset.model["image_size"]
     build_cache(index, dataset.root, folder / "cache", height=height, width=width, workers=workers)
@@ -103,6 +97,9 @@ def prepare(study: Study, dataset: PlannedDataset) -> dict[str, Any]:
 
 def _loaded(weights: Path, config: ModelConfig, hw_ratio: float | None) -> tuple[ReidModel, LoadReport]:
     """Returns the model with the weights of a file, which must be whole but for neck and classifier."""
+    if config.backbone not in PATCH_PX:
+        model = ReidModel(config, num_classes=1)
+        return model, load_weights(model, weights)
     file = read_weights(weights)
     model = ReidModel(config, num_classes=file.num_classes or 1)
     report, values = check_fit(model, file, hw_ratio=hw_ratio)

@@ -1,6 +1,8 @@
-"""The losses of the study: pure functions of a batch, each in a file of its own."""
+"""Losses of re-identification and of position relations, and what a loss of one's own is written with."""
 
+from reidablate.config import LossesConfig, LossOptions
+from reidablate.losses.batch import Batch, Terms
 from reidablate.losses.positions import PositionState
-from reidablate.losses.total import BatchOutputs, study_loss
+from reidablate.losses.total import Shape, StudyLoss
 
-__all__ = ["BatchOutputs", "PositionState", "study_loss"]
+__all__ = ["Batch", "LossOptions", "LossesConfig", "PositionState", "Shape", "StudyLoss", "Terms"]

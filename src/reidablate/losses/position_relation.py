@@ -8,6 +8,7 @@ Legend: B batch, D feature, n patches, L blocks, h heads, M pairs, G groups, E e
 from torch import Tensor
 
 from reidablate.config import PositionRelationConfig
+from reidablate.losses.batch import Batch, given
 from reidablate.losses.distance import full_precision
 from reidablate.losses.divergence import DIVERGENCES, LOWEST_LOG
 from reidablate.losses.positions import (
@@ -96,3 +97,10 @@ def position_relation_loss(
         positions, chosen, abs_scale=abs_scale, ape_shift=ape_shift, grad_to_rpe=config.grad_to_rpe
     )
     return loss + divergence_to_target(to_cls, labels, positive, config)
+
+
+def position_relation(batch: Batch, options: PositionRelationConfig) -> Tensor:
+    """Returns the position-relation loss of a batch; patches are chosen by the class token or the classifier row."""
+    direction = batch.rows if options.select == "classifier" else given(batch.cls)
+    positive = batch.triplets.positive
+    return position_relation_loss(direction, given(batch.patches), batch.labels, positive, batch.positions, options)

@@ -6,6 +6,7 @@ Legend: B batch, D feature, n patches, L blocks, h heads, M pairs.
 from torch import Tensor
 
 from reidablate.config import PositionTripletConfig
+from reidablate.losses.batch import Batch, given
 from reidablate.losses.distance import full_precision, norm
 from reidablate.losses.mining import Triplets, mean_over_valid
 from reidablate.losses.positions import PositionState, choose_patches, relation_values, require_positions
@@ -39,3 +40,8 @@ def position_triplet_loss(
         return towards.mean()
     away = norm(vectors - vectors[triplets.negative])
     return mean_over_valid(margin_terms(towards, away, "soft"), triplets.valid)
+
+
+def position_triplet(batch: Batch, options: PositionTripletConfig) -> Tensor:
+    """Returns the position triplet loss of a batch; patches are chosen by the class token."""
+    return position_triplet_loss(given(batch.cls), given(batch.patches), batch.triplets, batch.positions, options)

@@ -1,95 +1,138 @@
 """The loss of a run: every term that its configuration names, and their weighted sum.
 
-Legend: B batch, n patches, D feature, C classes.
+Legend: D feature, C classes.
 """
 
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-import torch.nn.functional as F
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from reidablate.config import IdentityConfig, LossesConfig, WeightedTripletConfig
-from reidablate.losses.distance import at_least_float32, full_precision
-from reidablate.losses.mining import Triplets, batch_hard
-from reidablate.losses.position_relation import position_relation_loss
-from reidablate.losses.position_triplet import position_triplet_loss
-from reidablate.losses.positions import PositionState
-from reidablate.losses.triplet import mean_negative_loss, triplet_loss
-from reidablate.losses.weighted_triplet import weighted_triplet_loss
+from reidablate import plugins
+from reidablate.config import LossesConfig, LossOptions
+from reidablate.errors import UserError
+from reidablate.loss_options import RESERVED
+from reidablate.losses.batch import Batch, Loss
+from reidablate.rng import seed_int
 
 
 @dataclass(frozen=True)
-class BatchOutputs:
-    """What the losses need of a forward pass."""
+class Shape:
+    """What a loss with parameters of its own has to know when it is made."""
 
-    feature: Tensor
-    """(B, D) before the neck."""
-    patches: Tensor
-    """(B, n, D) after the final norm."""
-    logits: Tensor
-    """(B, C)."""
-    classifier: Tensor
-    """(C, D) the classifier's rows."""
+    num_classes: int
+    """C, the training identities."""
+    width: int
+    """D, of the feature."""
 
 
-@full_precision
-def identity_loss(logits: Tensor, labels: Tensor, config: IdentityConfig) -> Tensor:
-    """Returns the mean cross-entropy of `logits` (B, C) against `labels` (B,)."""
-    return F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+@dataclass(frozen=True)
+class _Term:
+    """A section of `losses`, ready to be called."""
+
+    name: str
+    plugin: plugins.Plugin
+    options: LossOptions
+    loss: Loss | nn.Module
+    lr_factor: float
+
+    def of(self, batch: Batch) -> Any:
+        if isinstance(self.loss, nn.Module):
+            return self.loss(batch)
+        return self.loss(batch, self.options)
 
 
-def weighted_triplet_terms(
-    config: WeightedTripletConfig,
-    outputs: BatchOutputs,
-    labels: Tensor,
-    triplets: Triplets,
-    progress: float,
-) -> dict[str, Tensor]:
-    """Returns the weighted triplet term and, when asked for, the unweighted one that stands beside it."""
-    feature, rows = outputs.feature, outputs.classifier[labels]
-    main = weighted_triplet_loss(feature, outputs.patches, rows, triplets, config=config, progress=progress)
-    terms = {"weighted_triplet": main}
-    if config.aux == "naive":
-        terms["weighted_triplet_aux"] = triplet_loss(feature, triplets, config.margin)
-    elif config.aux == "mean_negative":
-        terms["weighted_triplet_aux"] = mean_negative_loss(feature, labels, triplets, config.margin)
-    return terms
+class StudyLoss(nn.Module):
+    """The weighted sum of the losses of a configuration; modules among them keep their parameters here."""
+
+    def __init__(self, config: LossesConfig, shape: Shape, *, seed: int = 0) -> None:
+        """Makes every loss.
+
+        Args:
+            config: Which losses, with which options.
+            shape: What they are made for.
+            seed: Parameters are drawn from a stream of the seed and the section's name.
+
+        Raises:
+            UserError: A loss cannot be imported, has other options, was changed since it was planned, or fails.
+        """
+        super().__init__()
+        self.terms = [
+            _term(name, plugin, options, shape, seed=seed, lr_factor=section.lr_factor if section else 1.0)
+            for name, plugin, options, section in config.loaded()
+        ]
+        for (_, section), term in zip(config.sections(), self.terms, strict=True):
+            plugins.check_unchanged(term.plugin, getattr(section, "code", None))
+        self.own = nn.ModuleDict({t.name: t.loss for t in self.terms if isinstance(t.loss, nn.Module)})
+        self._checked = False
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Returns the unweighted terms by name, and their weighted sum as `total`.
+
+        A term has the name of its section in the configuration; where a loss returns several, their names follow it
+        and they share its weight. Everything is computed in at least float32 with autocast off.
+
+        Raises:
+            UserError: A loss of the user's fails; or, in the first batch, one returns no scalar, NaN, or a name that
+                is taken.
+        """
+        batch = batch.widened()
+        total = batch.feature.new_zeros(())
+        terms: dict[str, Tensor] = {}
+        for term in self.terms:
+            with plugins.running(term.plugin, f"losses.{term.name}"), torch.autocast(total.device.type, enabled=False):
+                found = term.of(batch)
+            named = {term.name: found} if not isinstance(found, Mapping) else dict(_behind(term.name, found))
+            if not self._checked:
+                _check(term, named, {*terms, *RESERVED})
+            terms |= named
+            for value in named.values():
+                total = total + term.options.weight * value
+        if not self._checked and torch.is_grad_enabled() and not total.requires_grad:
+            raise UserError("losses: no term depends on the network; let one return a value that has a gradient.")
+        self._checked = True
+        return terms | {"total": total}
+
+    def parameter_groups(self) -> Iterator[tuple[str, float, list[nn.Parameter]]]:
+        """Yields section name, learning-rate factor and parameters of every loss that has some."""
+        for term in self.terms:
+            own = list(term.loss.parameters()) if isinstance(term.loss, nn.Module) else []
+            if trained := [parameter for parameter in own if parameter.requires_grad]:
+                yield term.name, term.lr_factor, trained
 
 
-def study_loss(
-    config: LossesConfig,
-    outputs: BatchOutputs,
-    labels: Tensor,
-    positions: PositionState,
-    *,
-    progress: float,
-) -> dict[str, Tensor]:
-    """Returns the unweighted terms by name, and their weighted sum as `total`.
+def _term(
+    name: str, plugin: plugins.Plugin, options: LossOptions, shape: Shape, *, seed: int, lr_factor: float
+) -> _Term:
+    if not inspect.isclass(plugin.made):
+        return _Term(name, plugin, options, plugin.made, lr_factor)
+    with plugins.running(plugin, f"losses.{name}"), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed_int(seed, f"init:losses.{name}"))
+        make: Callable[..., object] = plugin.made
+        made = make(options, shape)
+    if not isinstance(made, nn.Module):
+        raise UserError(f"{plugin.where}: '{plugin.name}' is a class but no torch.nn.Module; derive it from that.")
+    return _Term(name, plugin, options, made, lr_factor)
 
-    The names are those of the configuration's sections; `weighted_triplet_aux` shares the weight of its section.
-    Everything is computed in at least float32 with autocast off. `progress` in [0, 1] is the share of the training
-    that is done.
 
-    Raises:
-        UserError: A position loss meets a model without position parameters.
-    """
-    outputs = BatchOutputs(*map(at_least_float32, vars(outputs).values()))  # once, rather than in every term
-    triplets = batch_hard(outputs.feature, labels)
-    terms: dict[str, Tensor] = {}
-    if config.identity:
-        terms["identity"] = identity_loss(outputs.logits, labels, config.identity)
-    if config.triplet:
-        terms["triplet"] = triplet_loss(outputs.feature, triplets, config.triplet.margin)
-    if config.weighted_triplet:
-        terms |= weighted_triplet_terms(config.weighted_triplet, outputs, labels, triplets, progress)
-    if relation := config.position_relation:
-        direction = outputs.classifier[labels] if relation.select == "classifier" else outputs.feature
-        terms["position_relation"] = position_relation_loss(
-            direction, outputs.patches, labels, triplets.positive, positions, relation
-        )
-    if config.position_triplet:
-        terms["position_triplet"] = position_triplet_loss(
-            outputs.feature, outputs.patches, triplets, positions, config.position_triplet
-        )
-    weights = {name: getattr(config, name.removesuffix("_aux")).weight for name in terms}
-    return terms | {"total": sum((weights[name] * term for name, term in terms.items()), outputs.feature.new_zeros(()))}
+def _behind(name: str, terms: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    for word, value in terms.items():
+        yield f"{name}_{word}" if word else name, value
+
+
+def _check(term: _Term, named: Mapping[str, Any], taken: set[str]) -> None:
+    """Refuses what is no set of terms; a value that becomes NaN later is a training that diverges."""
+    where = f"{term.plugin.where}: losses.{term.name}"
+    if not named:
+        raise UserError(f"{where} returned no term; return a scalar tensor, or a mapping of names to scalar tensors.")
+    for name, value in named.items():
+        if not isinstance(value, Tensor) or value.shape != ():
+            kind = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise UserError(f"{where} returned {kind} as '{name}'; return a scalar tensor, such as a mean.")
+        if name in taken:
+            raise UserError(f"{where} returned a term '{name}', a name that is taken; call it otherwise.")
+        if bool(value.detach().isnan()):
+            raise UserError(f"{where} returned NaN as '{name}' for the first batch; correct the loss.")

@@ -6,7 +6,8 @@ Legend: B batch, D feature.
 import torch.nn.functional as F
 from torch import Tensor
 
-from reidablate.config import Margin
+from reidablate.config import Margin, TripletConfig
+from reidablate.losses.batch import Batch
 from reidablate.losses.distance import full_precision, norm, pairwise_distances
 from reidablate.losses.mining import Triplets, mean_over_valid
 
@@ -40,3 +41,8 @@ def mean_negative_loss(feature: Tensor, labels: Tensor, triplets: Triplets, marg
     distances = pairwise_distances(feature, feature)
     dist_an = distances.where(different, distances.new_zeros(())).sum(1) / different.sum(1).clamp(min=1)
     return mean_over_valid(margin_terms(dist_ap, dist_an, margin), triplets.valid)
+
+
+def triplet(batch: Batch, options: TripletConfig) -> Tensor:
+    """Returns the naive triplet loss of a batch."""
+    return triplet_loss(batch.feature, batch.triplets, options.margin)

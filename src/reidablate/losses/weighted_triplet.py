@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from reidablate.config import WeightedTripletConfig
+from reidablate.losses.batch import Batch, Terms, given
 from reidablate.losses.distance import full_precision, norm
 from reidablate.losses.mining import Triplets, mean_over_valid, top_patches
-from reidablate.losses.triplet import margin_terms
+from reidablate.losses.triplet import margin_terms, mean_negative_loss, triplet_loss
 
 SMALLEST = 1e-12  # keeps the division by a maximum defined
 
@@ -115,3 +116,18 @@ def weighted_triplet_loss(
         weight = dimension_weights(residual, config)
         towards, away = weight * (feature - feature[positive]), weight * (feature - feature[negative])
     return mean_over_valid(margin_terms(norm(towards), norm(away), config.margin), triplets.valid)
+
+
+def weighted_triplet(batch: Batch, options: WeightedTripletConfig) -> Terms:
+    """Returns the weighted triplet loss of a batch and, when asked for, the unweighted one beside it as `aux`.
+
+    The feature c of the method is the class token, also where the model's feature is the mean of the patches.
+    """
+    feature, patches, rows = given(batch.cls), given(batch.patches), batch.rows
+    triplets = batch.triplets
+    main = weighted_triplet_loss(feature, patches, rows, triplets, config=options, progress=batch.progress)
+    if options.aux == "naive":
+        return {"": main, "aux": triplet_loss(batch.feature, triplets, options.margin)}
+    if options.aux == "mean_negative":
+        return {"": main, "aux": mean_negative_loss(batch.feature, batch.labels, triplets, options.margin)}
+    return main

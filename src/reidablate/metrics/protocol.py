@@ -31,6 +31,7 @@ from reidablate.metrics.distances import (
     Product,
     numpy_product,
 )
+from reidablate.metrics.own import OwnMetrics
 from reidablate.metrics.ranking import (
     FloatArray,
     IntArray,
@@ -108,6 +109,7 @@ def score(
     query_names: npt.ArrayLike | None = None,
     block_size: int = BLOCK_SIZE,
     product: Product = numpy_product,
+    own: OwnMetrics | None = None,
 ) -> Scores:
     """Returns the scores of a retrieval by features.
 
@@ -121,6 +123,7 @@ def score(
         query_names: (Q,) names for the table; without them the queries are numbered from "0".
         block_size: Queries and gallery images handled at a time. It changes time and memory, never a score.
         product: What multiplies matrices, such as `engine.product.on_device("cuda")`. It changes time, never a score.
+        own: Metrics of a study's own, each of which adds a column.
 
     Raises:
         UserError: A feature is NaN, infinite or of no length; all features of a side are the same; lengths do not
@@ -129,7 +132,7 @@ def score(
     queries, gallery = check_features(query_features, gallery_features)
     pids, camids = (query_pids, gallery_pids), (query_camids, gallery_camids)
     labels = check_labels((len(queries), len(gallery)), pids=pids, camids=camids, names=query_names)
-    return score_by(FeatureDistances(queries, gallery, product), labels, block_size=block_size)
+    return score_by(FeatureDistances(queries, gallery, product), labels, block_size=block_size, own=own)
 
 
 def score_distances(
@@ -155,7 +158,9 @@ def score_distances(
     return score_by(GivenDistances(matrix), labels, block_size=block_size)
 
 
-def score_by(distances: Distances, labels: Labels, *, block_size: int = BLOCK_SIZE) -> Scores:
+def score_by(
+    distances: Distances, labels: Labels, *, block_size: int = BLOCK_SIZE, own: OwnMetrics | None = None
+) -> Scores:
     """Returns the scores of a retrieval by any source of distances.
 
     Raises:
@@ -178,7 +183,8 @@ def score_by(distances: Distances, labels: Labels, *, block_size: int = BLOCK_SI
             kept = np.isin(row, valid)
             pairs = _Pairs(valid.searchsorted(row[kept]), column[kept], positive[kept])
             ranks = _rank(distances, block[valid], gallery, pairs, block_size)
-            tables.append((block[valid], _table(labels, block[valid], ranks)))
+            extra = own.columns(ranks.written, ranks.starts) if own else {}
+            tables.append((block[valid], _table(labels, block[valid], ranks) | extra))
     if not tables:
         raise UserError(
             "no query has a positive, a gallery image of its pid under another camid; "

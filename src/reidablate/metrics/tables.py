@@ -7,21 +7,15 @@ from rich.console import Console
 from rich.table import Table
 
 from reidablate.metrics.protocol import Scores
+from reidablate.metrics.registry import SHIPPED
 
 if TYPE_CHECKING:
     from reidablate.metrics.compare import Comparison
 
-_TITLES = {
-    "mAP": "mAP (step sum)",
-    "mAP_trapezoid": "mAP (trapezoid)",
-    "mAP_optimistic": "mAP, ties for the query",
-    "mAP_pessimistic": "mAP, ties against it",
-    "mINP": "mINP",
-    "rank1": "Rank-1",
-    "rank5": "Rank-5",
-    "rank10": "Rank-10",
-    "rank20": "Rank-20",
-}
+_SHIPPED = {metric.name: metric.title for metric in SHIPPED}
+_BOUNDS = {"mAP_optimistic": "mAP, ties for the query", "mAP_pessimistic": "mAP, ties against it"}
+_ORDER = ("mAP", "mAP_trapezoid", *_BOUNDS, "mINP", "rank1", "rank5", "rank10", "rank20")
+_TITLES = {name: {**_SHIPPED, **_BOUNDS, "rank20": "Rank-20"}[name] for name in _ORDER}
 _NAMES = {"average_precision": "average precision", "rerank": "re-ranked", "num_junk": "junk images"}
 
 

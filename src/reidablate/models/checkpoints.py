@@ -14,6 +14,7 @@ from torch import Tensor
 from reidablate.artifacts import atomic_path, canonical_json, sha256_file
 from reidablate.errors import UserError, plain
 from reidablate.models.neck import ReidModel
+from reidablate.models.plain_weights import fitting_values
 from reidablate.models.position import Grid
 from reidablate.models.position_tables import infer_grid, place_grid, resize_positions
 from reidablate.models.weight_files import METADATA, read_content
@@ -114,8 +115,12 @@ def load_weights(model: ReidModel, path: Path, *, head: bool = True, hw_ratio: f
     Raises:
         UserError: The file cannot be read, holds NaN or infinity, or has names that do not fit.
     """
-    file = read_weights(path)
-    report, values = check_fit(model, file, head=head, hw_ratio=hw_ratio)
+    if model.transformer is None:
+        values, ignored = fitting_values(model, path, head=head)
+        missing = tuple(name for name in model.state_dict() if name not in values)
+        report = LoadReport(path, sha256_file(path), tuple(values), (), tuple(ignored), missing)
+    else:
+        report, values = check_fit(model, read_weights(path), head=head, hw_ratio=hw_ratio)
     model.load_state_dict(values, strict=False)
     return report
 

@@ -1,4 +1,4 @@
-"""The whole network: transformer, BNNeck, classifier; and its initial values.
+"""The whole network: backbone, BNNeck, classifier; and its initial values.
 
 Legend: B batch, n patches, D width, L blocks, h heads, R rows of a relative table, C training identities.
 """
@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from reidablate.config import ModelConfig
+from reidablate.models.backbones import build_backbone, seeded_backbone
 from reidablate.models.position import RelativeBias, RelativeTable
-from reidablate.models.vit import BACKBONES, VisionTransformer
+from reidablate.models.vit import PositionAttention, VisionTransformer
 from reidablate.rng import torch_generator
 
 _NORMS = (nn.LayerNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.InstanceNorm2d)
@@ -30,45 +31,55 @@ class ReidOutput:
 
     feature_before_neck: Tensor  # (B, D)
     feature_after_neck: Tensor  # (B, D)
-    patches: Tensor  # (B, n, D), after the final norm
     logits: Tensor  # (B, C)
+    cls: Tensor | None  # (B, D), after the final norm; None where the backbone has no such token
+    patches: Tensor | None  # (B, n, D), likewise
 
 
 class ReidModel(nn.Module):
-    """Transformer, BNNeck and a classifier without bias over the training identities."""
+    """Backbone, BNNeck and a classifier without bias over the training identities."""
 
     def __init__(self, config: ModelConfig, *, num_classes: int) -> None:
         super().__init__()
         self.config = config
-        width = BACKBONES[config.backbone].width
-        self.backbone = VisionTransformer(config)
-        self.neck = BNNeck(width)
-        self.classifier = nn.Linear(width, num_classes, bias=False)
+        self.backbone = build_backbone(config)
+        self.neck = BNNeck(self.backbone.width)
+        self.classifier = nn.Linear(self.backbone.width, num_classes, bias=False)
 
     def forward(self, images: Tensor) -> ReidOutput:
         """Returns features on both sides of the neck, patches and logits of normalised images (B, 3, H, W)."""
         tokens = self.backbone(images)
         after = self.neck(tokens.feature)
-        return ReidOutput(tokens.feature, after, tokens.patches, self.classifier(after))
+        return ReidOutput(tokens.feature, after, self.classifier(after), tokens.cls, tokens.patches)
+
+    @property
+    def transformer(self) -> VisionTransformer | None:
+        """The backbone where it is a transformer of the study, which alone has position parameters."""
+        return self.backbone if isinstance(self.backbone, VisionTransformer) else None
+
+    @property
+    def _attentions(self) -> list[PositionAttention]:
+        return self.transformer.attentions if self.transformer else []
 
     def ape_rows(self) -> Tensor | None:
         """Returns the absolute position rows as added to the tokens, (1 + n, D), CLS first; None without them."""
-        return None if self.backbone.ape is None else self.backbone.ape()
+        ape = self.transformer.ape if self.transformer else None
+        return None if ape is None else ape()
 
     def rpe_tables(self) -> Tensor | None:
         """Returns the relative tables of all blocks, (L, R, h), with their gradients; None without numbers per head."""
-        tables: list[Tensor] = [a.rpe.table for a in self.backbone.attentions if isinstance(a.rpe, RelativeBias)]
+        tables: list[Tensor] = [a.rpe.table for a in self._attentions if isinstance(a.rpe, RelativeBias)]
         return torch.stack(tables) if tables else None
 
     @property
     def rpe_index(self) -> Tensor | None:
         """The row of `rpe_tables` for each (query, key) pair of patches, (n, n); None where that is None."""
-        rpe = self.backbone.attentions[0].rpe
-        return rpe.index if isinstance(rpe, RelativeBias) else None
+        found = [a.rpe.index for a in self._attentions if isinstance(a.rpe, RelativeBias)]
+        return found[0] if found else None
 
     def cls_bias(self) -> Tensor | None:
         """Returns what the logits of CLS for each patch get in each block, (L, h, n); None where they get nothing."""
-        rows = [a.cls_position.to_patches() for a in self.backbone.attentions if a.cls_position is not None]
+        rows = [a.cls_position.to_patches() for a in self._attentions if a.cls_position is not None]
         return torch.stack(rows) if rows else None
 
 
@@ -81,9 +92,14 @@ def initialise(model: ReidModel, seed: int) -> None:
     CLS numbers are truncated normal with sd 0.02 (cut at +-2, as the reference does; `rpe.init_sd` is another sd of the
     relative tables), linear biases 0, the classifier normal with sd 0.001. Convolutions are uniform in
     +-1/sqrt(fan in), weight and bias: the reference leaves its stem at PyTorch's default, and this is it.
-    `rpe.init: zeros` sets the relative tables to 0.
+    `rpe.init: zeros` sets the relative tables to 0. A backbone of timm or of a study's own draws its values itself, all
+    from one stream.
     """
+    if model.transformer is None:
+        model.backbone.load_state_dict(seeded_backbone(model.config, seed).state_dict())
     for prefix, module in model.named_modules():
+        if model.transformer is None and f"{prefix}.".startswith("backbone."):
+            continue
         for name, parameter in module.named_parameters(recurse=False):
             full_name = f"{prefix}.{name}"
             values = torch.zeros(parameter.shape)

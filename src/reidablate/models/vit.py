@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from reidablate.config import PATCH_PX, ModelConfig
 from reidablate.models.position import AbsolutePosition, ClsBias, Grid, RelativeBias, RelativeKeys
 from reidablate.models.stem import STEMS
+from reidablate.models.tokens import Tokens
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,6 @@ BACKBONES: dict[str, Backbone] = {
     "vit_small": Backbone(patch=PATCH_PX["vit_small"], width=384, depth=12, heads=6),
     "vit_quickstart": Backbone(patch=PATCH_PX["vit_quickstart"], width=32, depth=2, heads=4),
 }
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """What the transformer makes of a batch, after the final norm: `feature` (B, D) and `patches` (B, n, D)."""
-
-    feature: Tensor
-    patches: Tensor
 
 
 class PositionAttention(Attention):  # type: ignore[misc]  # timm has no types
@@ -113,7 +106,7 @@ class VisionTransformer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         size = BACKBONES[config.backbone]
-        self.grid = config.grid
+        self.grid, self.width = config.grid, size.width
         self.pool = config.pool
         self.stem = STEMS[config.stem](size.patch, size.width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, size.width))
@@ -140,7 +133,7 @@ class VisionTransformer(nn.Module):
             x = block(x)
         x = self.norm(x)
         cls, patches = x[:, 0], x[:, 1:]
-        return Tokens(feature=cls if self.pool == "cls" else patches.mean(dim=1), patches=patches)
+        return Tokens(feature=cls if self.pool == "cls" else patches.mean(dim=1), cls=cls, patches=patches)
 
 
 def _block(config: ModelConfig, size: Backbone, grid: Grid, drop_path: float) -> nn.Module:

@@ -18,7 +18,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from reidablate.errors import UserError, plain
+from reidablate.errors import UserError, check_file, plain
 
 METADATA = "reidablate"  # the key of our own entry in the header of a safetensors file
 # Entries that hold the weights of a checkpoint; the first that is there, as DINO keeps a student beside its teacher.
@@ -80,9 +80,10 @@ def _head(path: Path) -> bytes:
     """Returns the first bytes of a file, unless they tell already that it holds no weights."""
     if path.is_dir():
         raise UserError(f"{path} is a folder; give the weight file in it.")
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"{path} is missing; correct the path of the weights.")
     try:
+        check_file(path, most_bytes=2**40)
         with path.open("rb") as stream:
             head = stream.read(512)
     except OSError as error:

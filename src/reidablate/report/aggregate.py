@@ -13,13 +13,21 @@ import numpy as np
 import pandas as pd
 
 from reidablate import provenance
-from reidablate.artifacts import atomic_path, only_writer, read_record, read_table, write_json, write_table
+from reidablate.artifacts import (
+    atomic_path,
+    only_writer,
+    read_record,
+    read_table,
+    write_json,
+    write_record,
+    write_table,
+)
 from reidablate.disk import disk_use
 from reidablate.errors import UserError, last_words
 from reidablate.report.elsewhere import camera_pair_table, cross_domain_table
 from reidablate.report.imported import imported_table
 from reidablate.runs import QUERY_COLUMNS, SIDES, Floors, Metrics, Provenance
-from reidablate.standing import Standing
+from reidablate.standing import TABLES, Standing
 from reidablate.study import PRETRAIN, Run, Study
 
 RUN_COLUMNS = {
@@ -30,6 +38,8 @@ RUN_COLUMNS = {
     "weights_sha256": "string", "num_parameters": "Int64",
     "wall_s": "Float64", "device_s": "Float64", "images_per_s": "Float64", "peak_memory_bytes": "Int64",
 }  # fmt: skip
+ALSO_CSV = ("runs", "metrics", "cross_domain", "imported")
+WRITTEN = {*TABLES, *(f"{name}.csv" for name in ALSO_CSV)} - {"study.json"}
 
 
 @dataclass(frozen=True)
@@ -73,9 +83,10 @@ def _write_tables(study: Study) -> str:
         "cross_domain": elsewhere,
         "imported": imported,
     }
+    (tables / "study.json").unlink(missing_ok=True)  # it vouches for the others, so it comes last
     for name, frame in frames.items():
         write_table(frame, tables / f"{name}.parquet")
-        if name in {"runs", "metrics", "cross_domain", "imported"}:
+        if name in ALSO_CSV:
             write_table(frame, tables / f"{name}.csv")
     palette = {name: place for place, name in enumerate(study.palette)}
     write_json(
@@ -83,7 +94,8 @@ def _write_tables(study: Study) -> str:
     )
     _write_floors(study, tables)
     about = _description(study, summaries, [*no_pairs, *not_elsewhere, *not_imported])
-    write_json(tables / "study.json", {**about, "made_of": standing.signature})
+    written = [path.name for path in tables.glob("[!.]*") if path.name in WRITTEN or path.name.startswith("samples_")]
+    write_record(tables / "study.json", {**about, "made_of": standing.signature}, sorted(written))
     counts = frames["runs"]["status"].value_counts()
     return "aggregate: " + ", ".join(f"{counts.get(s, 0)} {s}" for s in ("finished", "diverged", "missing"))
 
@@ -166,7 +178,7 @@ def _write_floors(study: Study, tables: Path) -> None:
     for dataset in study.datasets:
         folder = study.data_folder(dataset.name) / "diagnostics"
         if (folder / "floors.json").is_file():
-            floors = read_record(folder / "floors.json", Floors).root
+            floors = read_record(folder / "floors.json", Floors).floors
             rows += [{"dataset": dataset.name, **floor.model_dump()} for floor in floors]
         if (folder / "samples.jpg").is_file():
             sheets.add(sheet := tables / f"samples_{dataset.name}.jpg")
@@ -196,9 +208,11 @@ def _description(study: Study, summaries: dict[str, dict[str, Any]], left_out: l
         "test_only": test_only,
         "missing_datasets": [entry.model_dump(mode="json") for entry in study.missing_datasets],
         "seeds": sorted({run.seed for run in study.runs}),
+        "preset_seeds": study.preset.seeds,
         "runs": [[run.dataset, run.cell, run.seed] for run in study.runs],
         "notices": [*study.notices, *left_out],
         "headline": headline_side(study),
+        "metrics": [metric.model_dump(mode="json") for metric in study.metrics],
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "plan_hash": study.hash,
         "code": {**provenance.git_state(), "version": provenance.versions().get("reidablate")},

@@ -21,6 +21,7 @@ from scipy import special
 
 from reidablate.artifacts import read_json, read_table
 from reidablate.errors import UserError
+from reidablate.integrity import refuse_broken
 from reidablate.report.beside import Beside
 from reidablate.report.records import Cell, Contrast, Number, plain, reduced, text
 from reidablate.report.slices import Slices
@@ -35,6 +36,7 @@ OPTIONAL = {
     "claims": "published claims",
     "floors": "floors",
     "calibration": "calibration of the intervals",
+    "joint": "conclusions on all data sets together",
 }
 BESIDE = {
     "cross_domain": "scores on other data sets",
@@ -61,6 +63,7 @@ class StudyTables:
     claims: pd.DataFrame | None
     floors: pd.DataFrame | None
     calibration: pd.DataFrame | None
+    joint: pd.DataFrame | None
     absent: dict[str, str]
     beside: Beside
     slices: Slices | None = None
@@ -86,6 +89,11 @@ class StudyTables:
     def headline(self) -> str:
         """The declared feature side."""
         return str(self.about.get("headline", HEADLINE))
+
+    @property
+    def own_metrics(self) -> list[dict[str, Any]]:
+        """The metrics of the study's own, as `metrics.registry.Metric` describes them."""
+        return list(self.about.get("metrics") or ())
 
     @property
     def datasets(self) -> list[dict[str, Any]]:
@@ -222,18 +230,21 @@ class StudyTables:
         values = [v for v in map(plain, self.calibration.loc[mask, column]) if v is not None]
         return Number(reduced(values, how), "calibration", row, column, how)
 
-    def table_rows(self, name: str) -> list[dict[str, Number | str]]:
-        """Returns an optional table row by row: numbers as `Number`, everything else as text."""
+    def table_rows(self, name: str, **chosen: str | bool) -> list[dict[str, Number | str]]:
+        """Returns an optional table row by row, or its rows with the chosen values: numbers as `Number`, or text."""
         frame = getattr(self, name)
         if frame is None:
             return []
+        kept = pd.Series(True, index=frame.index)
+        for column, value in chosen.items():
+            kept &= frame[column].eq(value).fillna(False).astype(bool)
         numeric = {c for c in frame.columns if pd.api.types.is_numeric_dtype(frame[c].dtype) and frame[c].dtype != bool}
         return [
             {
                 column: Number(plain(value), name, str(index), column) if column in numeric else printable(text(value))
                 for column, value in record.items()
             }
-            for index, record in enumerate(frame.to_dict("records"))
+            for index, record in zip(np.flatnonzero(kept), frame[kept].to_dict("records"), strict=True)
         ]
 
     def contrast(self, dataset: str, cell: Cell, reference: Cell, metric: str = "mAP") -> Contrast:
@@ -388,6 +399,7 @@ def _cell(index: int, entry: dict[str, Any]) -> Cell:
         references=tuple(entry.get("references") or ()),
         differences=entry.get("differences") or {},
         seed_offset=int(entry.get("seed_offset") or 0),
+        unread=str(entry.get("unread") or ""),
     )
 
 
@@ -395,8 +407,10 @@ def collect(tables: Path) -> StudyTables:
     """Returns the study whose tables stand in a folder; what is optional and absent is listed, not fatal.
 
     Raises:
-        UserError: `study.json`, `cells.json`, `runs.parquet` or `metrics.parquet` is missing or broken.
+        UserError: `study.json`, `cells.json`, `runs.parquet` or `metrics.parquet` is missing or broken, or a table is
+            not the one whose checksum is recorded.
     """
+    refuse_broken(tables)
     about, entries = (printable(read_json(tables / name)) for name in ("study.json", "cells.json"))
     if not isinstance(about, dict) or not isinstance(entries, list):
         raise UserError(
@@ -421,6 +435,7 @@ def collect(tables: Path) -> StudyTables:
         claims=_optional(tables, "claims", absent),
         floors=_optional(tables, "floors", absent),
         calibration=_optional(tables, "calibration", absent),
+        joint=_optional(tables, "joint", absent),
         absent=absent,
         beside=Beside(headline, **{n: None if t is None else _printable_frame(t) for n, t in beside.items()}),
         slices=None if slices is None else Slices(slices),

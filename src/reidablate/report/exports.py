@@ -40,13 +40,14 @@ def main_table(study: StudyTables) -> pd.DataFrame:
             row: dict[str, Any] = {
                 "dataset": dataset["name"],
                 "synthetic": dataset["name"] in study.synthetic_names,
+                "mark": study.smoke,
                 "cell": cell.name,
                 "title": cell.title,
                 "side": study.headline,
                 "num_finished": int(study.num_runs("finished", dataset["name"], cell.name).value or 0),
                 "num_planned": int(study.num_runs("", dataset["name"], cell.name).value or 0),
             }
-            for metric in ("mAP", "rank1", "mINP"):
+            for metric in ("mAP", "rank1", "mINP", *(own["name"] for own in study.own_metrics)):
                 for how in ("mean", "sd"):
                     row[f"{metric}_{how}"] = study.score(dataset["name"], cell.name, metric, how).value
             contrast = contrasts.get(cell.name)
@@ -88,8 +89,8 @@ def export_filters() -> dict[str, Callable[..., Any]]:
     return {"tex": tex, "md": md}
 
 
-def write_exports(study: StudyTables, environment: Environment, folder: Path) -> None:
-    """Writes `exports/main_table.{csv,parquet,tex,md}` and `summary.md` into the report's folder."""
+def write_exports(study: StudyTables, environment: Environment, folder: Path) -> list[str]:
+    """Writes `exports/main_table.{csv,parquet,tex,md}` and `summary.md` into a folder and returns their names."""
     table = main_table(study)
     for suffix in ("csv", "parquet"):
         write_table(table, folder / "exports" / f"main_table.{suffix}")
@@ -98,9 +99,11 @@ def write_exports(study: StudyTables, environment: Environment, folder: Path) ->
         rows.setdefault(record["cell"], {})[record["dataset"]] = {str(key): value for key, value in record.items()}
     ranks = {d["name"]: best_cells(study, d["name"], study.to_baseline(d["name"])) for d in study.datasets}
     context = {"study": study, "answer": answer_text(study), "rows": rows, "ranks": ranks}
-    for name in ("exports/main_table.tex", "exports/main_table.md", "summary.md"):
+    rendered = ["exports/main_table.tex", "exports/main_table.md", "summary.md"]
+    for name in rendered:
         template = environment.get_template(f"{Path(name).name}.j2")
         write_text(folder / name, template.render(context))
+    return ["exports/main_table.csv", "exports/main_table.parquet", *rendered]
 
 
 def text_summary(tables: Path) -> str:

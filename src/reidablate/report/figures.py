@@ -26,18 +26,30 @@ MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "p")
 LINES = ("-", "--", ":", "-.")
 INK, MUTED, GRID = "#1f2933", "#5b6774", "#d5dbe2"
 WIDTH_IN = 5.2
-TERMS = {
-    "identity": "identity loss",
-    "triplet": "triplet loss",
-    "weighted_triplet": "weighted triplet loss",
-    "position_relation": "position-relation loss",
-    "position_triplet": "position triplet loss",
-    "lr": "learning rate",
-    "ape_norm": "norm of the absolute positions",
-    "rpe_norm": "norm of the relative positions",
-    "feature_norm": "norm of the feature",
-    "gradient_norm": "norm of the gradient",
-}
+
+
+class _Labels(dict[str, str]):
+    """Labels of series; one that a study brings is called by its own words."""
+
+    def __missing__(self, name: str) -> str:
+        return name.replace("_", " ")
+
+
+_NO_SERIES = {"total", "images_per_s"}  # a figure of its own, and a matter of the machine
+TERMS = _Labels(
+    {
+        "identity": "identity loss",
+        "triplet": "triplet loss",
+        "weighted_triplet": "weighted triplet loss",
+        "position_relation": "position-relation loss",
+        "position_triplet": "position triplet loss",
+        "lr": "learning rate",
+        "ape_norm": "norm of the absolute positions",
+        "rpe_norm": "norm of the relative positions",
+        "feature_norm": "norm of the feature",
+        "gradient_norm": "norm of the gradient",
+    }
+)
 STYLE = {
     **sns.axes_style("ticks"),
     "axes.edgecolor": MUTED, "axes.labelcolor": INK, "axes.titlecolor": INK, "axes.titlelocation": "left",
@@ -230,7 +242,9 @@ def terms(study: StudyTables, dataset: dict[str, Any], cells: list[Cell], title:
     What the baseline records too is shown as the difference to it, seed by seed; what is the same in all cells, once.
     """
     frame = _history(study, dataset, cells)
-    names = [] if frame is None else [name for name in TERMS if (frame["name"] == name).any()]
+    own = None if frame is None else frame[frame["cell"].isin([cell.name for cell in cells])]
+    found = set() if own is None else set(own["name"]) - _NO_SERIES
+    names = [name for name in (*TERMS, *sorted(found - {*TERMS})) if name in found]
     if frame is None or not names:
         return None
     wide = {

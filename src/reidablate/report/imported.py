@@ -12,14 +12,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, RootModel
+from pydantic import BaseModel, RootModel, model_validator
 
 from reidablate import provenance
-from reidablate.artifacts import only_writer, read_record, sha256_file, write_json
+from reidablate.artifacts import only_writer, read_record, sha256_file, write_json, write_record
 from reidablate.cells import check_name
 from reidablate.data.formats import JUNK, image_key
 from reidablate.data.index import read_index
 from reidablate.errors import UserError
+from reidablate.integrity import broken_files
 from reidablate.metrics.checks import Labels
 from reidablate.metrics.files import Options, read_file, read_image_names, score_file, write_queries
 from reidablate.study import Study, latest_study
@@ -31,9 +32,17 @@ _Images = Counter[tuple[Any, ...]]  # how often there is a (pid, camid) or (pid,
 
 class _Made(BaseModel):
     source: str
-    sha256: str
+    source_sha256: str
     imported: str
     data_fingerprint: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_0_1_0(cls, data: Any) -> Any:
+        """That version wrote the SHA-256 of the source alone, as `sha256`."""
+        if isinstance(data, dict) and isinstance(data.get("sha256"), str):
+            return {"source_sha256": data["sha256"], **data}
+        return data
 
 
 class _Sides(RootModel[dict[str, dict[str, float]]]):
@@ -81,7 +90,7 @@ def import_run(name: str, path: Path, *, dataset: str, results: Path) -> str:
         "name": name,
         "dataset": dataset,
         "source": str(path.resolve()),
-        "sha256": sha256_file(path),
+        "source_sha256": sha256_file(path),
         "imported": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "protocol": protocol,
         "camid_shift": shift,
@@ -97,7 +106,7 @@ def import_run(name: str, path: Path, *, dataset: str, results: Path) -> str:
             shutil.rmtree(left, ignore_errors=True)
         write_queries(scores, fresh / "queries.parquet")
         write_json(fresh / "metrics.json", summary)
-        write_json(fresh / "provenance.json", facts)
+        write_record(fresh / "provenance.json", facts, ["queries.parquet", "metrics.json"])
         if (folder / name).exists():
             (folder / name).rename(old)
         fresh.rename(folder / name)
@@ -181,6 +190,8 @@ def imported_table(study: Study, fingerprints: Mapping[str, str | None]) -> tupl
         for folder in places:
             try:
                 _check_name(folder.name, study)
+                if broken := broken_files(folder):
+                    raise UserError(f"{' and '.join(broken)} damaged; import it again.")
                 made = read_record(folder / "provenance.json", _Made)
                 metrics = read_record(folder / "metrics.json", _Sides)
                 if made.data_fingerprint != fingerprints.get(dataset.name):
@@ -188,7 +199,7 @@ def imported_table(study: Study, fingerprints: Mapping[str, str | None]) -> tupl
             except UserError as error:
                 lines.append(f"{folder} is left out: {error}")
                 continue
-            facts = {"source": made.source, "sha256": made.sha256, "imported": made.imported}
+            facts = {"source": made.source, "sha256": made.source_sha256, "imported": made.imported}
             rows += [
                 {"dataset": dataset.name, "name": folder.name, "side": side, "metric": metric, "value": value, **facts}
                 for side, summary in metrics.root.items()

@@ -9,6 +9,7 @@ import pandas as pd
 from reidablate.artifacts import read_json, read_table, write_json, write_table
 from reidablate.config import nearest
 from reidablate.errors import UserError
+from reidablate.integrity import refuse_broken
 
 
 def narrow_tables(tables: Path, out: Path, *, cells: Sequence[str], datasets: Sequence[str]) -> None:
@@ -27,6 +28,7 @@ def narrow_tables(tables: Path, out: Path, *, cells: Sequence[str], datasets: Se
     """
     if out.resolve() == tables.resolve():
         raise UserError(f"{out} holds the tables of the whole study; choose another folder with --out.")
+    refuse_broken(tables)
     about, entries = read_json(tables / "study.json"), read_json(tables / "cells.json")
     known = {entry["name"]: entry for entry in entries}
     present = [dataset["name"] for dataset in about["datasets"]]
@@ -45,6 +47,7 @@ def narrow_tables(tables: Path, out: Path, *, cells: Sequence[str], datasets: Se
     line = "This report shows a part of the study; its verdicts are those of the whole study."
     about["datasets"] = [dataset for dataset in about["datasets"] if dataset["name"] in sets]
     about["runs"] = [run for run in about["runs"] if run[0] in sets and run[1] in wanted]
+    about["sha256"] = {}  # of the whole study's tables
     write_json(out / "study.json", {**about, "notices": [line, *about["notices"]]})
 
 

@@ -46,6 +46,7 @@ class Cell:
     references: tuple[str, ...]
     differences: dict[str, dict[str, list[Any]]]
     seed_offset: int
+    unread: str = ""
 
     @property
     def baseline(self) -> str | None:

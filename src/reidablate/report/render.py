@@ -9,7 +9,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError, TemplateSyntaxError
 
-from reidablate.artifacts import only_writer, read_json, write_text
+from reidablate import integrity
+from reidablate.artifacts import only_writer, read_json, write_record, write_text
 from reidablate.errors import UserError
 from reidablate.places import TEMPLATES, packaged
 from reidablate.report.answer import answers, describe
@@ -19,11 +20,16 @@ from reidablate.report.exports import best_cells, export_filters, write_exports
 from reidablate.report.figures import marker, paint
 from reidablate.report.parts import first_contrasts, parts_of
 from reidablate.report.records import VERDICTS, Cell, Contrast, Number, changes, fixed, over_rows
+from reidablate.report.sections import own_sections
 from reidablate.report.slices import KINDS
+
+RECORD = "report.json"
 
 
 def render_report(results: Path, templates: Path, out: Path, *, files: Sequence[str] = ()) -> None:
     """Writes the report of `results/<preset>` to `out` and its exports to `exports/` beside it.
+
+    `report.json`, written last, names their checksums and those of the records of the tables.
 
     The output depends on the tables and the templates alone: the same input gives the same bytes.
 
@@ -41,9 +47,14 @@ def render_report(results: Path, templates: Path, out: Path, *, files: Sequence[
     try:
         with only_writer(results / "tables", "report"):
             study = collect(results / "tables")
+            record = out.parent / RECORD
+            record.unlink(missing_ok=True)  # it vouches for the others, so it comes last
             plots = draw(study, out.parent / "figures", files)
             write_text(out, render_html(study, plots, environment))
-            write_exports(study, environment, out.parent)
+            exports = write_exports(study, environment, out.parent)
+            figures = [f"figures/{plot.name}.{suffix}" for plot in plots for suffix in plot.files]
+            made_of = integrity.digests_of(results / "tables" / name for name in ("study.json", "statistics.json"))
+            write_record(record, {"made_of": made_of}, [out.name, *exports, *figures])
     except TemplateError as error:
         wrong = f"a template of {templates}"
         if isinstance(error, TemplateSyntaxError):
@@ -88,14 +99,15 @@ def render_html(study: StudyTables, plots: list[Plot], environment: Environment)
         "other_side": "after neck" if study.headline == HEADLINE else "before neck",
         "script": script,
         "script_hash": f"sha256-{digest}",
-        "sections": _sections(study),
         "synthetic_names": study.synthetic_names,
         "samples": {
             name: f"data:image/jpeg;base64,{base64.b64encode(path.read_bytes()).decode()}"
             for name, path in study.samples.items()
         },
     }
-    return environment.get_template("report.html.j2").render(context)
+    own = own_sections(environment, study, context)
+    sections = _sections(study, [(section.anchor, section.title) for section in own])
+    return environment.get_template("report.html.j2").render({**context, "own_sections": own, "sections": sections})
 
 
 def verdict_counts(contrasts: Sequence[Contrast]) -> dict[str, Number]:
@@ -129,8 +141,8 @@ def _parts(study: StudyTables, cells: list[Cell]) -> list[dict[str, Any]]:
     return found
 
 
-def _sections(study: StudyTables) -> list[tuple[str, str]]:
-    """Returns (anchor, title) of every section in the order of the page."""
+def _sections(study: StudyTables, own: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Returns (anchor, title) of every section in the order of the page, those that a study brings among them."""
     groups = [
         (f"group-{number}", f"Group: {group.replace('_', ' ')}") for number, group in enumerate(study.groups, start=1)
     ]
@@ -144,8 +156,10 @@ def _sections(study: StudyTables) -> list[tuple[str, str]]:
         ("summary", "Summary"),
         ("claims", "Published claims"),
         *groups,
+        ("joint", "Families and joint conclusions"),
         *([("slices", "Parts of the test set")] if study.slices is not None else []),
         *((anchor, title) for anchor, title, table in extra if table is not None),
+        *own,
         ("cost", "Cost"),
         ("data", "Data sets"),
         ("calibration", "Calibration"),

@@ -91,9 +91,9 @@ def _moderated(lines: Sequence[Line], parts: Sequence[Components], pool: Sequenc
             continue
         names = [(lines[row].fields["cell"], lines[row].fields["reference"]) for row in rows[whole]]
         prior = fit_prior(between[whole], df[whole], overlap=squared_correlations(names))
-        between, seed_df[rows] = prior.posterior(between, df)
-        seed[rows] = between / num_seeds
-        prior_df[rows] = prior.df
+        moderated, seed_df[rows] = prior.posterior(between, df)
+        seed[rows] = moderated / num_seeds
+        prior_df[rows] = np.where(prior.outlying(between, df), 0.0, prior.df)
     return replace(stacked, seed=seed, seed_df=seed_df), prior_df
 
 
@@ -187,6 +187,9 @@ def _add_adjusted(lines: Sequence[Line], components: Components) -> None:
             line.fields["high_adjusted"] = min(float(components.estimate[row] + half[row]), 1.0)
 
 
+_OTHER_WAY = {"improves": "worsens", "worsens": "improves"}  # of a metric whose lower values are better
+
+
 def _add_verdict(line: Line) -> None:
     """Adds the verdict; a refused comparison gets none."""
     fields = line.fields
@@ -203,6 +206,8 @@ def _add_verdict(line: Line) -> None:
         reference_diverged=fields["num_diverged_reference"] > 0,
         missing=fields["num_missing"] > 0,
     )
+    if not fields.get("higher_is_better", True):
+        fields["verdict"] = _OTHER_WAY.get(fields["verdict"], fields["verdict"])
     if fields["verdict"] == "provisional":
         runs = "1 planned run is" if fields["num_missing"] == 1 else f"{fields['num_missing']} planned runs are"
         line.notes.append(f"{runs} missing, so there is no verdict yet.")

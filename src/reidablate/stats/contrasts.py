@@ -17,6 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from reidablate.errors import UserError
+from reidablate.metrics.registry import SHIPPED, Metric
 from reidablate.runs import SIDES
 from reidablate.stats.conclude import Line, finish
 from reidablate.stats.guard import Guard
@@ -30,7 +31,7 @@ from reidablate.stats.paired import (
     sign_flip_p,
     unpaired_components,
 )
-from reidablate.stats.scores import METRICS, Layout, RunStatus, ScoreBook, numbers
+from reidablate.stats.scores import Layout, RunStatus, ScoreBook, numbers
 
 MIN_SEEDS = 3
 MIN_CAMERAS = 3
@@ -52,7 +53,10 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "metric": ("string", "Metric."),
     "num_seeds": ("Int64", "Seeds that entered: finished in both cells; unpaired, the smaller number of the two."),
     "num_planned": ("Int64", "Planned seeds of the cell."),
-    "num_missing": ("Int64", "Planned runs of the cell and the reference that are not there; diverged ones are."),
+    "num_missing": (
+        "Int64",
+        "Runs of cell and reference that are planned, or among the preset's seeds, and not there; diverged ones are.",
+    ),
     "num_diverged": ("Int64", "Seeds of the cell that diverged."),
     "num_diverged_reference": ("Int64", "Seeds of the reference that diverged."),
     "paired": ("boolean", "Whether seeds are paired."),
@@ -64,7 +68,10 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "seed_sd": ("Float64", "Standard deviation of the difference between seeds, as observed."),
     "seed_error": ("Float64", "Root of V_seed, moderated over the sister contrasts."),
     "seed_df": ("Float64", "Its degrees of freedom."),
-    "prior_df": ("Float64", "Those that the sisters add before the cap, at most 1000; 0 where there is no prior."),
+    "prior_df": (
+        "Float64",
+        "Those that the sisters add before the cap, at most 1000; 0 without a prior or outlying.",
+    ),
     "sampling_error": ("Float64", "Root of C, what no number of seeds removes."),
     "identity_error": ("Float64", "Root of V_id, the error of the identities alone."),
     "identity_df": ("Float64", "Degrees of freedom of both: effective identities minus one."),
@@ -126,33 +133,37 @@ def contrast_table(
     deltas: Mapping[str, Mapping[str, float]],
     headline_side: str,
     borrowed: Collection[str] = (),
+    least_seeds: int = 0,
+    metrics: Sequence[Metric] = SHIPPED,
 ) -> pd.DataFrame:
     """Returns a row for every data set, declared contrast, feature side and metric, with the columns of `COLUMNS`.
 
     Args:
         queries: The table `queries`.
         runs: The table `runs`: which runs are planned and what became of them.
-        cells: Entries of `cells.json`; `name`, `group`, `references`, `seed_offset`, `primary` and `exploratory` (was
-            it declared primary after a run had been scored?) are read, and what the guard compares: `config`,
-            `config_hash`, `declared` and `differences`.
+        cells: Entries of `cells.json`; `name`, `group`, `references`, `seed_offset`, `primary` and `exploratory` (the
+            references over which it was declared primary after a run had been scored) are read, and what the guard
+            compares: `config`, `config_hash`, `declared` and `differences`.
         deltas: {dataset: {metric: largest difference that does not matter}}, fractions.
         headline_side: The declared feature side.
         borrowed: Procedural data sets, whose delta is that of the real one.
+        least_seeds: Seeds of the preset. A contrast that has any run is provisional with fewer planned ones.
+        metrics: The metrics that are compared.
 
     Raises:
         UserError: The headline side is not a feature side.
     """
     if headline_side not in SIDES:
         raise UserError(f"headline side '{headline_side}' is no feature side; use one of {', '.join(SIDES)}.")
-    book, guard = ScoreBook(queries, runs), Guard(runs, cells)
+    book, guard = ScoreBook(queries, runs, metrics), Guard(runs, cells)
     lines: list[Line] = []
     for dataset in book.datasets:
         for fields in declared_contrasts(cells):
             for side in SIDES:
                 start = {"dataset": dataset, "side": side, "headline": side == headline_side, **fields}
                 start["delta_borrowed"] = dataset in borrowed
-                found, base = match(book, guard, start)
-                lines += measure(found, base, METRICS, deltas.get(dataset, {}))
+                found, base = match(book, guard, start, least_seeds=least_seeds)
+                lines += measure(found, base, metrics, deltas.get(dataset, {}))
     keys = ("dataset", "metric", "side")
     return finish(lines, family=keys, pool=keys, columns=COLUMNS)
 
@@ -169,28 +180,32 @@ def declared_contrasts(cells: Sequence[Mapping[str, Any]]) -> Iterator[dict[str,
                 "reference": reference,
                 "paired": paired,
                 "primary": bool(cell.get("primary")),
-                "exploratory": bool(cell.get("primary") and cell.get("exploratory")),
+                "exploratory": bool(cell.get("primary")) and reference in (cell.get("exploratory") or ()),
             }
 
 
-def match(book: ScoreBook, guard: Guard, fields: dict[str, Any]) -> tuple[Matched | None, Line]:
+def match(book: ScoreBook, guard: Guard, fields: dict[str, Any], *, least_seeds: int) -> tuple[Matched | None, Line]:
     """Returns the scores of a contrast, None when there is nothing to compare, and the line that counts its seeds."""
     cell_runs, reference_runs = (book.runs(fields["dataset"], fields["side"], fields[k]) for k in ("cell", "reference"))
     cell_seeds, reference_seeds = _finished(cell_runs), _finished(reference_runs)
     if fields["paired"]:
         cell_seeds = reference_seeds = [seed for seed in cell_seeds if seed in reference_seeds]
+    unplanned = _unplanned(fields, cell_runs, reference_runs, least_seeds)
     line = Line(
         fields
         | {
             "num_seeds": min(len(cell_seeds), len(reference_seeds)),
             "num_planned": len(cell_runs),
-            "num_missing": _missing(cell_runs) + _missing(reference_runs),
+            "num_missing": _missing(cell_runs) + _missing(reference_runs) + sum(unplanned.values()),
             "num_diverged": _diverged(cell_runs),
             "num_diverged_reference": _diverged(reference_runs),
             "warnings": "",
         },
         [*_absences(fields["cell"], cell_runs), *_absences(fields["reference"], reference_runs)],
     )
+    line.notes += [
+        f"{number} of the preset's {least_seeds} seeds of {name} are not planned." for name, number in unplanned.items()
+    ]
     if not cell_seeds or not reference_seeds:
         pair = f"{fields['cell']} and {fields['reference']}"
         line.notes.append(f"No seed finished in both {pair}, so there is nothing to compare.")
@@ -216,7 +231,7 @@ def match(book: ScoreBook, guard: Guard, fields: dict[str, Any]) -> tuple[Matche
 def measure(
     found: Matched | None,
     base: Line,
-    metrics: Sequence[str],
+    metrics: Sequence[Metric],
     deltas: Mapping[str, float],
     keep: NDArray[np.bool_] | None = None,
 ) -> list[Line]:
@@ -225,16 +240,21 @@ def measure(
     Args:
         found: The scores, None when there are none.
         base: Fields and notes that all metrics share.
-        metrics: Metrics wanted.
+        metrics: The metrics of the scores, in their order.
         deltas: Largest difference that does not matter, by metric.
         keep: The queries of a slice, (Q,); all by default.
     """
-    shared = [Line({**base.fields, "metric": m, "delta": deltas.get(m)}, [*base.notes]) for m in metrics]
+    shared = [
+        Line(
+            {**base.fields, "metric": m.name, "delta": deltas.get(m.name), "higher_is_better": m.higher_is_better},
+            [*base.notes],
+        )
+        for m in metrics
+    ]
     if found is None:
         return shared
-    wanted = [METRICS.index(metric) for metric in metrics]
     keep = np.ones(len(found.layout.pids), dtype=bool) if keep is None else keep
-    cell, reference = found.cell[wanted][..., keep], found.reference[wanted][..., keep]
+    cell, reference = found.cell[..., keep], found.reference[..., keep]
     pids = found.layout.pids[keep]
     parts, apart, counts = _components(cell, reference, pids, paired=found.paired)
     better = _better(cell, reference, pids) if found.paired else None
@@ -333,6 +353,16 @@ def _absences(name: str, runs: Mapping[int, RunStatus]) -> Iterator[str]:
     for problem, seeds in problems.items():
         plural = problem if len(seeds) == 1 else problem.replace("has ", "have ", 1)
         yield f"{name}: {numbers(seeds)} {plural}."
+
+
+def _unplanned(
+    fields: Mapping[str, Any], cell: Mapping[int, RunStatus], reference: Mapping[int, RunStatus], least_seeds: int
+) -> dict[str, int]:
+    """Returns how many seeds each of two cells lacks of those of the preset; none before either of them has a run."""
+    if not cell or all(run.status == "missing" for run in (*cell.values(), *reference.values())):
+        return {}
+    planned = {fields["cell"]: len(cell), fields["reference"]: len(reference)}
+    return {name: least_seeds - number for name, number in planned.items() if number < least_seeds}
 
 
 def _finished(runs: Mapping[int, RunStatus]) -> list[int]:

@@ -4,8 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reidablate import places
-from reidablate.artifacts import only_writer, read_json, read_table, write_table
+import pandas as pd
+
+from reidablate import integrity, places
+from reidablate.artifacts import only_writer, read_json, read_table, write_record, write_table
+from reidablate.metrics.registry import Metric, known_metrics
 from reidablate.published import study_claims
 from reidablate.stats.claims import judge
 from reidablate.stats.contrasts import DEFAULT_DELTA_POINTS, contrast_table
@@ -18,7 +21,7 @@ CALIBRATION = "calibration.parquet"
 def write_statistics(results: Path, study: Path = Path()) -> str:
     """Writes the tables of the statistics below `results/tables` and returns the line that counts the verdicts.
 
-    They are `contrasts`, `slices`, `joint` and `claims`.
+    They are `contrasts`, `slices`, `joint` and `claims`; `statistics.json` names their checksums.
 
     Args:
         results: The folder `results/<preset>`.
@@ -40,28 +43,44 @@ def declared_deltas(study: Mapping[str, Any]) -> dict[str, dict[str, float]]:
             not name has the default of `DEFAULT_DELTA_POINTS`.
     """
     found = {}
+    own = {m.name: m.delta_points for m in known_metrics(study) if m.delta_points is not None}
     for entry in study["datasets"]:
-        points = {**DEFAULT_DELTA_POINTS.get(entry["name"], {}), **(entry.get("delta") or {})}
+        points = {**own, **DEFAULT_DELTA_POINTS.get(entry["name"], {}), **(entry.get("delta") or {})}
         found[entry["name"]] = {metric: value / 100 for metric, value in points.items()}
     return found
 
 
+def _is_whole(queries: pd.DataFrame, metric: Metric) -> bool:
+    """Returns whether a metric of the study's own has a value for every query of every run; else it is no contrast."""
+    return metric.column in queries and bool(queries[metric.column].notna().all())
+
+
 def _write_tables(tables: Path, study_folder: Path) -> str:
+    integrity.refuse_broken(tables, ["study.json"])
     study, cells = read_json(tables / "study.json"), read_json(tables / "cells.json")
     queries, runs = read_table(tables / "queries.parquet"), read_table(tables / "runs.parquet")
     deltas = declared_deltas(study)
     borrowed = {entry["name"] for entry in study["datasets"] if entry.get("synthetic") or entry.get("generated")}
-    contrasts = contrast_table(queries, runs, cells, deltas=deltas, headline_side=study["headline"], borrowed=borrowed)
-    slices = slice_table(queries, runs, cells, deltas=deltas, headline_side=study["headline"], borrowed=borrowed)
+    arguments: dict[str, Any] = {"deltas": deltas, "headline_side": study["headline"], "borrowed": borrowed}
+    arguments["least_seeds"] = study.get("preset_seeds", 0)
+    metrics = [metric for metric in known_metrics(study) if metric.use is None or _is_whole(queries, metric)]
+    contrasts = contrast_table(queries, runs, cells, **arguments, metrics=metrics)
+    slices = slice_table(queries, runs, cells, **arguments)
     claims = study_claims(study_folder, [cell["name"] for cell in cells])
     judged = judge(claims, contrasts, study, runs, cells, read_table(tables / "metrics.parquet"))
     joint = joint_table(contrasts)
-    for name, frame in {"contrasts": contrasts, "slices": slices, "joint": joint, "claims": judged}.items():
+    frames = {"contrasts": contrasts, "slices": slices, "joint": joint, "claims": judged}
+    (tables / "statistics.json").unlink(missing_ok=True)  # it vouches for the others, so it comes last
+    for name, frame in frames.items():
         write_table(frame, tables / f"{name}.parquet")
         write_table(frame, tables / f"{name}.csv")
     (tables / CALIBRATION).unlink(missing_ok=True)
     for calibration in places.calibration(study_folder):
         write_table(read_table(calibration), tables / CALIBRATION)
+    written = [f"{name}.{suffix}" for name in frames for suffix in ("parquet", "csv")]
+    written += [CALIBRATION] * (tables / CALIBRATION).is_file()
+    made_of = integrity.digests_of([tables / "study.json"])
+    write_record(tables / "statistics.json", {"made_of": made_of}, written)
     shown = contrasts[contrasts["headline"].eq(True) & contrasts["metric"].eq("mAP")]
     counts = shown["verdict"].value_counts()
     return f"statistics: {len(shown)} contrasts in mAP: " + ", ".join(f"{n} {word}" for word, n in counts.items())

@@ -11,13 +11,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from reidablate.metrics.registry import SHIPPED, Metric
 from reidablate.runs import SIDES
 from reidablate.stats.paired import Array
 
-METRICS = ("mAP", "mAP_trapezoid", "mINP", "rank1", "rank5", "rank10")
-
-_VALUES = ("average_precision", "average_precision_trapezoid", "inverse_negative_penalty", "first_hit_rank")
-_RANKS = (1, 5, 10)
+METRICS = tuple(metric.name for metric in SHIPPED)
 
 
 @dataclass(frozen=True)
@@ -45,31 +43,30 @@ class RunStatus:
     problem: str | None
 
 
-def metric_values(frame: pd.DataFrame) -> Array:
-    """Returns the per-query value of every metric, (M, Q), from columns of the per-query table.
-
-    Rank-k of a query is 1 when its first hit stands at rank k or before.
-    """
-    precision, trapezoid, inverse, first = (frame[name].to_numpy(np.float64, na_value=np.nan) for name in _VALUES)
-    ranks = [np.where(np.isnan(first), np.nan, first <= k) for k in _RANKS]
-    return np.stack([precision, trapezoid, inverse, *ranks])
+def metric_values(frame: pd.DataFrame, metrics: Sequence[Metric] = SHIPPED) -> Array:
+    """Returns the per-query value of every metric, (M, Q), from columns of the per-query table."""
+    return np.stack([metric.values(frame) for metric in metrics])
 
 
-def split_runs(queries: pd.DataFrame) -> Iterator[tuple[tuple[str, str], dict[tuple[str, int], RunScores]]]:
+def split_runs(
+    queries: pd.DataFrame, metrics: Sequence[Metric] = SHIPPED
+) -> Iterator[tuple[tuple[str, str], dict[tuple[str, int], RunScores]]]:
     """Yields ((dataset, side), {(cell, seed): scores}) for every data set and feature side of the per-query table.
 
     Queries that stand twice under one name, identity and camera are told apart by their order in the table.
 
     Args:
         queries: The table `queries`; further numeric or text columns are kept in the layouts.
+        metrics: The metrics, in the order of the scores.
     """
-    described = [c for c in queries.columns if c not in {"dataset", "side", "cell", "seed", "query", "pid", *_VALUES}]
+    left = {"dataset", "side", "cell", "seed", "query", "pid", *(metric.column for metric in metrics)}
+    described = [column for column in queries.columns if column not in left]
     for whole, part in queries.groupby(["dataset", "side"], sort=False, observed=True):
         dataset, side = cast(tuple[str, str], whole)
         names = pd.factorize(part["query"], sort=True)[0]
         pids = part["pid"].to_numpy(np.int64)
         camids = part["camid"].to_numpy(np.int64)
-        values = metric_values(part)
+        values = metric_values(part, metrics)
         layouts: dict[bytes, Layout] = {}
         runs: dict[tuple[str, int], RunScores] = {}
         groups = part.groupby(["cell", "seed"], sort=False, observed=True).indices
@@ -87,8 +84,8 @@ def split_runs(queries: pd.DataFrame) -> Iterator[tuple[tuple[str, str], dict[tu
 class ScoreBook:
     """Every run of every data set with its status and scores; a row of the per-query table without a run is ignored."""
 
-    def __init__(self, queries: pd.DataFrame, runs: pd.DataFrame) -> None:
-        scores = dict(split_runs(queries)) if len(queries) else {}
+    def __init__(self, queries: pd.DataFrame, runs: pd.DataFrame, metrics: Sequence[Metric] = SHIPPED) -> None:
+        scores = dict(split_runs(queries, metrics)) if len(queries) else {}
         self.datasets: list[str] = list(dict.fromkeys(map(str, runs["dataset"]))) if len(runs) else []
         self._runs: dict[tuple[str, str, str], dict[int, RunStatus]] = {}
         if not len(runs):

@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from reidablate.errors import UserError
+from reidablate.metrics.registry import SHIPPED
 from reidablate.stats.conclude import finish
 from reidablate.stats.contrasts import COLUMNS, declared_contrasts, match, measure
 from reidablate.stats.guard import Guard
@@ -36,6 +37,7 @@ def slice_table(
     deltas: Mapping[str, Mapping[str, float]],
     headline_side: str,
     borrowed: Collection[str] = (),
+    least_seeds: int = 0,
     metrics: Sequence[str] = ("mAP",),
 ) -> pd.DataFrame:
     """Returns a row for every data set, declared contrast, slice and metric on the headline side.
@@ -49,18 +51,19 @@ def slice_table(
     unknown = [metric for metric in metrics if metric not in METRICS]
     if unknown:
         raise UserError(f"metric '{unknown[0]}' is unknown; use some of {', '.join(METRICS)}.")
-    book, guard = ScoreBook(queries, runs), Guard(runs, cells)
+    wanted = [metric for metric in SHIPPED if metric.name in metrics]
+    book, guard = ScoreBook(queries, runs, wanted), Guard(runs, cells)
     lines = []
     for dataset in book.datasets:
         for fields in declared_contrasts(cells):
             start = {"dataset": dataset, "side": headline_side, "headline": True, "delta_borrowed": dataset in borrowed}
-            found, base = match(book, guard, start | fields)
+            found, base = match(book, guard, start | fields, least_seeds=least_seeds)
             if found is None:
                 continue
             for kind, parts in slices(found.layout.columns).items():
                 for label, keep in parts.items():
                     base.fields |= {"slice_by": kind, "slice": label}
-                    lines += measure(found, base, metrics, deltas.get(dataset, {}), keep)
+                    lines += measure(found, base, wanted, deltas.get(dataset, {}), keep)
     keys = ("dataset", "metric", "slice_by")
     return finish(lines, family=keys, pool=(*keys, "slice"), columns=SLICE_COLUMNS)
 

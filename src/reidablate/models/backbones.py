@@ -1,0 +1,54 @@
+"""Backbones by name: the vision transformers of the study, those of timm, and a study's own.
+
+A backbone is made of a `ModelConfig` and maps normalised images (B, 3, H, W) to `Tokens`. It says its `width` D and, as
+(rows, columns), the `grid` of its patches.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from reidablate import plugins
+from reidablate.config import ModelConfig
+from reidablate.errors import UserError
+from reidablate.loss_options import Need
+from reidablate.rng import seed_int
+
+
+def build_backbone(config: ModelConfig) -> Any:
+    """Returns the backbone of a configuration.
+
+    Raises:
+        UserError: There is none of its name, it refuses an option, or it is none.
+    """
+    plugin = plugins.find("backbones", config.backbone.split("/")[0])
+    plugins.check_unchanged(plugin, config.backbone_code)
+    with plugins.running(plugin, f"model.backbone {config.backbone}"):
+        made: Any = plugin.made(config)
+    if not isinstance(made, nn.Module) or not all(hasattr(made, name) for name in ("width", "grid")):
+        raise UserError(f"{plugin.where}: '{plugin.name}' should return a torch.nn.Module with 'width' and 'grid'.")
+    return made
+
+
+def seeded_backbone(config: ModelConfig, seed: int) -> Any:
+    """Returns a backbone with its own initial values, drawn from a stream of the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed_int(seed, "init:backbone"))
+        return build_backbone(config)
+
+
+def what_it_gives(config: ModelConfig) -> tuple[frozenset[Need], int]:
+    """Returns what a backbone gives to losses, and its number of patches; nothing is computed.
+
+    Raises:
+        UserError: As `build_backbone`, or it fails on an image.
+    """
+    plugin = plugins.find("backbones", config.backbone.split("/")[0])
+    with torch.device("meta"), torch.no_grad():
+        backbone = build_backbone(config)
+        with plugins.running(plugin, f"model.backbone {config.backbone}"):
+            tokens = backbone.eval()(torch.zeros(2, 3, *config.image_size))
+    found: dict[Need, Any] = {"cls": tokens.cls, "patches": tokens.patches}
+    number = 0 if tokens.patches is None else tokens.patches.shape[1]
+    return frozenset(need for need, part in found.items() if part is not None), number

@@ -1,0 +1,97 @@
+"""Sections of options: frozen, validated mappings, and the sentences that explain a wrong one."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from reidablate.errors import UserError, shortened
+
+T = TypeVar("T", bound=BaseModel)
+
+
+class Section(BaseModel):
+    """A group of options: unknown keys and numbers that are not finite are refused, and values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def none_word(value: Any) -> Any:
+    """Returns None for the word `none`, anything else as it is."""
+    return None if value == "none" else value
+
+
+Margin = Literal["soft"] | Annotated[float, Field(ge=0)]
+Weight = Annotated[float, Field(ge=0)]
+Factor = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+def _schema_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
+    """Returns the keys known at `location` of a model, following nested sections."""
+    schema = model.model_json_schema()
+    node: dict[str, Any] = schema
+    for part in (*location[:-1], None):
+        options = [node, *node.get("anyOf", []), *node.get("allOf", [])]
+        resolved = [schema["$defs"][o["$ref"].rsplit("/", 1)[1]] if "$ref" in o else o for o in options]
+        node = next((o for o in resolved if "properties" in o or "additionalProperties" in o), {})
+        if part is None:
+            break
+        node = node.get("properties", {}).get(part) or node.get("additionalProperties") or {}
+    return list(node.get("properties", {}))
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """Returns `did you mean 'x'?` for the nearest known word, or `known: ` and all known words."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(sorted(known))}"
+
+
+def validate(model: type[T], data: Any, *, where: str) -> T:
+    """Returns `data` as a validated model.
+
+    Raises:
+        UserError: One sentence naming `where`, the first wrong key, what is wrong with it and the nearest known key.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        errors = error.errors()
+    for one in errors:
+        if isinstance(cause := one.get("ctx", {}).get("error"), UserError):  # it says everything
+            raise UserError(f"{where}: {cause}")
+    unknown = {"extra_forbidden", "unexpected_keyword_argument"}  # another key is often missing because of it
+    first = next((error for error in errors if error["type"] in unknown), errors[0])
+    location = tuple(part for part in first["loc"] if _is_key(part))
+    if first["type"] in unknown and first["loc"] and not _is_key(first["loc"][-1]):
+        location += (first["loc"][-1],)  # the user's own key, whatever it looks like
+    key = shortened(".".join(str(part) for part in location)) or "the file"
+    if first["type"] in unknown:
+        known = _schema_at(model, location)
+        raise UserError(f"{where}: unknown key '{key}'; {nearest(str(first['loc'][-1]), known)}")
+    if first["type"] == "missing":
+        raise UserError(f"{where}: key '{key}' is missing; add it.")
+    if first["type"] == "value_error" and isinstance(first["input"], Mapping):
+        raise UserError(f"{where}: {'' if key == 'the file' else f'{key}: '}{_expectation(first)}")
+    same_place = [e for e in errors if tuple(part for part in e["loc"] if _is_key(part)) == location]
+    wanted = " or ".join(dict.fromkeys(_expectation(e) for e in same_place))
+    raise UserError(f"{where}: '{key}' is {_shown(first['input'])} but should be {wanted}.")
+
+
+def _shown(value: Any) -> str:
+    try:
+        return shortened(repr(value))
+    except ValueError:  # an integer of more than 4300 digits
+        return "a number of thousands of digits"
+
+
+def _is_key(part: int | str) -> bool:
+    """Tells a key or list position from the tags that pydantic adds for the members of a union."""
+    return "[" not in str(part) and not str(part).startswith("constrained") and part not in {"float", "int", "str"}
+
+
+def _expectation(error: Any) -> str:
+    message = str(error["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
+    return "a mapping of options, or none" if error["type"] == "model_type" else message
