@@ -54,7 +54,8 @@ def main() -> None:
     if options.take is not None:
         take(options.take)
     render_report(EXAMPLE, ROOT / "report_templates", EXAMPLE / "index.html")
-    (EXAMPLE / "tables" / ".lock").unlink(missing_ok=True)
+    for left in (EXAMPLE / "tables" / ".lock", EXAMPLE / "report.json"):
+        left.unlink(missing_ok=True)
     picture(EXAMPLE / "index.html")
 
 
