@@ -38,7 +38,7 @@ def check_name(name: str, what: str) -> None:
     """
     if not _SAFE_NAME.fullmatch(name):
         raise UserError(
-            f"{what} '{name}' is no safe folder name; "
+            f"{what} '{name}' is not a safe folder name; "
             "use small letters, digits, '_', '-' and '.', at most 64, starting with a letter or digit."
         )
 
@@ -235,7 +235,7 @@ def load_cells(folder: Path, presets: Iterable[Preset], study: Path = Path()) ->
     for preset in presets:
         for name in preset.primary:
             if name not in cells and not cells.why_broken(name):
-                raise UserError(f"preset '{preset.name}': primary '{name}' is no cell; {nearest(name, list(cells))}")
+                raise UserError(f"preset '{preset.name}': primary '{name}' is not a cell; {nearest(name, list(cells))}")
     return cells
 
 
@@ -307,7 +307,7 @@ def _require(path: Path, key: str, needed: Iterable[str], cells: Cells, files: _
     """Checks that a cell has the cells that it names under `key`.
 
     Raises:
-        UserError: One is broken, with its fault, or is no cell.
+        UserError: One is broken, with its fault, or is not a cell.
     """
     for name in needed:
         if fault := cells.why_broken(name):
@@ -315,7 +315,7 @@ def _require(path: Path, key: str, needed: Iterable[str], cells: Cells, files: _
             raise _NeedsBrokenError(f"{path}: {key} '{name}' cannot be used, because {why}", fault.cause)
         if name not in cells:
             known = nearest(name, list(files))
-            raise UserError(f"{path}: {key} '{name}'{', which' if key == 'extends' else ''} is no cell; {known}")
+            raise UserError(f"{path}: {key} '{name}'{', which' if key == 'extends' else ''} is not a cell; {known}")
 
 
 class _NeedsBrokenError(UserError):
@@ -458,7 +458,7 @@ def select(cells: Mapping[str, Cell], *, names: Iterable[str] | None, tier: Tier
     """Returns the named cells, or without names all cells up to a tier; parents stand before their children.
 
     Raises:
-        UserError: A name is no cell.
+        UserError: A name is not a cell.
     """
     if names is None:
         wanted = [cell.name for cell in cells.values() if TIERS.index(cell.tier) <= TIERS.index(tier)]

@@ -143,7 +143,7 @@ def _json(text: str, option: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{option} is no JSON ({reason(error)}); quote it like '{{\"key\": 1}}'.") from None
+        raise UserError(f"{option} is not valid JSON ({reason(error)}); quote it like '{{\"key\": 1}}'.") from None
 
 
 @contextmanager
@@ -513,6 +513,7 @@ def report(
     cells: Annotated[str, typer.Option(help="Only these cells and their references, separated by commas.")] = "",
     datasets: Annotated[str, typer.Option(help="Only these data sets, separated by commas.")] = "",
     out: Annotated[Path | None, typer.Option(help="Folder of a report of some cells or data sets.")] = None,
+    figures: Annotated[str, typer.Option(help="Also write every figure to report/figures: pdf, png or pdf,png.")] = "",
     study: cells_cli.StudyOption = None,
 ) -> None:
     """Renders the tables as one self-contained HTML file."""
@@ -540,10 +541,11 @@ def report(
 
         typer.echo(text_summary(results / "tables"), nl=False)
         return
+    from reidablate.report.drawing import formats
     from reidablate.report.render import render_report
 
     page = results / "report" / "index.html"
-    render_report(results, templates, page)
+    render_report(results, templates, page, files=formats(figures))
     typer.echo(f"report: {page}")
 
 

@@ -178,7 +178,7 @@ def last_words(log: Path) -> str:
 def how_it_ended(log: Path) -> str:
     """Returns the last words of a failed stage, or that it had none, as when the kernel killed it for its memory."""
     last = "".join(f"; its last line: {line.strip()}" for line in _lines(log)[-1:])
-    return plain(last_words(log) or f"ended without a word (killed?){last}")
+    return plain(last_words(log) or f"ended without an error message (killed?){last}")
 
 
 def _lines(log: Path) -> list[str]:

@@ -57,7 +57,7 @@ def write_study(folder: Path, *, tier: str | None = "core") -> str:
         tier: Which of the package's cells to begin with, each with its parents and references; None: the baseline.
 
     Raises:
-        UserError: A file that would be written exists, or `tier` is no tier. Nothing is written then.
+        UserError: A file that would be written exists, or `tier` is not a tier. Nothing is written then.
     """
     files = study_files(tier)
     if folder.exists() and not folder.is_dir():
@@ -74,7 +74,7 @@ def study_files(tier: str | None) -> dict[str, str]:
     """Returns the text of every file of a new study folder by its relative name.
 
     Raises:
-        UserError: `tier` is no tier.
+        UserError: `tier` is not a tier.
     """
     profiles = packaged("profiles")
     return {

@@ -11,7 +11,8 @@ from playwright.sync_api import Browser, sync_playwright
 from reidablate.report.render import render_report
 from report_fixture import write_results
 
-TEMPLATES = Path(__file__).parents[2] / "report_templates"
+ROOT = Path(__file__).parents[2]
+TEMPLATES = ROOT / "report_templates"
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +32,16 @@ def browser() -> Iterator[Browser]:
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report with two groups, two data sets, three seeds, one diverged and one missing run."""
     results = write_results(tmp_path_factory.mktemp("browser") / "quickstart", queries=60, epochs=4)
+    out = results / "report" / "index.html"
+    render_report(results, TEMPLATES, out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of the fixed tables of a real quickstart, by the templates of today."""
+    results = tmp_path_factory.mktemp("example")
+    shutil.copytree(ROOT / "docs" / "example" / "tables", results / "tables")
     out = results / "report" / "index.html"
     render_report(results, TEMPLATES, out)
     return out

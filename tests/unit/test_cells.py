@@ -101,13 +101,13 @@ def test_a_sweep_makes_a_cell_of_every_combination(project: Path) -> None:
     [
         ("a", "name: a\nextends: p1\nlosses:\n  wieghted_triplet: {}\n", "did you mean 'weighted_triplet'?"),
         ("a", "name: a\ntitel: x\n", "unknown key 'titel'; did you mean 'title'?"),
-        ("a", "name: a\nextends: p11\n", "extends 'p11', which is no cell; did you mean 'p1'?"),
+        ("a", "name: a\nextends: p11\n", "extends 'p11', which is not a cell; did you mean 'p1'?"),
         ("a", "name: a\nextends: a\n", "'extends' runs in a circle (a -> a)"),
-        ("a", "name: a\nextends: p1\nreference: nobody\n", "reference 'nobody' is no cell"),
+        ("a", "name: a\nextends: p1\nreference: nobody\n", "reference 'nobody' is not a cell"),
         ("a", "name: a\nextends: p1\nreference: a\n", "cannot be its own reference"),
         ("a", "name: p1\n", "rename the file to p1.yaml"),
-        ("a", "name: ..\n", "is no safe folder name"),
-        ("A b", "name: A b\n", "is no safe folder name"),
+        ("a", "name: ..\n", "is not a safe folder name"),
+        ("A b", "name: A b\n", "is not a safe folder name"),
         ("a", "name: a\ntrain: {lr: 0.1}\n", "'train.lr' belongs to the preset; scale it with 'train.lr_factor'"),
         ("a", "name: a\ntier: main\n", "'tier' is 'main' but should be 'core', 'extended' or 'optional'"),
         ("a", "name: a\nsweep: {seed: [1, 2]}\n", "sweep key 'seed' should start with model, losses, train"),
@@ -331,5 +331,7 @@ def test_a_cell_is_primary_by_its_own_word_or_the_presets_and_its_children_are_n
 
 def test_a_preset_that_names_no_cell_as_primary_is_a_sentence(project: Path) -> None:
     preset = load_presets()["quickstart"].model_copy(update={"primary": ["p1_rpee"]})
-    with pytest.raises(UserError, match=r"preset 'quickstart': primary 'p1_rpee' is no cell; did you mean 'p1_rpe'\?"):
+    with pytest.raises(
+        UserError, match=r"preset 'quickstart': primary 'p1_rpee' is not a cell; did you mean 'p1_rpe'\?"
+    ):
         load_cells(project / "ablations", [preset])

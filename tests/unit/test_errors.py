@@ -42,9 +42,9 @@ def test_last_words_are_a_refusal_or_an_exception_and_never_a_line_of_progress(
 
 def test_who_was_killed_is_said_to_have_ended_without_a_word(tmp_path: Path) -> None:
     log = tmp_path / "a.log"
-    assert how_it_ended(log) == "ended without a word (killed?)"  # not even a log
+    assert how_it_ended(log) == "ended without an error message (killed?)"  # not even a log
     log.write_text("epoch 1/2 loss 1.2\nepoch 2/2 loss 1.1\n\n")
-    assert how_it_ended(log) == "ended without a word (killed?); its last line: epoch 2/2 loss 1.1"
+    assert how_it_ended(log) == "ended without an error message (killed?); its last line: epoch 2/2 loss 1.1"
     log.write_text(TRACEBACK)
     assert how_it_ended(log) == "torch.OutOfMemoryError: CUDA out of memory."
 

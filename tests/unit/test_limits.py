@@ -12,7 +12,7 @@ from reidablate.engine.batches import SPARE_BYTES, affordable_workers
 from reidablate.engine.devices import _own_folder
 from reidablate.errors import UserError, knob, plain, sentence
 from reidablate.metrics.checks import check_distances, check_labels
-from reidablate.report.figures import unique_slug
+from reidablate.report.drawing import unique_slug
 
 
 def test_a_sweep_of_too_many_points_is_not_expanded(tmp_path: Path) -> None:

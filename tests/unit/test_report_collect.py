@@ -81,11 +81,6 @@ def test_failures_are_listed_with_their_reasons(study: StudyTables) -> None:
     assert failed == {("market1501", "pos_triplet", 1): "diverged", ("occluded_duke", "cls_untie", 2): "missing"}
 
 
-def test_verdicts_add_up(study: StudyTables) -> None:
-    words = ("improves", "worsens", "equivalent", "undecided", "provisional")
-    assert sum(study.num_verdicts(word).value or 0 for word in words) == study.num_verdicts("").value == 32
-
-
 def test_cells_with_other_seeds_have_no_paired_spread(tmp_path: Path) -> None:
     results = write_results(tmp_path / "quickstart", cells=2, queries=30, optional=False)
     path = results / "tables" / "cells.json"

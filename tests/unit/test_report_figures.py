@@ -8,12 +8,14 @@ import matplotlib as mpl
 import pytest
 from matplotlib.figure import Figure
 
-from reidablate.report import figures
+from reidablate.errors import UserError
+from reidablate.report import drawing
 from reidablate.report.collect import StudyTables, collect
-from reidablate.report.figures import COLOURS, Plot, colour, draw, marker
+from reidablate.report.drawing import Plot, draw, formats
+from reidablate.report.figures import COLOURS, STYLE, colour, marker
 from report_fixture import write_results
 
-STYLE = (Path(__file__).parents[2] / "report_templates" / "style.css.j2").read_text(encoding="utf-8")
+CSS = (Path(__file__).parents[2] / "report_templates" / "style.css.j2").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def plots(study: StudyTables, folder: Path) -> list[Plot]:
-    return draw(study, folder)
+    return draw(study, folder, ("pdf", "png"))
 
 
 def luminance(colour: str) -> float:
@@ -48,15 +50,18 @@ def contrast(one: str, other: str) -> float:
 
 
 def test_every_colour_stands_out_on_light_and_dark() -> None:
-    grounds = re.findall(r"--page:(#[0-9a-f]{6})", STYLE)
-    assert len(set(grounds)) == 2
-    assert min(contrast(c, ground) for c in COLOURS for ground in grounds) >= 3.0
+    blocks = [dict(re.findall(r"--(page|c\d):(#[0-9a-f]{6})", f"--page:{part}")) for part in CSS.split("--page:")[1:]]
+    assert [blocks[0][f"c{i}"] for i in range(len(COLOURS))] == list(COLOURS)
+    assert blocks[1] == blocks[2]
+    for block in blocks:
+        assert len(block) == 1 + len(COLOURS)
+        assert min(contrast(value, block["page"]) for name, value in block.items() if name != "page") >= 3.0
 
 
 @pytest.mark.parametrize("theme", range(3))
 def test_text_reaches_the_contrast_of_wcag_aa(theme: int) -> None:
-    block = [dict(re.findall(r"--([a-z-]+):(#[0-9a-f]{6})", part)) for part in STYLE.split("--page:")[1:]][theme]
-    page = re.findall(r"--page:(#[0-9a-f]{6})", STYLE)[theme]
+    block = [dict(re.findall(r"--([a-z-]+):(#[0-9a-f]{6})", part)) for part in CSS.split("--page:")[1:]][theme]
+    page = re.findall(r"--page:(#[0-9a-f]{6})", CSS)[theme]
     for ground in (page, block["raised"]):
         for ink in ("ink", "muted", "link", "good", "bad", "even", "open"):
             assert contrast(block[ink], ground) >= 4.5, (ink, ground)
@@ -79,7 +84,8 @@ def test_inlined_figures_follow_the_page_and_say_synthetic(plots: list[Plot]) ->
     for plot in plots:
         root = ET.fromstring(plot.image)
         assert "var(--ink)" in plot.image
-        assert not set(figures._VARIABLES) & set(re.findall(r"#[0-9a-f]{6}", plot.image))
+        assert not set(drawing.VARIABLES) & set(re.findall(r"#[0-9a-f]{6}", plot.image))
+        assert re.search(r"var\(--c\d\)", plot.image)
         says = ("Simulated", "Simulated") if plot.kind == "power" else ("(synthetic)", "synthetic")
         assert says[0] in "".join(root.itertext())
         assert says[1] in root.attrib["aria-label"]
@@ -92,10 +98,10 @@ def test_inlined_figures_follow_the_page_and_say_synthetic(plots: list[Plot]) ->
 
 
 def test_labels_keep_their_digits() -> None:
-    with mpl.rc_context(figures._STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure()
         figure.text(1 / 3, 0.5, "0.0051")
-        svg = figures._inline(figure, "slug", "alternative")
+        svg = drawing._inline(figure, "slug", "alternative")
     assert "0.0051" in "".join(ET.fromstring(svg).itertext())
     assert not re.search(r"\d\.\d{3,}", re.sub(r">[^<]*<", "><", svg))
 
@@ -103,8 +109,8 @@ def test_labels_keep_their_digits() -> None:
 def test_figures_are_the_same_every_time(
     study: StudyTables, plots: list[Plot], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(figures, "_BY_GROUP", figures._BY_GROUP[2:3])
-    again = draw(study, tmp_path)
+    monkeypatch.setattr(drawing, "_BY_GROUP", drawing._BY_GROUP[2:3])
+    again = draw(study, tmp_path, ("pdf", "png"))
     assert [plot.kind for plot in again] == ["forest", "cost", "learning", "power"]
     assert set(again) <= set(plots)
     for path in tmp_path.iterdir():
@@ -112,8 +118,26 @@ def test_figures_are_the_same_every_time(
     assert {path.suffix for path in folder.iterdir()} == {".pdf", ".png"}
 
 
+def test_many_figures_are_drawn_in_several_processes_as_in_one(
+    study: StudyTables, plots: list[Plot], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drawing, "FIGURES_A_PROCESS", 1)
+    monkeypatch.setattr(drawing, "usable_cores", lambda: 2)
+    assert draw(study, tmp_path, ("pdf", "png")) == plots
+
+
+@pytest.mark.parametrize(("text", "found"), [("", []), ("pdf", ["pdf"]), (" png, pdf ,", ["png", "pdf"])])
+def test_formats_are_named_with_commas(text: str, found: list[str]) -> None:
+    assert formats(text) == found
+
+
+def test_another_format_is_refused() -> None:
+    with pytest.raises(UserError, match="not as 'svg'"):
+        formats("pdf,svg")
+
+
 def test_a_large_figure_becomes_an_image(study: StudyTables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "MAX_SVG_BYTES", 1)
-    monkeypatch.setattr(figures, "_BY_GROUP", ())
-    images = [plot.image for plot in draw(study, tmp_path)]
+    monkeypatch.setattr(drawing, "MAX_SVG_BYTES", 1)
+    monkeypatch.setattr(drawing, "_BY_GROUP", ())
+    images = [plot.image for plot in draw(study, tmp_path, ("pdf", "png"))]
     assert all(image.startswith("<img ") and "data:image/png;base64," in image for image in images)

@@ -77,8 +77,10 @@ def page(results: Path) -> Page:
 
 
 def chosen_rows(frame: pd.DataFrame, row: str) -> pd.DataFrame:
-    if row.isdigit():
-        return frame.iloc[[int(row)]]
+    if row == "none":
+        return frame.iloc[:0]
+    if re.fullmatch(r"\d+(,\d+)*", row):
+        return frame.iloc[[int(part) for part in row.split(",")]]
     for pair in filter(None, row.split(";")):
         column, wanted = pair.split("=", 1)
         frame = frame[frame[column].astype(str) == wanted]
@@ -134,9 +136,38 @@ def check(results: Path, page: Page) -> None:
 def test_every_number_is_found_in_the_tables(results: Path, page: Page) -> None:
     assert len(page.numbers) > 500
     assert {a["data-table"] for a, _ in page.numbers} >= {
-        "runs", "metrics", "contrasts", "floors", "study", "cross_domain", "camera_pairs", "imported",
+        "runs", "metrics", "contrasts", "slices", "floors", "study", "cross_domain", "camera_pairs", "imported",
     }  # fmt: skip
     check(results, page)
+
+
+def test_the_counts_of_the_tiles_are_those_of_the_main_table(results: Path) -> None:
+    html = html_of(results)
+    table = html.split('<table class="sortable results">')[1].split("</table>")[0]
+    contrasts = pd.read_parquet(results / "tables" / "contrasts.parquet")
+    shown = dict(re.findall(r'data-word="(\w+)"[^>]*>.*?<data value="([\d.]+)"', html))
+    assert {"improves", "worsens", "undecided"} <= shown.keys()
+    for word, count in shown.items():
+        assert table.count(f'class="verdict v-{word}"') == float(count), word
+    tested = contrasts[
+        contrasts["headline"] & (contrasts["metric"] == "mAP") & (contrasts["reference"] == "naive_triplet")
+    ]
+    sentence = html[html.index('class="tiles"') :]
+    found = re.search(r">(\d+)</data> tested of <[^>]*>(\d+)</data> comparisons", sentence)
+    assert found is not None
+    assert [int(number) for number in found.groups()] == [tested["p_adjusted"].notna().sum(), len(tested)]
+
+
+def test_the_interval_shown_excludes_zero_exactly_when_the_verdict_does(results: Path) -> None:
+    study = collect(results / "tables")
+    judged = [
+        c for d in study.datasets for c in study.contrasts_of(d["name"], study.cells) if c.ends and not c.num_diverged
+    ]
+    assert len({c.word for c in judged}) >= 2
+    for contrast in judged:
+        assert contrast.interval is not None
+        low, high = contrast.interval
+        assert (low > 0 or high < 0) == (contrast.word in ("improves", "worsens")), contrast
 
 
 def test_a_number_that_is_not_in_the_tables_is_noticed(results: Path, page: Page) -> None:
@@ -148,7 +179,7 @@ def test_a_number_that_is_not_in_the_tables_is_noticed(results: Path, page: Page
 
 
 def test_no_numeric_cell_holds_an_untraced_number(page: Page) -> None:
-    allowed = re.compile(r"\s*(\d+|of|/)\s*")  # a seed's name
+    allowed = re.compile(r"\s*(\d+|of|/|p\d\w*)\s*")  # a seed's name, a cell's name
     assert [text for text in page.loose if not allowed.fullmatch(text)] == []
 
 

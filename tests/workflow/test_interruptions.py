@@ -251,7 +251,9 @@ def test_a_job_that_was_killed_is_named_and_stops_no_other(study: Path) -> None:
         wait(process, lambda: live("train"))
         os.kill(next(iter(live("train"))), signal.SIGKILL)
         assert process.wait(timeout=600) == 1
-    lines = [line for line in Path("stderr").read_text().splitlines() if "ended without a word (killed?)" in line]
+    lines = [
+        line for line in Path("stderr").read_text().splitlines() if "ended without an error message (killed?)" in line
+    ]
     assert len(lines) == 1
     assert "results/tiny/logs/train/market1501/p1/seed" in lines[0]
     runs = pd.read_parquet(RESULTS / "tables" / "runs.parquet")

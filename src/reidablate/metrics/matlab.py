@@ -39,7 +39,7 @@ def read_variable(path: Path, name: str) -> Array:
     Features are turned where their columns and not their rows are as many as the labels.
 
     Raises:
-        UserError: The variable is missing, holds no plain numbers, or an id is no whole number.
+        UserError: The variable is missing, holds no plain numbers, or an id is not a whole number.
     """
     theirs = _spellings(path).get(name)
     if theirs is None:

@@ -7,20 +7,24 @@ Everything is in fractions, seconds and bytes; only the templates make points.
 
 import math
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import special
 
 from reidablate.artifacts import read_json, read_table
 from reidablate.errors import UserError
 from reidablate.integrity import refuse_broken
 from reidablate.report.beside import Beside
 from reidablate.report.records import Cell, Contrast, Number, plain, reduced, text
+from reidablate.report.slices import Slices
 from reidablate.smoke import MARK
 
 MAX_RANK = 20
@@ -38,9 +42,10 @@ BESIDE = {
     "cross_domain": "scores on other data sets",
     "camera_pairs": "scores by pair of cameras",
     "imported": "imported runs",
+    "slices": "differences within parts of the test set",
 }  # of these it is no news that there are none
 _TURNING = "".join(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))))
-_QUERY_COLUMNS = ["dataset", "cell", "seed", "side", "first_hit_rank"]
+QUERY_COLUMNS = ["dataset", "cell", "seed", "side", "first_hit_rank"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ class StudyTables:
     joint: pd.DataFrame | None
     absent: dict[str, str]
     beside: Beside
+    slices: Slices | None = None
     samples: dict[str, Path] = field(default_factory=dict)
 
     @property
@@ -137,14 +143,19 @@ class StudyTables:
         """Returns the cells with at least one planned run on a data set."""
         return [cell for cell in self.cells if self.runs_of(dataset, cell.name)]
 
+    @cached_property
+    def _num_runs(self) -> Counter[tuple[str, ...]]:
+        """The number of runs by status, data set and cell; an empty name stands for any."""
+        counts: Counter[tuple[str, ...]] = Counter()
+        for names in self.runs[["status", "dataset", "cell"]].itertuples(index=False):
+            counts.update(product(*((str(name), "") for name in names)))
+        return counts
+
     def num_runs(self, status: str = "", dataset: str = "", cell: str = "") -> Number:
         """Returns how many runs have a status; an empty argument stands for any."""
         wanted = {"status": status, "dataset": dataset, "cell": cell}
-        mask = pd.Series(True, index=self.runs.index)
-        for column, value in wanted.items():
-            mask &= (self.runs[column] == value) if value else True
         row = ";".join(f"{column}={value}" for column, value in wanted.items() if value)
-        return Number(float(mask.sum()), "runs", row, "seed", "count")
+        return Number(float(self._num_runs[status, dataset, cell]), "runs", row, "seed", "count")
 
     def seed_scores(self, dataset: str, cell: str, side: str, metric: str) -> dict[int, float]:
         """Returns `{seed: fraction}` of the finished runs."""
@@ -168,6 +179,29 @@ class StudyTables:
         values = [plain(run[column]) for run in self.runs_of(dataset, cell) if run["status"] == "finished"]
         row = f"dataset={dataset};cell={cell};status=finished"
         return Number(reduced([v for v in values if v is not None], "mean"), "runs", row, column, "mean")
+
+    def cost_sd(self, dataset: str, cell: str, column: str) -> Number:
+        """Returns the sd (n - 1) of a cost column over a cell's finished runs."""
+        mean = self.cost(dataset, cell, column)
+        values = [plain(run[column]) for run in self.runs_of(dataset, cell) if run["status"] == "finished"]
+        return replace(mean, value=reduced([v for v in values if v is not None], "sd"), how="sd")
+
+    def step_ratio(self, dataset: str, cell: Cell, reference: Cell) -> tuple[float, float, float] | None:
+        """Returns the time of a training step relative to the reference's, same seed by same seed, and a 95 % interval.
+
+        The geometric mean of the ratios of `images_per_s` with a t interval of their logarithms; None with fewer than
+        two seeds that finished in both.
+        """
+        speeds = [
+            {r["seed"]: float(r["images_per_s"]) for r in self.runs_of(dataset, c.name) if plain(r["images_per_s"])}
+            for c in (cell, reference)
+        ]
+        ratios = np.log([speeds[1][seed] / speeds[0][seed] for seed in speeds[0].keys() & speeds[1].keys()])
+        if len(ratios) < 2:
+            return None
+        half = special.stdtrit(len(ratios) - 1, 0.975) * ratios.std(ddof=1) / math.sqrt(len(ratios))
+        middle = ratios.mean()
+        return math.exp(middle), math.exp(middle - half), math.exp(middle + half)
 
     def over_runs(self, column: str, how: str) -> Number:
         """Returns the sum, mean or max of a cost column over all runs."""
@@ -258,14 +292,20 @@ class StudyTables:
             return Number(plain(record.get(column)), "contrasts", str(index), column)
 
         known: dict[str, Any] = {
-            column: number(column) for column in ("estimate", "num_seeds", "low", "high", "p_adjusted")
-        }
+            column: number(column)
+            for column in (
+                "estimate", "num_seeds", "low", "high", "low_adjusted", "high_adjusted", "p_adjusted", "detectable",
+                "seeds_needed", "delta",
+            )
+        }  # fmt: skip
         if "standard_error_unpaired" in record:
             known |= {"paired_sd": number("standard_error"), "unpaired_sd": number("standard_error_unpaired")}
         return replace(
             contrast,
             **known,
-            detectable=number("detectable"),
+            row=index,
+            undecidable=plain(record.get("decidable")) == 0,
+            num_diverged=int(sum(plain(record.get(f"num_diverged{whose}")) or 0 for whose in ("", "_reference"))),
             verdict=text(record.get("verdict")),
             below_delta=plain(record.get("below_delta")) == 1,
             note=printable(text(record.get("note"))),
@@ -285,16 +325,6 @@ class StudyTables:
         """Returns the comparison in mAP of each cell with its baseline, by the cell's name."""
         contrasts = self.contrasts_of(dataset, self.cells)
         return {c.cell.name: c for c in contrasts if c.reference.name == c.cell.baseline}
-
-    def num_verdicts(self, word: str) -> Number:
-        """Returns how many comparisons in mAP on the headline side have a verdict; an empty word stands for any."""
-        chosen = {"side": self.headline, "metric": "mAP"}
-        row = ";".join(f"{column}={value}" for column, value in chosen.items()) + (f";verdict={word}" if word else "")
-        if self.contrasts is None:
-            return Number(None, "contrasts", row, "cell", "count")
-        mask = (self.contrasts["side"] == self.headline) & (self.contrasts["metric"] == "mAP")
-        mask &= self.contrasts["verdict"].fillna("").str.startswith(word)
-        return Number(float(mask.sum()), "contrasts", row, "cell", "count")
 
     def failures(self) -> list[dict[str, Any]]:
         """Returns the runs that did not finish."""
@@ -383,13 +413,16 @@ def collect(tables: Path) -> StudyTables:
     refuse_broken(tables)
     about, entries = (printable(read_json(tables / name)) for name in ("study.json", "cells.json"))
     if not isinstance(about, dict) or not isinstance(entries, list):
-        raise UserError(f"{tables} holds a study.json or cells.json of another form; run `reidablate aggregate` again.")
+        raise UserError(
+            f"{tables} holds a study.json or cells.json with an unexpected structure; run `reidablate aggregate` again."
+        )
     absent: dict[str, str] = {}
     headline = str(about.get("headline", HEADLINE))
     queries = _optional(
-        tables, "queries", absent, columns=_QUERY_COLUMNS, filters=[("side", "==", headline)], dtype_backend="pyarrow"
+        tables, "queries", absent, columns=QUERY_COLUMNS, filters=[("side", "==", headline)], dtype_backend="pyarrow"
     )
     beside = {name: _optional(tables, name, absent) for name in BESIDE}
+    slices = beside.pop("slices")
     return StudyTables(
         tables_folder=tables,
         about=about,
@@ -405,6 +438,7 @@ def collect(tables: Path) -> StudyTables:
         joint=_optional(tables, "joint", absent),
         absent=absent,
         beside=Beside(headline, **{n: None if t is None else _printable_frame(t) for n, t in beside.items()}),
+        slices=None if slices is None else Slices(slices),
         samples={
             d["name"]: path for d in about.get("datasets", []) if (path := tables / f"samples_{d['name']}.jpg").exists()
         },

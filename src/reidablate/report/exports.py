@@ -5,7 +5,7 @@ show points.
 """
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from rich.text import Text
 
 from reidablate.artifacts import write_table, write_text
 from reidablate.errors import plain
+from reidablate.report.answer import answer_text
 from reidablate.report.collect import StudyTables, collect
+from reidablate.report.records import Contrast
 
 _TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -61,6 +63,14 @@ def main_table(study: StudyTables) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def best_cells(study: StudyTables, dataset: str, contrasts: Mapping[str, Contrast]) -> dict[str, int]:
+    """Returns {cell: 1 or 2} for the highest and second mAP, each only where its verdict is *improves*."""
+    means = {cell.name: study.score(dataset, cell.name, "mAP").value for cell in study.ran(dataset)}
+    ranked = sorted((name for name, mean in means.items() if mean is not None), key=lambda name: -(means[name] or 0.0))
+    places = {name: place for place, name in enumerate(ranked[:2], start=1)}
+    return {name: place for name, place in places.items() if name in contrasts and contrasts[name].word == "improves"}
+
+
 def tex(value: object) -> str:
     """Returns text with LaTeX's special characters made harmless; letters of any script stay, control codes do not."""
     return "".join(_TEX.get(letter, letter) for letter in plain(str(value)))
@@ -84,8 +94,12 @@ def write_exports(study: StudyTables, environment: Environment, folder: Path) ->
     table = main_table(study)
     for suffix in ("csv", "parquet"):
         write_table(table, folder / "exports" / f"main_table.{suffix}")
+    rows: dict[str, dict[str, dict[str, Any]]] = {}
+    for record in table.astype(object).where(table.notna(), None).to_dict("records"):
+        rows.setdefault(record["cell"], {})[record["dataset"]] = {str(key): value for key, value in record.items()}
+    ranks = {d["name"]: best_cells(study, d["name"], study.to_baseline(d["name"])) for d in study.datasets}
+    context = {"study": study, "answer": answer_text(study), "rows": rows, "ranks": ranks}
     rendered = ["exports/main_table.tex", "exports/main_table.md", "summary.md"]
-    context = {"study": study, "table": table.astype(object).where(table.notna(), None).to_dict("records")}
     for name in rendered:
         template = environment.get_template(f"{Path(name).name}.j2")
         write_text(folder / name, template.render(context))
@@ -112,7 +126,7 @@ def text_summary(tables: Path) -> str:
         *study.about.get("notices", []),
         *study.absent.values(),
     ]
-    for line in lines:
+    for line in [*lines, *answer_text(study)]:
         console.print(Text(str(line)))
     for dataset in study.datasets:
         console.print()

@@ -1,42 +1,31 @@
-"""The figures: drawn once, then inlined as SVG that follows the page's colours and written as PDF and PNG.
+"""What the figures show; `drawing` turns them into parts of the page and into files.
 
 Shapes: C cells, S seeds, K ranks. Values are fractions; only tick labels are in points. A cell has the same colour,
-marker and line everywhere. Text and lines that belong to the page use the three inks below, which the inlined SVG
-replaces by CSS variables, so one drawing is legible on light and on dark ground.
+marker and line everywhere. Text and lines that belong to the page use the three inks below.
 """
 
-import base64
-import io
-import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
-from html import escape
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from reidablate.artifacts import atomic_path, content_hash
 from reidablate.report.collect import StudyTables
 from reidablate.report.records import Cell, Contrast
 
-# At least 3:1 against white and against the dark page (tests/unit/test_report_figures.py); the markers differ too.
+# At least 3:1 against white; style.css.j2 has a lighter set for the dark page, in this order. The markers differ too.
 COLOURS = (
     "#6b7785", "#1f77c4", "#d0640a", "#128a6b", "#b5489a", "#7a63d2", "#a3731b", "#0e8a9c", "#d23f46", "#6f8420",
 )  # fmt: skip
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "p")
 LINES = ("-", "--", ":", "-.")
 INK, MUTED, GRID = "#1f2933", "#5b6774", "#d5dbe2"
-_VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)"}
 WIDTH_IN = 5.2
-MAX_SVG_BYTES = 400_000
 
 
 class _Labels(dict[str, str]):
@@ -61,7 +50,7 @@ TERMS = _Labels(
         "gradient_norm": "norm of the gradient",
     }
 )
-_STYLE = {
+STYLE = {
     **sns.axes_style("ticks"),
     "axes.edgecolor": MUTED, "axes.labelcolor": INK, "axes.titlecolor": INK, "axes.titlelocation": "left",
     "axes.titlesize": 11, "axes.labelsize": 10, "axes.linewidth": 0.8,
@@ -74,21 +63,14 @@ _STYLE = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Plot:
-    """A finished figure: `image` is an SVG element, or an `img` with an inlined PNG if that would be too large."""
-
-    kind: str
-    name: str
-    dataset: str
-    group: str
-    caption: str
-    image: str
-
-
 def colour(cell: Cell) -> str:
     """Returns the cell's colour."""
     return COLOURS[cell.index % len(COLOURS)]
+
+
+def paint(cell: Cell) -> str:
+    """Returns the cell's colour as the page's CSS names it, light or dark."""
+    return f"var(--c{cell.index % len(COLOURS)})"
 
 
 def marker(cell: Cell) -> str:
@@ -96,7 +78,7 @@ def marker(cell: Cell) -> str:
     return MARKERS[(cell.index + cell.index // len(COLOURS)) % len(MARKERS)]
 
 
-def _line(cell: Cell) -> str:
+def _line(cell: Cell) -> Any:  # one of matplotlib's names
     return LINES[cell.index // len(COLOURS) % len(LINES)]
 
 
@@ -121,7 +103,7 @@ def _rows(axes: Axes, labels: Sequence[str]) -> None:
 
 
 def forest(study: StudyTables, dataset: dict[str, Any], cells: list[Cell], title: str) -> Figure | None:
-    """Returns every comparison in mAP as estimate and interval; filled marks are decided, hollow ones are not."""
+    """Returns every comparison in mAP as estimate, adjusted interval and verdict; hollow marks are not decided."""
     rows = [c for c in study.contrasts_of(dataset["name"], cells) if c.estimate.value is not None]
     if not rows:
         return None
@@ -131,8 +113,9 @@ def forest(study: StudyTables, dataset: dict[str, Any], cells: list[Cell], title
         if y and rows[y - 1].cell.name != row.cell.name:
             axes.axhline(y - 0.5, color=GRID, linewidth=0.6)
         _interval(axes, row, y)
+        axes.text(1.02, y, row.word, transform=axes.get_yaxis_transform(), va="center", fontsize=9)
     _rows(axes, [f"{row.cell.name}  vs  {row.reference.name}" for row in rows])
-    axes.set_xlabel("difference in mAP, points" + (" (95 % interval)" if any(r.interval for r in rows) else ""))
+    axes.set_xlabel("difference in mAP, points" + (", adjusted interval" if any(r.interval for r in rows) else ""))
     return figure
 
 
@@ -161,40 +144,66 @@ def scores(study: StudyTables, dataset: dict[str, Any], cells: list[Cell], title
         axes.plot(own, [y] * len(own), marker(cell), color=colour(cell), markersize=5, alpha=0.6, markeredgewidth=0)
         axes.plot([np.mean(own)] * 2, (y - 0.3, y + 0.3), color=colour(cell), linewidth=2.6)
     _rows(axes, [cell.name for cell in shown])
-    axes.set_xlabel("mAP, points (a mark a seed, a bar their mean)")
+    axes.set_xlabel("mAP, points; one mark per seed, bars show means")
     return figure
 
 
 def cmc(study: StudyTables, dataset: dict[str, Any], cells: list[Cell], title: str) -> Figure | None:
-    """Returns the CMC curves, means over seeds, and below them their distance to the baseline's curve."""
+    """Returns the CMC of each cell minus its baseline's, a panel a cell, behind the curves of the baselines themselves.
+
+    Lines are means over paired seeds, bands reach from the lowest to the highest seed.
+    """
     if study.cmc is None:
         return None
     mine = study.cmc[study.cmc["dataset"] == dataset["name"]]
-    curves = mine.groupby(["cell", "rank"], observed=True)["value"].mean().unstack("rank")
-    shown = [cell for cell in cells if cell.name in curves.index]
+    curves = {name: part.pivot(index="rank", columns="seed", values="value") for name, part in mine.groupby("cell")}
+    shown = [cell for cell in cells if cell.name in curves]
     if not shown:
         return None
-    base_names = dict.fromkeys(cell.baseline for cell in shown if cell.baseline in curves.index)
-    shown = [study.by_name[name] for name in base_names if name and study.by_name[name] not in shown] + shown
-    figure = Figure(figsize=(WIDTH_IN, 4.6 + 0.2 * -(-len(shown) // 3)))
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    above.set_title(title)
-    for cell in shown:
-        curve = curves.loc[cell.name]
-        look = {"color": colour(cell), "linestyle": _line(cell), "marker": marker(cell), "markersize": 4}
-        above.plot(curve.index, curve, markevery=(cell.index % 3, 4), label=cell.name, **look)
-        base = cell.baseline or cell.name
-        if base in curves.index:
-            below.plot(curve.index, curve - curves.loc[base], markevery=(cell.index % 3, 4), **look)
-    for axes, label in ((above, "matched, %"), (below, "minus baseline")):
-        axes.set_ylabel(label)
+    bases = list(dict.fromkeys(name for c in shown if (name := c.baseline or c.name) in curves))
+    compared = [cell for cell in shown if cell.baseline in curves]
+    figure, panels = _panels(len(bases) + len(compared), title, "rank k", 1.45)
+    for axes, name in zip(panels, bases, strict=False):
+        _band(axes, curves[name], study.by_name[name])
+        axes.set_title(name, fontsize=9)
+        axes.set_ylabel("matched, %", fontsize=9)
+    below = panels[len(bases) : len(bases) + len(compared)]
+    for axes, cell in zip(below, compared, strict=True):
+        axes.axhline(0, color=MUTED, linewidth=1)
+        _band(axes, curves[cell.name] - curves[str(cell.baseline)], cell)
+        axes.set_title(cell.name, fontsize=9)
+        axes.sharey(below[0])
+    for axes in panels:
+        axes.set_xticks([1, 5, 10, 15, 20])
         axes.yaxis.set_major_formatter(FuncFormatter(_points))
-        sns.despine(ax=axes)
-    below.set_xlabel("rank k")
-    below.set_xticks([1, 5, 10, 15, 20])
-    figure.align_ylabels()
-    figure.legend(loc="outside lower left", ncols=3, handlelength=2.4, columnspacing=1.2)
+    if compared:
+        below[0].set_ylabel("minus baseline", fontsize=9)
     return figure
+
+
+def _panels(number: int, title: str, label: str, height: float) -> tuple[Figure, list[Axes]]:
+    """Returns a figure of small panels, three in a row, with one label below them all."""
+    columns = min(3, max(number, 1))
+    rows = -(-number // columns)
+    figure = Figure(figsize=(WIDTH_IN, 0.75 + height * rows))
+    grid = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
+    for axes in grid[number:]:
+        axes.set_visible(False)
+    for axes in grid[:number]:
+        sns.despine(ax=axes)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    figure.supxlabel(label, fontsize=10)
+    return figure, list(grid[:number])
+
+
+def _band(axes: Axes, wide: pd.DataFrame, cell: Cell) -> None:
+    """Draws the mean over the columns (seeds) against the index, and a band from the least to the largest."""
+    wide = wide.dropna(axis=1, how="all")
+    if wide.empty:
+        return
+    look: dict[str, Any] = {"color": colour(cell), "linewidth": 0}
+    axes.fill_between(wide.index, wide.min(axis=1), wide.max(axis=1), alpha=0.25, **look)
+    axes.plot(wide.index, wide.mean(axis=1), color=colour(cell), linestyle=_line(cell), label=cell.name)
 
 
 def learning(study: StudyTables, dataset: dict[str, Any], cells: list[Cell], title: str) -> Figure | None:
@@ -228,35 +237,53 @@ def learning(study: StudyTables, dataset: dict[str, Any], cells: list[Cell], tit
 
 
 def terms(study: StudyTables, dataset: dict[str, Any], cells: list[Cell], title: str) -> Figure | None:
-    """Returns every other recorded series, a panel a name: all seeds thin, a colour a cell."""
+    """Returns every other recorded series, a panel a name, as means over seeds with bands.
+
+    What the baseline records too is shown as the difference to it, seed by seed; what is the same in all cells, once.
+    """
     frame = _history(study, dataset, cells)
-    if frame is not None:
-        frame = frame[frame["cell"].isin([cell.name for cell in cells])]
-    found = set() if frame is None else set(frame["name"]) - _NO_SERIES
+    own = None if frame is None else frame[frame["cell"].isin([cell.name for cell in cells])]
+    found = set() if own is None else set(own["name"]) - _NO_SERIES
     names = [name for name in (*TERMS, *sorted(found - {*TERMS})) if name in found]
     if frame is None or not names:
         return None
-    rows = -(-len(names) // 2)
-    shown = [cell for cell in cells if (frame["cell"] == cell.name).any()]
-    figure = Figure(figsize=(WIDTH_IN, 0.7 + 1.3 * rows + 0.2 * -(-len(shown) // 3)))
-    panels = figure.subplots(rows, 2, sharex=True, squeeze=False).ravel()
-    for axes, name in zip(panels, names, strict=False):
-        part = frame[frame["name"] == name]
-        for cell in shown:
-            wide = part[part["cell"] == cell.name].pivot(index="epoch", columns="seed", values="value")
-            if not wide.empty:
-                axes.plot(wide.index + 1, wide, color=colour(cell), linestyle=_line(cell), linewidth=0.9, alpha=0.85)
-        axes.set_title(TERMS[name], fontsize=9)
-        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    wide = {
+        (cell, name): part.pivot(index="epoch", columns="seed", values="value")
+        for (cell, name), part in frame[frame["name"].isin(names)].groupby(["cell", "name"], sort=False)
+    }
+    shown = [cell for cell in cells if any((cell.name, name) in wide for name in names)]
+    drawn = [(name, *_against(wide, shown, name)) for name in names]
+    drawn = [(name, minus, curves) for name, minus, curves in drawn if curves]
+    if not drawn:
+        return None
+    figure, panels = _panels(len(drawn), title, "epoch", 1.4)
+    for axes, (name, minus, curves) in zip(panels, drawn, strict=True):
+        for cell, values in curves:
+            _band(axes, values.set_axis(values.index + 1), cell)
+        if minus:
+            axes.axhline(0, color=MUTED, linewidth=1)
+        axes.set_title(TERMS[name] + (",\nminus baseline" if minus else ""), fontsize=8.5)
+        axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(4))
-        sns.despine(ax=axes)
-    for axes in panels[len(names) :]:
-        axes.set_visible(False)
-    for cell in shown:
-        panels[0].plot([], [], color=colour(cell), linestyle=_line(cell), label=cell.name)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
-    figure.legend(loc="outside lower left", ncols=3, handlelength=1.6, columnspacing=1.2)
+        axes.tick_params(labelsize=8)
+    labels = {cell.name: cell for _, _, curves in drawn for cell, _ in curves}
+    handles = [Line2D([], [], color=colour(cell), linestyle=_line(cell), label=name) for name, cell in labels.items()]
+    figure.set_figheight(figure.get_figheight() + 0.2 * -(-len(handles) // 3))
+    figure.legend(handles=handles, loc="outside lower left", ncols=3, handlelength=1.6, columnspacing=1.2)
     return figure
+
+
+def _against(
+    wide: dict[tuple[Any, Any], pd.DataFrame], cells: list[Cell], name: str
+) -> tuple[bool, list[tuple[Cell, pd.DataFrame]]]:
+    """Returns whether a series is shown minus the baseline's, and the curves (epoch x seed) of the cells to draw."""
+    own = [(cell, wide[cell.name, name]) for cell in cells if (cell.name, name) in wide]
+    known = [(cell, values, wide.get((cell.baseline, name))) for cell, values in own if cell.baseline]
+    if not known or any(base is None for _, _, base in known):
+        return False, own
+    differences = [(cell, values - base) for cell, values, base in known if base is not None]
+    same = all(np.nanmax(np.abs(values.to_numpy()), initial=0.0) == 0 for _, values in differences)
+    return (False, own[:1]) if same else (True, differences)
 
 
 def _history(study: StudyTables, dataset: dict[str, Any], cells: list[Cell]) -> pd.DataFrame | None:
@@ -269,32 +296,32 @@ def _history(study: StudyTables, dataset: dict[str, Any], cells: list[Cell]) -> 
 
 
 def cost(study: StudyTables, dataset: dict[str, Any], cells: list[Cell], title: str) -> Figure | None:
-    """Returns the gain in mAP over the baseline against the wall time relative to it."""
+    """Returns the gain in mAP over the baseline against the time of a training step relative to it.
+
+    None where no cell's step takes a time that differs from the baseline's by more than it varies between seeds.
+    """
     points = []
-    for cell in cells:
-        base = study.by_name.get(cell.baseline or "")
-        wall = study.cost(dataset["name"], cell.name, "wall_s").value
-        base_wall = study.cost(dataset["name"], base.name, "wall_s").value if base else None
-        if base and wall and base_wall:
-            contrast = study.contrast(dataset["name"], cell, base)
-            if contrast.estimate.value is not None:
-                points.append((wall / base_wall, contrast))
-    if not points:
+    for contrast in study.to_baseline(dataset["name"]).values():
+        ratio = study.step_ratio(dataset["name"], contrast.cell, contrast.reference)
+        if contrast.cell in cells and ratio is not None and contrast.estimate.value is not None:
+            points.append((ratio, contrast))
+    if not any(low > 1 or high < 1 for (_, low, high), _ in points):
         return None
     figure, axes = _axes(4.0 + 0.2 * -(-len(points) // 3), title)
     axes.axhline(0, color=MUTED, linewidth=1)
     axes.axvline(1, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
-    for ratio, contrast in points:
+    for (middle, low, high), contrast in points:
         shade = colour(contrast.cell)
         if contrast.interval:
-            axes.plot((ratio, ratio), contrast.interval, color=shade, linewidth=1.4)
+            axes.plot((middle, middle), contrast.interval, color=shade, linewidth=1.4)
+        axes.plot((low, high), [contrast.value] * 2, color=shade, linewidth=1.4)
         axes.plot(
-            [ratio], [contrast.value], marker(contrast.cell), color=shade, markersize=7, markeredgewidth=1.4,
+            [middle], [contrast.value], marker(contrast.cell), color=shade, markersize=7, markeredgewidth=1.4,
             markerfacecolor=shade if contrast.word in ("improves", "worsens") else "none", label=contrast.cell.name,
         )  # fmt: skip
     axes.yaxis.set_major_formatter(FuncFormatter(_points))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.3g}\N{MULTIPLICATION SIGN}"))
-    axes.set_xlabel("training time, multiples of the baseline's")
+    axes.set_xlabel("time of a training step, multiples of the baseline's")
     axes.set_ylabel("mAP over baseline, points")
     figure.legend(loc="outside lower left", ncols=3, handlelength=1, columnspacing=1.2)
     return figure
@@ -324,87 +351,3 @@ def power(study: StudyTables, title: str) -> Figure:
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     figure.legend(loc="outside lower left", ncols=2, handlelength=2.4, columnspacing=1.2)
     return figure
-
-
-def unique_slug(name: str) -> str:
-    """Returns a name for a file and an anchor: the name itself where that is safe, else what is safe of it and a hash.
-
-    Different names give different results, also where file names do not tell capitals from small letters.
-    """
-    safe = re.sub(r"[^a-z0-9_.-]+", "_", name.lower())[:80]
-    return safe if safe == name else f"{safe}-{content_hash(name)[:8]}"
-
-
-def draw(study: StudyTables, folder: Path) -> list[Plot]:
-    """Draws every figure the tables allow, writes each to `folder` as PDF and PNG, and returns them for the page."""
-    plots = []
-    smoke = f"{study.smoke.capitalize()}. " if study.smoke else ""
-    with mpl.rc_context(_STYLE):
-        for kind, dataset, group, caption, make in _catalogue(study):
-            label = str(dataset.get("title") or dataset["name"])[:60]
-            mark = " (synthetic)" if dataset["name"] in study.synthetic_names else ""
-            figure = make(label + mark)
-            if figure is None:
-                continue
-            if smoke:
-                figure.supxlabel(smoke, color=INK, fontsize=11, fontweight="bold")
-            slug = unique_slug("_".join(filter(None, (kind, group, dataset["name"]))))
-            figure.draw_without_rendering()
-            figure.set_layout_engine("none")  # the layout is found once, not at every save
-            image = _inline(figure, slug, f"{smoke}{caption} Data set: {label}{mark}. The tables hold the same values.")
-            plots.append(Plot(kind, slug, dataset["name"], group, caption, image))
-            for suffix in ("pdf", "png"):
-                metadata = {"CreationDate": None} if suffix == "pdf" else {"Software": None}
-                with atomic_path(folder / f"{slug}.{suffix}") as path:
-                    figure.savefig(path, format=suffix, dpi=150, metadata=metadata, facecolor="white")
-    return plots
-
-
-_POWER = "Share of experiments where the default interval finds a true gain. Effects: typical; dashed: 80 %."
-_WHOLE = (
-    ("forest", forest, "Differences in mAP of each cell to its references. Filled: decided; hollow: not."),
-    ("cost", cost, "Gain in mAP over the baseline against training time."),
-)
-_BY_GROUP = (
-    ("scores", scores, "mAP of every seed and mean of each cell; the dashed line is the baseline's mean."),
-    ("cmc", cmc, "CMC curves (means over seeds) and their distance to the baseline's, in points."),
-    ("learning", learning, "Total loss by epoch, a line a seed; the baseline's seeds in grey."),
-    ("terms", terms, "Loss terms, learning rate and norms by epoch; a line a seed, a colour a cell."),
-)
-
-
-def _catalogue(study: StudyTables) -> Iterator[tuple[str, dict[str, Any], str, str, Callable[[str], Figure | None]]]:
-    """Yields kind, data set, group, caption and a function from the title to the figure."""
-    for dataset in study.datasets:
-        for kind, make, caption in _WHOLE:
-            yield kind, dataset, "", caption, partial(make, study, dataset, list(study.cells))
-        for group, cells in study.groups.items():
-            for kind, make, caption in _BY_GROUP:
-                yield kind, dataset, group, caption, partial(make, study, dataset, cells)
-    if study.calibration is not None:
-        yield "power", {"name": "", "title": "Simulated experiments"}, "", _POWER, partial(power, study)
-
-
-def _inline(figure: Figure, slug: str, alternative: str) -> str:
-    """Returns the figure as an SVG element that takes its inks from the page, or as a PNG when that is large."""
-    stream = io.StringIO()
-    figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    svg = stream.getvalue()
-    if len(svg) > MAX_SVG_BYTES:
-        image = io.BytesIO()
-        figure.savefig(image, format="png", dpi=130, facecolor="white", metadata={"Software": None})
-        encoded = base64.b64encode(image.getvalue()).decode()
-        return f'<img class="paper" alt="{escape(alternative)}" src="data:image/png;base64,{encoded}">'
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<(metadata|style)\b.*?</\1>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"<[^>]+>", lambda tag: re.sub(r"-?\d+\.\d{3,}", _short, tag[0]), svg)  # never the labels
-    svg = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{slug}-", svg)
-    svg = re.sub(r"font: [^;\"]*?(\d[\d.]*px)[^;\"]*", r"font-size: \1", svg)
-    for ink, variable in _VARIABLES.items():
-        svg = svg.replace(ink, variable)
-    head = f'<svg role="img" aria-label="{escape(alternative)}" '
-    return re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2).replace("<svg ", head, 1).strip()
-
-
-def _short(number: re.Match[str]) -> str:
-    return f"{float(number[0]):.2f}".rstrip("0").rstrip(".")

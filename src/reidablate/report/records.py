@@ -18,9 +18,10 @@ VERDICTS = ("improves", "worsens", "equivalent", "undecided", "provisional")
 class Number:
     """A value and where it comes from.
 
-    `row` is a zero-based row number, or `column=value` pairs joined by `;` that select the rows, or a dotted path for
-    the JSON tables. `how` reduces the rows: `value`, `mean`, `sd`, `sum`, `min`, `max`, `count`, `paired mean`,
-    `paired sd`, `unpaired sd`; the last three pair the rows by seed with those of the cell `reference`.
+    `row` is a zero-based row number, several joined by `,`, `none`, or `column=value` pairs joined by `;` that select
+    the rows, or a dotted path for the JSON tables. `how` reduces the rows: `value`, `mean`, `sd`, `sum`, `min`, `max`,
+    `count`, `paired mean`, `paired sd`, `unpaired sd`; the last three pair the rows by seed with those of the cell
+    `reference`.
     """
 
     value: float | None
@@ -77,10 +78,17 @@ class Contrast:
     paired_sd: Number
     unpaired_sd: Number
     num_seeds: Number
-    low: Number | None = None
+    row: int | None = None  # in the table of contrasts
+    low: Number | None = None  # of the interval that is not adjusted for the family
     high: Number | None = None
+    low_adjusted: Number | None = None
+    high_adjusted: Number | None = None
     p_adjusted: Number | None = None
     detectable: Number | None = None
+    seeds_needed: Number | None = None
+    delta: Number | None = None
+    undecidable: bool = False  # undecided, and no number of seeds would change that
+    num_diverged: int = 0  # of the cell or its reference
     verdict: str = ""
     below_delta: bool = False
     note: str = ""
@@ -97,10 +105,44 @@ class Contrast:
         return next((word for word in VERDICTS if self.verdict.startswith(word)), "")
 
     @property
+    def ends(self) -> tuple[Number, Number] | None:
+        """Both ends of the interval shown: the one that excludes zero exactly when the verdict does.
+
+        While runs are missing there is no adjusted p-value; then it is the unadjusted one. None if there is neither.
+        """
+        for low, high in ((self.low_adjusted, self.high_adjusted), (self.low, self.high)):
+            if low and high and low.value is not None and high.value is not None:
+                return low, high
+        return None
+
+    @property
     def interval(self) -> tuple[float, float] | None:
-        """Both ends of the interval, or None if there is none."""
-        low, high = (end.value if end else None for end in (self.low, self.high))
-        return (low, high) if low is not None and high is not None else None
+        """The values of `ends`."""
+        return (self.ends[0].value or 0.0, self.ends[1].value or 0.0) if self.ends else None
+
+
+def over_rows(contrasts: Sequence[Contrast], column: str, how: str) -> Number:
+    """Returns a column of the table of contrasts over the rows of some comparisons: their number, least or largest.
+
+    Args:
+        contrasts: Comparisons that stand in the table.
+        column: A column that `Contrast` has too.
+        how: `count`, `min` or `max`.
+    """
+    row = ",".join(str(c.row) for c in contrasts) or "none"
+    if how == "count":
+        return Number(float(len(contrasts)), "contrasts", row, column, how)
+    numbers = [getattr(c, column) for c in contrasts]
+    values = [n.value for n in numbers if n is not None and n.value is not None]
+    return Number(reduced(values, how), "contrasts", row, column, how)
+
+
+def fixed(value: float, digits: int = 0, sign: bool = False) -> str:
+    """Returns a number with a fixed number of decimals, thousands separated, with a real minus and no -0."""
+    shown = f"{value:{'+' if sign else ''},.{digits}f}"
+    if not any(digit in "123456789" for digit in shown):
+        shown = shown.lstrip("+-")
+    return shown.replace("-", "\N{MINUS SIGN}")
 
 
 def plain(value: Any) -> float | None:

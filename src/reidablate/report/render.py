@@ -2,7 +2,8 @@
 
 import base64
 import hashlib
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,21 @@ from reidablate import integrity
 from reidablate.artifacts import only_writer, read_json, write_record, write_text
 from reidablate.errors import UserError
 from reidablate.places import TEMPLATES, packaged
-from reidablate.report.collect import StudyTables, collect
-from reidablate.report.exports import export_filters, write_exports
-from reidablate.report.figures import Plot, colour, draw, marker
-from reidablate.report.records import Contrast, changes
+from reidablate.report.answer import answers, describe
+from reidablate.report.collect import HEADLINE, StudyTables, collect
+from reidablate.report.drawing import Plot, draw
+from reidablate.report.exports import best_cells, export_filters, write_exports
+from reidablate.report.figures import marker, paint
+from reidablate.report.parts import first_contrasts, parts_of
+from reidablate.report.records import VERDICTS, Cell, Contrast, Number, changes, fixed, over_rows
 from reidablate.report.sections import own_sections
+from reidablate.report.slices import KINDS
 
 RECORD = "report.json"
 
 
-def render_report(results: Path, templates: Path, out: Path) -> None:
-    """Writes the report of `results/<preset>` to `out`, its figures to `figures/` and exports to `exports/` beside it.
+def render_report(results: Path, templates: Path, out: Path, *, files: Sequence[str] = ()) -> None:
+    """Writes the report of `results/<preset>` to `out` and its exports to `exports/` beside it.
 
     `report.json`, written last, names their checksums and those of the records of the tables.
 
@@ -32,6 +37,7 @@ def render_report(results: Path, templates: Path, out: Path) -> None:
         results: The folder that holds `tables/`.
         templates: A folder of Jinja templates that replace the package's one by one; it need not exist.
         out: The HTML file.
+        files: `pdf`, `png`: also write every figure to `figures/` beside it in these formats.
 
     Raises:
         UserError: A required table is missing, or a template is broken.
@@ -43,10 +49,10 @@ def render_report(results: Path, templates: Path, out: Path) -> None:
             study = collect(results / "tables")
             record = out.parent / RECORD
             record.unlink(missing_ok=True)  # it vouches for the others, so it comes last
-            plots = draw(study, out.parent / "figures")
+            plots = draw(study, out.parent / "figures", files)
             write_text(out, render_html(study, plots, environment))
             exports = write_exports(study, environment, out.parent)
-            figures = [f"figures/{plot.name}.{suffix}" for plot in plots for suffix in ("pdf", "png")]
+            figures = [f"figures/{plot.name}.{suffix}" for plot in plots for suffix in plot.files]
             made_of = integrity.digests_of(results / "tables" / name for name in ("study.json", "statistics.json"))
             write_record(record, {"made_of": made_of}, [out.name, *exports, *figures])
     except TemplateError as error:
@@ -69,7 +75,7 @@ def make_environment(templates: Path) -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"fixed": fixed, "span": span, **export_filters()}
-    environment.globals |= {"colour": colour, "marker": marker, "changes": changes}
+    environment.globals |= {"paint": paint, "marker": marker, "changes": changes, "SLICES": KINDS}
     return environment
 
 
@@ -84,7 +90,13 @@ def render_html(study: StudyTables, plots: list[Plot], environment: Environment)
         "plots": plots,
         "overall": overall,
         "titles": {d["name"]: str(d.get("title") or d["name"])[:60] for d in everywhere},
+        "baseline": next(iter(Counter(c.baseline for c in study.cells if c.baseline).most_common(1)), ("", 0))[0],
         "spans": {name: span(contrasts.values()) for name, contrasts in overall.items()},
+        "answers": answers(study),
+        "counts": verdict_counts([c for contrasts in overall.values() for c in contrasts.values()]),
+        "ranks": {name: best_cells(study, name, contrasts) for name, contrasts in overall.items()},
+        "parts": {group: _parts(study, cells) for group, cells in study.groups.items()},
+        "other_side": "after neck" if study.headline == HEADLINE else "before neck",
         "script": script,
         "script_hash": f"sha256-{digest}",
         "synthetic_names": study.synthetic_names,
@@ -96,6 +108,37 @@ def render_html(study: StudyTables, plots: list[Plot], environment: Environment)
     own = own_sections(environment, study, context)
     sections = _sections(study, [(section.anchor, section.title) for section in own])
     return environment.get_template("report.html.j2").render({**context, "own_sections": own, "sections": sections})
+
+
+def verdict_counts(contrasts: Sequence[Contrast]) -> dict[str, Number]:
+    """Returns how many comparisons have each verdict, `none` of them, are tested, and are there at all.
+
+    Tested are those that all their runs and an interval allow to judge.
+    """
+    groups = {word: [c for c in contrasts if c.word == word] for word in VERDICTS}
+    groups["none"] = [c for c in contrasts if not c.word]
+    groups["tested"] = [c for c in contrasts if c.p_adjusted and c.p_adjusted.value is not None]
+    groups["all"] = list(contrasts)
+    return {name: over_rows(chosen, "cell", "count") for name, chosen in groups.items()}
+
+
+def _parts(study: StudyTables, cells: list[Cell]) -> list[dict[str, Any]]:
+    """Returns the tables of a group with their comparisons, the ends of their bars and what they say."""
+    found = []
+    for part in parts_of(study, cells):
+        against = {d["name"]: first_contrasts(study, d["name"], part) for d in study.datasets}
+        found.append(
+            {
+                "part": part,
+                "against": against,
+                "spans": {name: span(contrasts.values()) for name, contrasts in against.items()},
+                "outcome": {
+                    name: describe(list(contrasts.values())) if study.contrasts is not None else []
+                    for name, contrasts in against.items()
+                },
+            }
+        )
+    return found
 
 
 def _sections(study: StudyTables, own: list[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -114,6 +157,7 @@ def _sections(study: StudyTables, own: list[tuple[str, str]]) -> list[tuple[str,
         ("claims", "Published claims"),
         *groups,
         ("joint", "Families and joint conclusions"),
+        *([("slices", "Parts of the test set")] if study.slices is not None else []),
         *((anchor, title) for anchor, title, table in extra if table is not None),
         *own,
         ("cost", "Cost"),
@@ -123,14 +167,6 @@ def _sections(study: StudyTables, own: list[tuple[str, str]]) -> list[tuple[str,
         ("provenance", "Provenance"),
         ("definitions", "Definitions"),
     ]
-
-
-def fixed(value: float, digits: int = 0, sign: bool = False) -> str:
-    """Returns a number with a fixed number of decimals, thousands separated, with a real minus and no -0."""
-    shown = f"{value:{'+' if sign else ''},.{digits}f}"
-    if not any(digit in "123456789" for digit in shown):
-        shown = shown.lstrip("+-")
-    return shown.replace("-", "\N{MINUS SIGN}")
 
 
 def span(contrasts: Iterable[Contrast]) -> tuple[float, float]:
