@@ -99,7 +99,7 @@ def test_an_edited_loss_repeats_its_own_cells_and_a_broken_one_stops_no_other(
     loss.write_text(loss.read_text().replace("1 + options.margin", "2 + options.margin"))
     done = snakemake("-n", config=CONFIG)
     assert planned(done)["train"] == 1
-    assert "1 runs to train: shop/circle seed 0" in done.stderr
+    assert "to train: shop/circle seed 0." in done.stderr
     loss.write_text("def circle(:\n")
     others = [entry for entry in CONFIG if not entry.startswith("cells=")]
     done = snakemake("-n", config=[*others, "cells=naive_triplet,centres"])
