@@ -129,6 +129,6 @@ def test_a_loss_that_returns_nan_fails_its_own_run_and_the_report_shows_the_othe
     said = "methods/wrong.py, line 5: losses.wrong returned NaN as 'wrong' for the first batch; correct the loss."
     assert said in done.stderr
     runs = pd.read_parquet("results/own/tables/runs.parquet").set_index("cell")
-    assert said in runs.loc["wrong", "reason"]
+    assert said in str(runs.loc["wrong", "reason"])
     assert set(runs.drop("wrong")["status"]) == {"finished"}
     assert "returned NaN" in Path("results/own/report/index.html").read_text()
