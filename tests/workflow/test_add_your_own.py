@@ -99,7 +99,7 @@ def test_an_edited_loss_repeats_its_own_cells_and_a_broken_one_stops_no_other(
     loss.write_text(loss.read_text().replace("1 + options.margin", "2 + options.margin"))
     done = snakemake("-n", config=CONFIG)
     assert planned(done)["train"] == 1
-    assert "1 runs to train: shop/circle seed 0" in done.stderr
+    assert "to train: shop/circle seed 0." in done.stderr
     loss.write_text("def circle(:\n")
     others = [entry for entry in CONFIG if not entry.startswith("cells=")]
     done = snakemake("-n", config=[*others, "cells=naive_triplet,centres"])
@@ -107,20 +107,28 @@ def test_an_edited_loss_repeats_its_own_cells_and_a_broken_one_stops_no_other(
     assert "methods/circle.py, line 1: invalid syntax; correct the line. Left out until then: circle." in done.stderr
 
 
+WRONG = """
+from reidablate.losses import Batch, LossOptions
+
+
+def wrong(batch: Batch, options: LossOptions):
+    return batch.feature.mean() * float("nan")
+"""
+
+
 def test_a_loss_that_returns_nan_fails_its_own_run_and_the_report_shows_the_others(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(project, tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
-    loss = Path("methods/circle.py")
-    loss.write_text(
-        loss.read_text().replace("return F.softplus(pulls + pushes).mean()", "return pulls.mean() * torch.nan")
-    )
-    done = snakemake(config=CONFIG)
+    Path("methods/wrong.py").write_text(WRONG)
+    cell = "name: wrong\nextends: naive_triplet\nlosses: {wrong: {use: 'wrong:wrong'}}\n"
+    Path("ablations/wrong.yaml").write_text(cell)
+    done = snakemake(config=[entry.replace("circle,", "circle,wrong,") for entry in CONFIG])
     assert done.returncode == 1
-    assert "methods/circle.py, line 13: losses.circle returned NaN as 'circle' for the first batch" in done.stderr
+    said = "methods/wrong.py, line 5: losses.wrong returned NaN as 'wrong' for the first batch; correct the loss."
+    assert said in done.stderr
     runs = pd.read_parquet("results/own/tables/runs.parquet").set_index("cell")
-    assert runs.loc["circle", "status"] == "missing"
-    assert "returned NaN" in str(runs.loc["circle", "reason"])
-    assert set(runs.drop("circle")["status"]) == {"finished"}
+    assert said in str(runs.loc["wrong", "reason"])
+    assert set(runs.drop("wrong")["status"]) == {"finished"}
     assert "returned NaN" in Path("results/own/report/index.html").read_text()
