@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from reidablate import plugins
-from reidablate.cells import PRESET_ONLY, SECTIONS, CellFile
+from reidablate.cell_files import PRESET_ONLY, SECTIONS, CellFile
 from reidablate.config import LossOptions, RunConfig, Section
 from reidablate.errors import UserError
 

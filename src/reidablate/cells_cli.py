@@ -29,7 +29,8 @@ def cells_list(
     from rich.console import Console
     from rich.table import Column, Table
 
-    from reidablate.cells import TIERS, select
+    from reidablate.cell_files import TIERS
+    from reidablate.cells import select
 
     if tier not in {*TIERS, "all"}:
         raise UserError(f"--tier is '{tier}' but should be {', '.join(TIERS)} or all.")
@@ -51,7 +52,8 @@ def cells_show(
     study: StudyOption = None,
 ) -> None:
     """Prints a cell with everything inherited filled in, as YAML for a cell of your own."""
-    from reidablate.cells import as_cell_file, select
+    from reidablate.cell_views import as_cell_file
+    from reidablate.cells import select
 
     cells, scale = _cells(ablations, preset, study)
     (cell,) = select(cells, names=[name], tier="optional")
@@ -96,7 +98,8 @@ def cells_new(
     study: StudyOption = None,
 ) -> None:
     """Writes ablations/NAME.yaml, a cell that extends another."""
-    from reidablate.cells import new_cell, select
+    from reidablate.cell_views import new_cell
+    from reidablate.cells import select
 
     cells, _ = _cells(ablations, "quickstart", study)
     path = new_cell(_folder(ablations, study), name, select(cells, names=[parent], tier="optional")[0])

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from reidablate import __version__
 from reidablate.artifacts import write_text
-from reidablate.cells import TIERS, Cell, load_cells, select
+from reidablate.cell_files import TIERS
+from reidablate.cells import Cell, load_cells, select
 from reidablate.errors import UserError
 from reidablate.places import SETTINGS, VERSION_FILE, packaged
 

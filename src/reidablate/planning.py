@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reidablate.cells import Cell, check_datasets, describe, load_cells, select, unchanged_copies
+from reidablate.cell_views import describe, unchanged_copies
+from reidablate.cells import Cell, check_datasets, load_cells, select
 from reidablate.config import ModelConfig, Preset, RunConfig, nearest, validate
 from reidablate.errors import UserError
 from reidablate.initial_weights import check_backbones

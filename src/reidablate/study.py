@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import field_validator, model_validator
 
 from reidablate.artifacts import content_hash, read_json, write_json
-from reidablate.cells import Tier
+from reidablate.cell_files import Tier
 from reidablate.config import MOST_SEEDS, PATCH_PX, Preset, RunConfig, Section, nearest, validate
 from reidablate.data.formats import Grammar, Layout, Published, source_of
 from reidablate.data.table import DatasetEntry, MetricName, layout_of

@@ -59,7 +59,8 @@ Reader = tuple[str, list[bytes], Callable[[Path], Any]]
 
 
 def _cells() -> Reader:
-    from reidablate.cells import MOST_CELLS, _expand, _read
+    from reidablate.cell_files import expand, read_cell_file
+    from reidablate.cells import MOST_CELLS
     from reidablate.config import RunConfig, validate
     from reidablate.planning import load_preset
     from reidablate.trees import merge
@@ -68,7 +69,7 @@ def _cells() -> Reader:
     base = {"model": preset.model, "losses": preset.losses, "train": preset.train}
 
     def read(path: Path) -> None:
-        for cell in _expand(_read(path), path)[:MOST_CELLS]:
+        for cell in expand(read_cell_file(path), path)[:MOST_CELLS]:
             validate(RunConfig, merge(base, cell.options), where=str(path)).dump()
             json.dumps(cell.model_dump(mode="json"), ensure_ascii=False).encode()
 

@@ -10,16 +10,8 @@ import pytest
 import yaml
 
 from reidablate.cell_schema import cell_schema
-from reidablate.cells import (
-    Cell,
-    Cells,
-    as_cell_file,
-    describe,
-    load_cells,
-    new_cell,
-    select,
-    unchanged_copies,
-)
+from reidablate.cell_views import as_cell_file, describe, new_cell, unchanged_copies
+from reidablate.cells import Cell, Cells, load_cells, select
 from reidablate.config import EvaluateConfig
 from reidablate.errors import UserError
 from reidablate.planning import load_presets

@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
-from reidablate.cells import SECTIONS, Cell, describe
+from reidablate.cell_files import SECTIONS
+from reidablate.cell_views import describe
+from reidablate.cells import Cell
 from reidablate.config import Preset
 from reidablate.planning import load_preset, load_presets
 from reidablate.trees import flatten, load_yaml

@@ -17,7 +17,7 @@ from pydantic import BaseModel, RootModel, model_validator
 
 from reidablate import provenance
 from reidablate.artifacts import only_writer, read_record, read_table, sha256_file, write_json, write_record
-from reidablate.cells import check_name
+from reidablate.cell_files import check_name
 from reidablate.data.index import read_index
 from reidablate.errors import UserError
 from reidablate.external import ANOTHER

@@ -1,0 +1,176 @@
+"""One YAML file of `ablations/`: its keys, its checks, and the points of its sweep."""
+
+import itertools
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+import yaml
+from pydantic import Field, field_validator
+
+from reidablate.config import EvaluateConfig, Section, validate
+from reidablate.errors import UserError
+from reidablate.external import External
+from reidablate.trees import flatten, load_yaml, merge
+
+SECTIONS = ("model", "losses", "train")
+# What belongs to the preset, and what a cell may use in its place.
+PRESET_ONLY = {"train.lr": "train.lr_factor", "train.epochs": "train.epochs_factor", "model.image_size": None}
+MOST_SEED = 10**9
+MOST_POINTS = 500  # of the sweep of one file
+_SAFE_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+Tier = Literal["core", "extended", "optional"]
+TIERS: tuple[Tier, ...] = ("core", "extended", "optional")
+
+
+def check_name(name: str, what: str) -> None:
+    """Checks that a name may be that of a folder; `what` begins the sentence.
+
+    Raises:
+        UserError: It may not.
+    """
+    if not _SAFE_NAME.fullmatch(name):
+        raise UserError(
+            f"{what} '{name}' is not a safe folder name; "
+            "use small letters, digits, '_', '-' and '.', at most 64, starting with a letter or digit."
+        )
+
+
+class DatasetOptions(Section):
+    """What a cell does differently on one data set."""
+
+    model: dict[str, Any] = {}
+    losses: dict[str, Any] = {}
+    train: dict[str, Any] = {}
+
+
+class CellFile(Section):
+    """What may stand in `ablations/<name>.yaml`; the three sections hold only what differs from the parent.
+
+    `by_dataset` holds the same three sections for single data sets: what differs there from the rest of the file.
+    """
+
+    name: str
+    title: str = ""
+    group: str = ""
+    tier: Tier | None = None
+    question: str = ""
+    notes: str = ""
+    notes_not_under: list[str] = []
+    primary: bool = False
+    extends: str | None = None
+    reference: list[str] | None = None
+    seed_offset: Annotated[int, Field(ge=0, le=MOST_SEED)] | None = None
+    sweep: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
+    model: dict[str, Any] = {}
+    losses: dict[str, Any] = {}
+    train: dict[str, Any] = {}
+    by_dataset: dict[str, DatasetOptions] = {}
+    evaluate: EvaluateConfig | None = None
+    external: External | None = None
+
+    @field_validator("reference", mode="before")
+    @classmethod
+    def _one_reference(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The declared differences as a nested mapping."""
+        return {name: getattr(self, name) for name in SECTIONS if getattr(self, name)}
+
+    def options_on(self, dataset: str) -> dict[str, Any]:
+        """The declared differences on one data set."""
+        own = self.by_dataset.get(dataset)
+        return merge(self.options, own.model_dump(exclude_unset=True)) if own else self.options
+
+
+def read_cell_file(path: Path) -> CellFile:
+    """Returns what a file of `ablations/` says.
+
+    Raises:
+        UserError: It is not readable as YAML, or a key or value is not one of a cell.
+    """
+    data = _names_as_written(load_yaml(path), path)
+    special = data.get("by_dataset")
+    for part in (data, *(special.values() if isinstance(special, dict) else ())):
+        for dotted in PRESET_ONLY.keys() & flatten(part if isinstance(part, dict) else {}).keys():
+            _refuse_presets(path, dotted, verb="scale it with")
+        _refuse_code(path, part)
+    return checked(data, path)
+
+
+def _refuse_code(path: Path, part: Any) -> None:
+    model, losses = (part.get(name) if isinstance(part, dict) else None for name in ("model", "losses"))
+    if isinstance(model, dict) and "backbone_code" in model:
+        raise UserError(f"{path}: 'model.backbone_code' is written by the program alone; remove it.")
+    for name, section in losses.items() if isinstance(losses, dict) else ():
+        if isinstance(section, dict) and "code" in section:
+            raise UserError(f"{path}: 'losses.{name}.code' is written by the program alone; remove it.")
+
+
+def _names_as_written(data: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Returns the content of a cell file with names as text, also where YAML reads a number or date (2024_05)."""
+    keys = ("name", "extends", "reference")
+    values = [value for key in keys for value in (data[key] if isinstance(data.get(key), list) else [data.get(key)])]
+    if all(value is None or isinstance(value, str) for value in values):
+        return data
+    written = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+    return {**data, **{key: written[key] for key in keys if key in written and data[key] is not None}}
+
+
+def _refuse_presets(path: Path, dotted: str, *, verb: str) -> NoReturn:
+    factor = PRESET_ONLY[dotted]
+    instead = f"{verb} '{factor}' instead" if factor else "change it in a preset of your own (--config preset=FILE)"
+    raise UserError(f"{path}: '{dotted}' belongs to the preset; {instead}.")
+
+
+def checked(data: Mapping[str, Any], path: Path) -> CellFile:
+    """Returns the content of a file as a cell.
+
+    Raises:
+        UserError: A key or value is not one of a cell.
+    """
+    file = validate(CellFile, data, where=str(path))
+    check_name(file.name, f"{path}: cell name")
+    return file
+
+
+def _points(file: CellFile) -> int:
+    return math.prod(len(values) for values in file.sweep.values())
+
+
+def expand(file: CellFile, path: Path) -> list[CellFile]:
+    """Returns one file per point of its sweep, or the file itself."""
+    if not file.sweep:
+        if path.stem != file.name:
+            raise UserError(f"{path}: the file holds cell '{file.name}'; rename the file to {file.name}.yaml.")
+        return [file]
+    if (number := _points(file)) > MOST_POINTS:
+        raise UserError(f"{path}: the sweep has {number} points, more than {MOST_POINTS}; write fewer values.")
+    for key in file.sweep:
+        if key.split(".")[0] not in SECTIONS or "." not in key:
+            raise UserError(f"{path}: sweep key '{key}' should start with {', '.join(SECTIONS)} and a dot.")
+        if key in PRESET_ONLY:
+            _refuse_presets(path, key, verb="sweep")
+    points = []
+    for values in itertools.product(*file.sweep.values()):
+        point = dict(zip(file.sweep, values, strict=True))
+        short = [(key.rsplit(".", 1)[1], value) for key, value in point.items()]
+        label = "_".join(f"{key}_{value}" for key, value in short)
+        options: dict[str, Any] = file.options
+        for key, value in point.items():
+            options = merge(options, nest(key, value))
+        title = f"{file.title or file.name} ({', '.join(f'{key}: {value}' for key, value in short)})"
+        swept = {"name": f"{file.name}_{label}".lower(), "title": title, "sweep": {}, **options}
+        points.append(checked({**file.model_dump(), **swept}, path))
+    return points
+
+
+def nest(dotted: str, value: Any) -> dict[str, Any]:
+    """Returns `{"a": {"b": value}}` for the key `a.b`."""
+    for part in reversed(dotted.split(".")):
+        value = {part: value}
+    return dict(value)
