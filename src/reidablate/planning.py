@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from reidablate.cell_files import Tier
 from reidablate.cell_views import describe, unchanged_copies
-from reidablate.cells import Cell, check_datasets, load_cells, select
+from reidablate.cells import Cell, Cells, check_datasets, load_cells, select
 from reidablate.config import ModelConfig, Preset, RunConfig, nearest, validate
 from reidablate.errors import UserError
 from reidablate.initial_weights import check_backbones
@@ -17,7 +18,7 @@ from reidablate.requirements import require_parts
 from reidablate.scope import cells_of, last_planned, read_scope, restrict, settle_primary, union, unread_notices
 from reidablate.selecting import check_folder, pick
 from reidablate.smoke import ELSEWHERE, NAME, smoke_preset
-from reidablate.sources import choose_datasets, earlier_datasets, name_notices, search_datasets
+from reidablate.sources import Search, choose_datasets, earlier_datasets, name_notices, search_datasets
 from reidablate.study import PRETRAIN, PlannedCell, PlannedDataset, Selection, Settings, Study, latest_study
 from reidablate.trees import load_yaml, merge, yaml_files
 
@@ -110,13 +111,76 @@ def plan(config: Mapping[str, Any]) -> Study:
     Raises:
         UserError: Anything wrong in settings, presets or cells, in one sentence.
     """
+    settings = _settings(config)
+    smoke = settings.preset == NAME
+    settings, preset, presets, wanted, search = _chosen_preset(settings, smoke=smoke)
+    root = settings.results / preset.name
+    check_folder(root)
+    sources = choose_datasets(settings, preset, wanted, search)
+    datasets, notices = sources.datasets, sources.notices
+    cells = load_cells(settings.ablations, presets.values())
+    check_datasets(cells.values(), settings.dataset_table)
+    tier = preset.tier if settings.tier == "preset" else settings.tier
+    chosen, lines = _chosen_cells(settings, preset, cells, tier, smoke=smoke)
+    seeds = preset.seeds if settings.seeds == "preset" else settings.seeds
+    asked = {d.name: {c.name: [c.seed_offset + k for k in range(seeds)] for c in chosen} for d in datasets}
+    if smoke:
+        asked = _smoke_runs(asked, list(settings.dataset_table))
+        notices.insert(0, _smoke_notice(preset, settings))
+    scope = read_scope(root, settings.ablations) if settings.scope == "grow" and not smoke else None
+    unread = last_planned(scope, root, cells) if scope else []
+    offsets = {name: cell.seed_offset for name, cell in cells.items()}
+    offsets |= {cell.name: cell.seed_offset for cell in unread}
+    planned = union(restrict(scope.runs if scope else {}, datasets=settings.dataset_table, offsets=offsets), asked)
+    kept = select(cells, names=[name for name in cells_of(planned) if name in cells], tier=tier)
+    declared = [PlannedCell.model_validate(describe(cell, cells, preset)) for cell in kept]
+    declared += [cell for cell in unread if cell.name in cells_of(planned)]
+    described, settled = settle_primary(declared, root)
+    datasets += earlier_datasets(settings, preset, [n for n in planned if n not in {d.name for d in datasets}])
+    datasets.sort(key=lambda dataset: list(settings.dataset_table).index(dataset.name))
+    palette = [name for name in (scope.palette if scope else []) if name in offsets]
+    test_only = [d for d in sources.test_only if any(c.also_on == "all" or d.name in c.also_on for c in described)]
+    metrics, not_metrics = own_metrics(settings.metrics)
+    notices += [
+        *name_notices(test_only, settings.dataset_table),
+        *_own_code(kept, preset, datasets),
+        *_without_pretraining(kept, preset),
+        *lines,
+        *cells.notices,
+        *unread_notices(unread),
+        *unchanged_copies(kept, cells, preset),
+        *settled,
+        *not_metrics,
+        *_left_out(described, settings, [dataset.name for dataset in [*datasets, *test_only]]),
+    ]
+    return Study(
+        settings=settings,
+        metrics=metrics,
+        preset=preset,
+        datasets=datasets,
+        test_only=test_only,
+        missing_datasets=sources.missing,
+        cells=described,
+        seeds=seeds,
+        notices=notices,
+        planned=planned,
+        asked=asked,
+        palette=palette + [cell.name for cell in described if cell.name not in palette],
+    )
+
+
+def _settings(config: Mapping[str, Any]) -> Settings:
     settings = validate(Settings, dict(config), where="--config or workflow/config/default.yaml")
     check_backbones(settings.weights, "--config")
     for name in settings.dataset_table:
         if name in RESERVED or not name.replace("_", "").replace("-", "").isalnum():
             raise UserError(f"dataset_table: '{name}' is reserved or no safe folder name; rename the data set.")
+    return settings
+
+
+def _chosen_preset(settings: Settings, *, smoke: bool) -> tuple[Settings, Preset, dict[str, Preset], list[str], Search]:
+    """Returns the settings with the preset's name, the preset, all presets, the data sets asked for, and the finds."""
     presets = load_presets()
-    smoke = settings.preset == NAME
     if smoke:
         settings = settings.model_copy(update={"preset": settings.smoke_of})
     if settings.preset.lower().endswith((".yaml", ".yml")):
@@ -130,19 +194,18 @@ def plan(config: Mapping[str, Any]) -> Study:
     search = search_datasets(settings, wanted, presets.get(settings.preset))
     auto = "paper" if search.found else "quickstart"
     preset = presets[auto if settings.preset == "auto" else settings.preset]
-    preset = smoke_preset(preset) if smoke else preset
-    check_folder(settings.results / preset.name)
-    sources = choose_datasets(settings, preset, wanted, search)
-    datasets, notices = sources.datasets, sources.notices
-    cells = load_cells(settings.ablations, presets.values())
+    return settings, smoke_preset(preset) if smoke else preset, presets, wanted, search
+
+
+def _chosen_cells(
+    settings: Settings, preset: Preset, cells: Cells, tier: Tier, *, smoke: bool
+) -> tuple[list[Cell], list[str]]:
+    """Returns the cells to run, with those that they are compared with, and lines about both."""
     broken = {name: fault.sentence for name, fault in cells.broken.items()}
     names = None if settings.cells == "all" else pick("cells", settings.cells, cells.words, broken)
-    tier = preset.tier if settings.tier == "preset" else settings.tier
-    check_datasets(cells.values(), settings.dataset_table)
-    chosen = select(cells, names=names, tier=tier)
+    chosen, foreign = select(cells, names=names, tier=tier), list[str]()
     if smoke:
         chosen, foreign = _trained_here(chosen)
-        notices += foreign
     if names is None:
         chosen = with_asked(chosen, cells, preset, study_claims(Path(), cells))
     if not chosen and cells.notices:
@@ -150,58 +213,10 @@ def plan(config: Mapping[str, Any]) -> Study:
     if not chosen:
         raise UserError(f"no cell of {settings.ablations} is of tier '{tier}'; name some with --config cells=NAME.")
     chosen, line = _with_references(chosen, cells)
-    seeds = preset.seeds if settings.seeds == "preset" else settings.seeds
-    asked = {d.name: {c.name: [c.seed_offset + k for k in range(seeds)] for c in chosen} for d in datasets}
-    if smoke:
-        asked = _smoke_runs(asked, list(settings.dataset_table))
-        notices.insert(0, _smoke_notice(preset, settings))
-    grows = settings.scope == "grow" and not smoke
-    scope = read_scope(settings.results / preset.name, settings.ablations) if grows else None
-    unread = last_planned(scope, settings.results / preset.name, cells) if scope else []
-    offsets = {name: cell.seed_offset for name, cell in cells.items()}
-    offsets |= {cell.name: cell.seed_offset for cell in unread}
-    before = restrict(scope.runs if scope else {}, datasets=settings.dataset_table, offsets=offsets)
-    planned = union(before, asked)
-    kept = select(cells, names=[name for name in cells_of(planned) if name in cells], tier=tier)
     for cell in chosen:
         for dataset in (None, *cell.by_dataset):
             require_parts(cell.resolve(preset, dataset), f"{cell.where_on(dataset)} at preset '{preset.name}'")
-    declared = [PlannedCell.model_validate(describe(cell, cells, preset)) for cell in kept]
-    declared += [cell for cell in unread if cell.name in cells_of(planned)]
-    described, settled = settle_primary(declared, settings.results / preset.name)
-    datasets += earlier_datasets(settings, preset, [n for n in planned if n not in {d.name for d in datasets}])
-    datasets.sort(key=lambda dataset: list(settings.dataset_table).index(dataset.name))
-    palette = [name for name in (scope.palette if scope else []) if name in offsets]
-    test_only = [d for d in sources.test_only if any(c.also_on == "all" or d.name in c.also_on for c in described)]
-    notices += name_notices(test_only, settings.dataset_table)
-    notices += [
-        *_own_code(kept, preset, datasets),
-        *_without_pretraining(kept, preset),
-        *line,
-        *cells.notices,
-        *unread_notices(unread),
-        *unchanged_copies(kept, cells, preset),
-        *settled,
-    ]
-    metrics, not_metrics = own_metrics(settings.metrics)
-    return Study(
-        settings=settings,
-        metrics=metrics,
-        preset=preset,
-        datasets=datasets,
-        test_only=test_only,
-        missing_datasets=sources.missing,
-        cells=described,
-        seeds=seeds,
-        notices=[
-            *notices,
-            *not_metrics,
-            *_left_out(described, settings, [dataset.name for dataset in [*datasets, *test_only]]),
-        ],
-        planned=planned,
-        asked=asked,
-        palette=palette + [cell.name for cell in described if cell.name not in palette],
-    )
+    return chosen, [*foreign, *line]
 
 
 def _trained_here(chosen: list[Cell]) -> tuple[list[Cell], list[str]]:

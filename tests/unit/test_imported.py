@@ -163,8 +163,8 @@ def test_other_images_than_those_of_the_data_set_are_refused(
     ("name", "dataset", "sentence"),
     [
         ("p1", "market1501", "'p1' is a cell of the study"),
-        ("../up", "market1501", "no safe folder name"),
-        (".hidden", "market1501", "no safe folder name"),
+        ("../up", "market1501", "not a safe folder name"),
+        (".hidden", "market1501", "not a safe folder name"),
         ("theirs", "msmt17", "the plan has no data set 'msmt17'"),
     ],
 )
@@ -380,7 +380,7 @@ def test_weights_are_extracted_and_scored(study: Study, tiny_study: Study, tmp_p
     run_cli("import", "theirs", str(copy), *place)
     folder = study.root / "imported" / "market1501" / "theirs"
     made, metrics = read_json(folder / "provenance.json"), read_json(folder / "metrics.json")
-    assert (made["source"], made["sha256"]) == (str(copy), sha256_file(copy))
+    assert (made["source"], made["source_sha256"]) == (str(copy), sha256_file(copy))
     try_weights(study, copy, tmp_path / "wanted.npz", dataset="market1501", device="cpu")
     wanted, _ = score_file(tmp_path / "wanted.npz", Options())
     assert metrics == {side: result.summary() for side, result in wanted.items()}

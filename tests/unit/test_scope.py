@@ -85,7 +85,7 @@ def test_a_cell_whose_file_broke_stays_as_it_was_last_planned(settings: Settings
     left = plan({**settings, "cells": "p1"})
     assert "mine" not in left.planned["market1501"]
     assert left.cell("other").references == []
-    assert "reference 'mine' is no cell" in left.cell("other").unread
+    assert "reference 'mine' is not a cell" in left.cell("other").unread
 
 
 def score(study: Study, cell: str) -> None:
