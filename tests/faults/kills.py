@@ -88,7 +88,7 @@ class Killer:
     def stage(self, name: str, arguments: list[str], times: int) -> None:
         """Kills a command of a stage some times, or as often as it can be met alive."""
         for _ in range(times):
-            most = self.seconds.get(name, 1.0)
+            most = self.seconds.get(name, 0.1)  # longer with every kill
             status = run_stage(arguments, seconds=self.rng.uniform(0, most))
             assert status in {0, -signal.SIGKILL}, arguments
             self.killed[name] += status != 0

@@ -66,7 +66,7 @@ def study(tiny_study: Study, tmp_path_factory: pytest.TempPathFactory) -> Study:
 def gather(study: Study) -> None:
     aggregate_study(study)
     write_statistics(study.root, ROOT)
-    render_report(study.root, ROOT / TEMPLATES, study.root / "report" / "index.html")
+    render_report(study.root, ROOT / TEMPLATES, study.root / "report" / "index.html", files=["pdf"])
 
 
 def needs(study: Study) -> Needs:
@@ -139,7 +139,7 @@ def test_no_reader_of_the_tables_believes_a_damaged_one(study: Study, tmp_path: 
     path.write_bytes(path.read_bytes()[:-1] + b" ")
     for read in (
         lambda: list(digest_lines(tmp_path / "tables")),
-        lambda: render_report(tmp_path, ROOT / TEMPLATES, tmp_path / "report" / "index.html"),
+        lambda: render_report(tmp_path, ROOT / TEMPLATES, tmp_path / "report" / "index.html", files=["pdf"]),
     ):
         with pytest.raises(UserError, match=f"{name} damaged, by the checksums beside it; run the same command again"):
             read()

@@ -160,7 +160,7 @@ def cmc(study: StudyTables, dataset: dict[str, Any], cells: list[Cell], title: s
     shown = [cell for cell in cells if cell.name in curves]
     if not shown:
         return None
-    bases = list(dict.fromkeys(name for c in shown if (name := c.baseline or c.name) in curves))
+    bases = list(dict.fromkeys(str(cell.baseline) if cell.baseline in curves else cell.name for cell in shown))
     compared = [cell for cell in shown if cell.baseline in curves]
     figure, panels = _panels(len(bases) + len(compared), title, "rank k", 1.45)
     for axes, name in zip(panels, bases, strict=False):
