@@ -61,7 +61,8 @@ def until(condition: Callable[[], object]) -> None:
 
 def start() -> Host:
     with pytest.MonkeyPatch.context() as patch:
-        patch.delenv(warm.VARIABLE, raising=False)
+        patch.setenv(warm.VARIABLE, "")  # so that the end of the block takes away what is set in it
+        patch.delenv(warm.VARIABLE)
         warm.start_host()
         return Host(warm._HOSTS.pop(), {**os.environ})
 
