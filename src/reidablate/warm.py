@@ -161,6 +161,7 @@ class _Host:
         self._selector.register(sys.stdin, selectors.EVENT_READ, self._close)
 
     def serve(self) -> None:
+        """Takes, watches and reaps jobs until the caller is gone and the last of them has ended."""
         gc.collect()
         gc.freeze()
         while self._listener.fileno() >= 0 or self._jobs:
