@@ -259,7 +259,7 @@ class _Finder:
 
     @staticmethod
     def find_spec(name: str, path: Sequence[str] | None, target: object = None) -> ModuleSpec | None:
-        """Returns where a module of `methods` is loaded from, None for any other; see `importlib.abc.MetaPathFinder`."""
+        """Returns where a module of `methods` is loaded from, None for any other (`importlib.abc.MetaPathFinder`)."""
         if not name.startswith(f"{FOLDER}.") or FOLDER not in sys.modules:
             return None
         folder = Path(sys.modules[FOLDER].__path__[0])
