@@ -155,16 +155,13 @@ def _refuse_to_replace(settings: Settings, search: Search) -> None:
     Raises:
         UserError: Naming what was asked for, what was looked for and what is there.
     """
-    given = [
-        f"{key}={value}"
-        for key, value, default in (
-            ("data_root", settings.data_root, Path("data")),
-            ("weights", settings.weights, "preset"),
-            ("seeds", settings.seeds, "preset"),
-            ("datasets", settings.datasets, "all"),
-        )
-        if value != default
+    wishes: list[tuple[str, object, object]] = [
+        ("data_root", settings.data_root, Path("data")),
+        ("weights", settings.weights, "preset"),
     ]
+    if not (settings.results / "quickstart" / "plans").is_dir():  # else they are of the synthetic study that is there
+        wishes += [("seeds", settings.seeds, "preset"), ("datasets", settings.datasets, "all")]
+    given = [f"{key}={value}" for key, value, default in wishes if value != default]
     incomplete = [there.incomplete for there in search.absent.values() if there.incomplete]
     root = settings.data_root
     something = incomplete or stray_sets(root, settings.dataset_table) or (os.path.lexists(root) and not root.is_dir())

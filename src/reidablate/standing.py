@@ -11,7 +11,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from reidablate.artifacts import content_hash, read_json, read_record
+from reidablate.artifacts import content_hash, read_json, read_record, read_table
 from reidablate.config import RunConfig
 from reidablate.data.cache import differs_from
 from reidablate.data.formats import SYNTHETIC_FILE
@@ -278,6 +278,17 @@ class Standing:
         ]
         broken = [name for name in self._broken(folder) if name in TRAINED_FILES]
         return f"made with another {' and '.join(wrong)}" if wrong else _damaged(broken)
+
+    @property
+    def to_score_again(self) -> list[Run]:
+        """Runs that the tables show as finished and that lack nothing but scores: gathered now, they were missing."""
+        try:
+            table = read_table(self.study.root / "tables" / "runs.parquet")
+        except (UserError, OSError):
+            return []
+        finished = table[table["status"] == "finished"] if "status" in table else table[:0]
+        shown = {f"{row.dataset}/{row.cell}/seed{row.seed}" for row in finished.itertuples()}
+        return [r for r in self.study.runs if r.id in shown and self.unscored(r) and not self.untrained(r)]
 
     @property
     def needs(self) -> Needs:

@@ -137,6 +137,15 @@ def test_a_wish_that_finds_nothing_is_not_replaced(auto: Settings, project: Path
             plan({**auto, **wish})
 
 
+def test_parts_of_a_synthetic_study_that_has_begun_need_no_preset(auto: Settings) -> None:
+    plan({**auto, "preset": "quickstart"}).write()
+    study = plan({**auto, "cells": "p1", "datasets": "market1501", "seeds": 1})
+    assert study.preset.name == "quickstart"
+    assert {run.dataset for run in study.asked_runs} == {"market1501"}
+    with pytest.raises(UserError, match=r"although weights=w\.pth was given"):
+        plan({**auto, "weights": "w.pth"})
+
+
 @pytest.mark.parametrize("place", ["pedestrians", "reid/market1501"])
 def test_a_set_in_an_unknown_place_is_listed(auto: Settings, project: Path, place: str) -> None:
     touch(project / "data" / place, MARKET)

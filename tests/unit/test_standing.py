@@ -128,9 +128,13 @@ def test_a_run_of_the_first_version_stands(study: Study) -> None:
 def test_scores_of_another_version_are_made_again_without_a_training(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert Standing(study).to_score_again == []
     monkeypatch.setattr("reidablate.standing.SCORES_VERSION", SCORES_VERSION + 1)
     found = needs(study)
     assert (found.train, found.evaluate) == ([], [RUN])
+    assert Standing(study).to_score_again == [RUN]  # its report is not replaced by one without it
+    (study.root / "tables" / "runs.parquet").unlink()
+    assert Standing(study).to_score_again == []
 
 
 def test_truncated_scores_are_made_again_without_a_training(study: Study) -> None:

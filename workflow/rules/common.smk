@@ -123,8 +123,14 @@ def print_failures():
 def report_what_is_there():
     """Gathers and renders every run that stands, so that one failing run hides nothing.
 
-    The tables name what they were made of, so the next call knows whether they are still right.
+    The tables name what they were made of, so the next call knows whether they are still right. A report that shows more,
+    because an upgrade is still scoring its runs again, is left alone.
     """
+    if waiting := Standing(STUDY).to_score_again:
+        print(
+            f"reidablate: the report stays as it was until {len(waiting)} of its runs are scored again", file=sys.stderr
+        )
+        return
     study = ["--study", "."]
     for command in (["aggregate", "--plan", PLAN], ["statistics", ROOT, *study], ["report", ROOT, *study]):
         subprocess.run(["reidablate", *map(str, command)], check=False)
