@@ -37,7 +37,7 @@ def _why_no_import(error: Exception) -> str:
     if "failed to map segment" in str(error):
         return _NO_MEMORY
     words = " ".join(f"{type(error).__name__}: {error}".split())
-    return f"reidablate: the installation cannot be used ({words}); install the package again with all that it needs."
+    return f"reidablate: the installation cannot be used ({words}); install the package again with all it needs."
 
 
 if __name__ == "__main__":

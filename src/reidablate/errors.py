@@ -163,7 +163,7 @@ def knob(error: BaseException) -> str | None:
     ):
         return plain(_MEMORY.format(unloaded[0] if unloaded else shortened(words, 120) or "an allocation failed"))
     if isinstance(error, ImportError):
-        return f"the installation cannot be used ({shortened(words)}); install the package again with all that it needs."
+        return f"the installation cannot be used ({shortened(words)}); install the package again with all it needs."
     if isinstance(error, RuntimeError) and "Could not determine home directory" in words:
         return "there is no home folder; set HOME to a folder that you may write."
     if isinstance(error, RuntimeError) and "can't start new thread" in words:

@@ -149,5 +149,5 @@ def test_a_broken_installation_is_one_sentence_and_status_2(tmp_path: Path) -> N
     assert done.returncode == 2
     assert done.stderr == (
         "reidablate: the installation cannot be used (ImportError: libx.so.1: cannot open shared object file); install "
-        "the package again with all that it needs.\n"
+        "the package again with all it needs.\n"
     )

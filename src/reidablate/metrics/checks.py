@@ -21,7 +21,7 @@ SHORTEST = 1e-150
 # rounding moves the distances of the others by more than float32 does.
 MOST_TIMES_MEDIAN = 100
 # A distance of zero computed in floating point comes out this many steps of its precision below zero at most, relative
-# to the largest distance that is not an outlier. In float32, with features of 128 to 2048 numbers, 1 - s reached 7.5 and
+# to the largest distance without outliers. In float32, with features of 128 to 2048 numbers, 1 - s reached 7.5 and
 # |x|^2 + |y|^2 - 2 x.y reached 8.7.
 ROUNDING_STEPS = 16
 # What exceeds the median by more is an outlier, such as 1e9 for images that are to come last: no scale of the others.
