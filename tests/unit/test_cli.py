@@ -37,6 +37,15 @@ def test_cells_are_listed_by_group_with_their_whole_names(project: Path) -> None
     assert "p1_as_run" not in run("cells", "list", "--tier", "core")
 
 
+def test_a_title_is_shown_as_it_is_and_steers_no_terminal(project: Path) -> None:
+    title = r'"\e[31m[bold]a[/bold]\a \u202eb [/]"'
+    (project / "ablations" / "mine.yaml").write_text(f"name: mine\nextends: p1\ngroup: '[red]mine'\ntitle: {title}\n")
+    listed = run("cells", "list", "--tier", "all")
+    assert "[bold]a[/bold] b [/]" in listed
+    assert "[red]mine" in listed
+    assert not set("\x1b\a\u202e") & set(listed)
+
+
 def test_a_checkpoint_is_converted_under_our_names(tmp_path: Path) -> None:
     theirs = {
         "pos_embed": torch.arange(9.0).reshape(1, 9, 1).expand(1, 9, 4),
