@@ -1,5 +1,6 @@
 """The command `reidablate`: a study's host of jobs is asked before anything of the command line is imported."""
 
+import os
 import sys
 
 _NO_MEMORY = (
@@ -10,6 +11,9 @@ _NO_MEMORY = (
 
 def main() -> None:
     """Runs the command line and ends the process with its exit status; 2 also where Python cannot import it."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller, and its number free for the next file that is opened
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
     try:
         from reidablate.warm import leave, run_by_host
 

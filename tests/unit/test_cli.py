@@ -160,3 +160,10 @@ def test_a_broken_installation_is_one_sentence_and_status_2(tmp_path: Path) -> N
         "reidablate: the installation cannot be used (ImportError: libx.so.1: cannot open shared object file); install "
         "the package again with all it needs.\n"
     )
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_obstacle(closed: str) -> None:
+    command = ["bash", "-c", f'"$0" -m reidablate --version {closed}', sys.executable]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
