@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from reidablate import places
-from reidablate.errors import UserError, sentence
+from reidablate.errors import refusal
 from reidablate.planning import plan
 from reidablate.scope import write_scope
 from reidablate.selecting import as_written
@@ -35,8 +35,10 @@ try:
     elif workflow.is_main_process and NEEDS.nothing:  # Snakemake starts nothing, so the plan is kept now
         STUDY.write()
         write_scope(STUDY)
-except (UserError, OSError) as error:
-    print(f"reidablate: {sentence(error)}", file=sys.stderr)
+except Exception as error:
+    if (words := refusal(error)) is None:
+        raise
+    print(f"reidablate: {words}", file=sys.stderr)
     sys.exit(2)
 
 PLAN = STUDY.path

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 import yaml
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from reidablate.config import EvaluateConfig, Section, validate
-from reidablate.errors import UserError
+from reidablate.errors import UserError, plain
 from reidablate.external import External
 from reidablate.trees import flatten, load_yaml, merge
 
@@ -22,6 +22,7 @@ MOST_SEED = 10**9
 MOST_POINTS = 500  # of the sweep of one file
 _SAFE_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 Tier = Literal["core", "extended", "optional"]
+Words = Annotated[str, AfterValidator(plain)]  # one line that steers no terminal
 TIERS: tuple[Tier, ...] = ("core", "extended", "optional")
 
 
@@ -53,10 +54,10 @@ class CellFile(Section):
     """
 
     name: str
-    title: str = ""
-    group: str = ""
+    title: Words = ""
+    group: Words = ""
     tier: Tier | None = None
-    question: str = ""
+    question: Words = ""
     notes: str = ""
     notes_not_under: list[str] = []
     primary: bool = False

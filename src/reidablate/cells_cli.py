@@ -28,6 +28,7 @@ def cells_list(
     """Lists the cells by group."""
     from rich.console import Console
     from rich.table import Column, Table
+    from rich.text import Text
 
     from reidablate.cell_files import TIERS
     from reidablate.cells import select
@@ -37,10 +38,10 @@ def cells_list(
     cells, _ = _cells(ablations, preset, study)
     chosen = select(cells, names=None, tier="optional" if tier == "all" else tier)  # type: ignore[arg-type]
     for group in sorted({cell.group for cell in chosen}, key=lambda group: (group != "main", group)):
-        table = Table(Column("cell", no_wrap=True), "tier", "title", title=group, title_justify="left")
+        table = Table(Column("cell", no_wrap=True), "tier", "title", title=Text(group), title_justify="left")
         for cell in chosen:
             if cell.group == group:
-                table.add_row(cell.name, cell.tier, cell.title)
+                table.add_row(cell.name, cell.tier, Text(cell.title))
         Console().print(table)
 
 

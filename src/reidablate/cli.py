@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from reidablate import cells_cli, data_cli, methods_cli, scores_cli, weights_cli
-from reidablate.errors import UserError, knob, plain, sentence
+from reidablate.errors import UserError, plain, refusal
 from reidablate.scores_cli import results_of
 from reidablate.stages_cli import STAGES
 
@@ -44,15 +44,12 @@ def main() -> None:
     except BrokenPipeError:  # the reader has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
-    except (UserError, OSError) as error:
-        print(f"reidablate: {sentence(error)}", file=sys.stderr)
-        status = 2
     except KeyboardInterrupt:
         status = 130
     except Exception as error:
         if hasattr(error, "format_message"):  # Typer's errors of usage have it, and no public class in common
             _print_usage_error(error)
-        elif (words := knob(error)) is not None:
+        elif (words := refusal(error)) is not None:
             print(f"reidablate: {words}", file=sys.stderr)
         else:
             raise

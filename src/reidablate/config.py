@@ -25,7 +25,7 @@ from reidablate.loss_options import (
     TripletConfig,
     WeightedTripletConfig,
 )
-from reidablate.sections import Factor, Margin, Positive, Section, Share, Weight, nearest, validate
+from reidablate.sections import Factor, Margin, Number, Positive, Section, Several, Share, Weight, nearest, validate
 
 __all__ = [
     "IdentityConfig",
@@ -144,7 +144,7 @@ class AugmentConfig(Section):
     """Training-time augmentation."""
 
     flip: Annotated[float, Field(ge=0, le=1)] = 0.5
-    pad_px: Annotated[int, Field(ge=0)] = 10
+    pad_px: Number = 10
     erase: Annotated[float, Field(ge=0, le=1)] = 0.5
 
 
@@ -154,15 +154,15 @@ class TrainConfig(Section):
     lr: Factor
     epochs: Positive
     lr_factor: Factor = 1.0
-    epochs_factor: Factor = 1.0
+    epochs_factor: Annotated[float, Field(gt=0, le=1000)] = 1.0
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 20 / 120
     lr_step_at: Literal["start", "end"] = "end"
     optimiser: Literal["sgd", "adamw"] = "sgd"
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     bias_lr_factor: Factor = 2.0
-    num_ids: Annotated[int, Field(ge=2)] = 16
-    num_instances: Annotated[int, Field(ge=2)] = 4
+    num_ids: Several = 16
+    num_instances: Several = 4
     fraction: Share = 1.0  # of the training identities; never fewer than a batch holds
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     augment: AugmentConfig = AugmentConfig()
@@ -285,9 +285,9 @@ class SyntheticRecipe(Section):
 class Execution(Section):
     """What a run asks of the machine; never part of its science."""
 
-    gpu: Annotated[int, Field(ge=0)] = 1
+    gpu: Number = 1
     threads: Positive = 1
-    workers: Annotated[int, Field(ge=0)] = 0
+    workers: Number = 0
 
 
 class EvaluateConfig(Section):
@@ -304,9 +304,9 @@ class EvaluateConfig(Section):
 class Sample(Section):
     """How few images of a data set a smoke test reads."""
 
-    train_ids: Annotated[int, Field(ge=2)] = 2
+    train_ids: Several = 2
     images_per_id: Positive = 2
-    test_images: Annotated[int, Field(ge=2)] = 12
+    test_images: Several = 12
 
 
 class Preset(Section):

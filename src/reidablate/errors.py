@@ -119,6 +119,8 @@ def check_file(path: Path, *, most_bytes: int) -> os.stat_result:
 def _of_system(error: OSError) -> str:
     """Returns the sentence for an error of the operating system, with the knob to turn where it names no file."""
     words = error.strerror or str(error)
+    if error.errno == errno.ENOMEM:
+        return _MEMORY.format(words)
     if error.filename is not None:
         return f"{error.filename} cannot be used: {words}; check the path, its rights and the disk."
     if "temporary directory" in str(error):
@@ -130,8 +132,6 @@ def _of_system(error: OSError) -> str:
             f"{words}, and the system does not say where; free the disk of the results and that of TMPDIR, or, where "
             "/dev/shm is full, raise --shm-size of the container or set execution.workers to 0 in the preset."
         )
-    if error.errno == errno.ENOMEM:
-        return _MEMORY.format(words)
     if error.errno in {errno.EMFILE, errno.ENFILE}:
         return f"{words}; raise the limit (ulimit -n) or lower execution.workers in the preset."
     if error.errno == errno.EAGAIN:
@@ -139,8 +139,13 @@ def _of_system(error: OSError) -> str:
     return f"the operating system refused an operation without naming a file ({words}); check the disk and the rights."
 
 
+def refusal(error: Exception) -> str | None:
+    """Returns the one sentence to print for an error that the user can solve, None for a fault of the code."""
+    return sentence(error) if isinstance(error, (UserError, OSError)) else knob(error)
+
+
 def knob(error: BaseException) -> str | None:
-    """Returns the sentence for an error that is the machine's: memory of a device, of the host or shared memory.
+    """Returns the sentence for an error that is the machine's: memory, shared memory, or a broken installation.
 
     Libraries report these as errors of their own, some under a general name, so their words tell them apart. None for
     anything else, which is a fault of the code.
@@ -150,13 +155,15 @@ def knob(error: BaseException) -> str | None:
         return plain(_DEVICE.format(shortened(words.split(". ")[0], 120)))
     if isinstance(error, RuntimeError) and re.search(r"shared memory|\bshm\b|Bus error", words):
         return plain(_SHARED_MEMORY.format(shortened(words, 120)))
-    unloaded = isinstance(error, ImportError) and "failed to map segment" in words
+    unloaded = re.search(r"[^\s/]+: failed to map segment", words) if isinstance(error, ImportError) else None
     if (
         unloaded
         or isinstance(error, MemoryError)
         or (isinstance(error, RuntimeError) and "can't allocate memory" in words)
     ):
-        return plain(_MEMORY.format(shortened(words, 120) or "an allocation failed"))
+        return plain(_MEMORY.format(unloaded[0] if unloaded else shortened(words, 120) or "an allocation failed"))
+    if isinstance(error, ImportError):
+        return f"the installation cannot be used ({shortened(words)}); install the package again with all it needs."
     if isinstance(error, RuntimeError) and "Could not determine home directory" in words:
         return "there is no home folder; set HOME to a folder that you may write."
     if isinstance(error, RuntimeError) and "can't start new thread" in words:

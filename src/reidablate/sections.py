@@ -1,20 +1,32 @@
 """Sections of options: frozen, validated mappings, and the sentences that explain a wrong one."""
 
 import difflib
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from reidablate.errors import UserError, shortened
 
 T = TypeVar("T", bound=BaseModel)
+MOST = 1_000_000  # of epochs, images of a batch, pixels and whatever else an option counts
 
 
 class Section(BaseModel):
     """A group of options: unknown keys and numbers that are not finite are refused, and values never change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _yes_is_no_number(cls, value: Any, about: ValidationInfo) -> Any:
+        """Refuses true and false where a number belongs, which pydantic takes for 1 and 0."""
+        if isinstance(value, bool):
+            kind = str(cls.model_fields[about.field_name or ""].annotation)
+            if re.search(r"\b(int|float)\b|Literal\[\d", kind) and not re.search(r"\bbool\b", kind):
+                raise ValueError("a number")
+        return value
 
 
 def none_word(value: Any) -> Any:
@@ -26,7 +38,9 @@ Margin = Literal["soft"] | Annotated[float, Field(ge=0)]
 Weight = Annotated[float, Field(ge=0)]
 Factor = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, le=MOST)]
+Number = Annotated[int, Field(ge=0, le=MOST)]
+Several = Annotated[int, Field(ge=2, le=MOST)]
 
 
 def _schema_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:

@@ -103,7 +103,8 @@ def _manifest() -> Reader:
 
     rows = [f"{pid}_{n}.jpg,{pid},{n},{s}" for s in ("train", "query", "gallery") for pid in (1, 2) for n in (1, 2)]
     text = "path,pid,camid,split\n" + "\n".join(rows) + "\n"
-    return "manifest.csv", [text.encode()], lambda path: read_folder(path, layout_of("manifest"))
+    layout = layout_of("manifest")
+    return "manifest.csv", [text.encode()], lambda path: read_folder(path, layout)
 
 
 def _npz() -> Reader:

@@ -1,6 +1,7 @@
 """Commands that no stage of the workflow calls."""
 
 import importlib.metadata
+import re
 import signal
 import subprocess
 import sys
@@ -34,6 +35,15 @@ def test_cells_are_listed_by_group_with_their_whole_names(project: Path) -> None
     assert "p2_pairs_combinations_with_replacement" in names
     assert names[:3] == ["naive_triplet", "p1", "p1_rpe"]
     assert "p1_as_run" not in run("cells", "list", "--tier", "core")
+
+
+def test_a_title_is_shown_as_it_is_and_steers_no_terminal(project: Path) -> None:
+    title = r'"\e[31m[bold]a[/bold]\a \u202eb [/]"'
+    (project / "ablations" / "mine.yaml").write_text(f"name: mine\nextends: p1\ngroup: '[red]mine'\ntitle: {title}\n")
+    listed = run("cells", "list", "--tier", "all")
+    assert "[bold]a[/bold] b [/]" in listed
+    assert "[red]mine" in listed
+    assert not set("\x1b\a\u202e") & set(listed)
 
 
 def test_a_checkpoint_is_converted_under_our_names(tmp_path: Path) -> None:
@@ -126,3 +136,34 @@ def test_an_interrupt_ends_with_status_130_and_no_traceback(tmp_path: Path) -> N
             process.send_signal(signal.SIGINT)
             assert process.wait() == 130
             assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize("kilobytes", range(16_000, 48_000, 4_000))
+def test_too_little_memory_to_start_is_one_sentence_and_status_2(kilobytes: int) -> None:
+    def limited(code: str) -> "subprocess.CompletedProcess[str]":
+        command = ["bash", "-c", 'ulimit -v "$0"; exec "$@"', str(kilobytes), sys.executable, "-c", code]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    if limited("import sys").returncode != 0:
+        return  # not even Python starts
+    done = limited("import sys; sys.argv[1:] = ['cells', 'list']; from reidablate.__main__ import main; main()")
+    assert done.returncode == 2
+    assert re.fullmatch("reidablate: memory is used up .*; close other programs, .*\\.\n", done.stderr)
+
+
+def test_a_broken_installation_is_one_sentence_and_status_2(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("raise ImportError('libx.so.1: cannot open shared object file')\n")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from reidablate.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "reidablate: the installation cannot be used (ImportError: libx.so.1: cannot open shared object file); install "
+        "the package again with all it needs.\n"
+    )
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_obstacle(closed: str) -> None:
+    command = ["bash", "-c", f'"$0" -m reidablate --version {closed}', sys.executable]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

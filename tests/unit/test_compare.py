@@ -171,3 +171,12 @@ def test_the_command_says_what_the_interval_is_silent_about(pair: Pair) -> None:
     found = json.loads(CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False).stdout)
     assert found["metrics"] == compare_files(*paths).metrics
     assert found["label"] == LABEL
+
+
+def test_a_name_of_a_file_is_shown_as_it_is_and_steers_no_terminal(pair: Pair, tmp_path: Path) -> None:
+    _, (one, two) = pair
+    other = tmp_path / "a[" / "red]\x1b[31m.npz"
+    other.parent.mkdir()
+    other.write_bytes(one.read_bytes())
+    shown = CliRunner().invoke(app, ["compare", str(other), str(two)], catch_exceptions=False).stdout
+    assert f"first: {tmp_path}/a[/red].npz\n" in shown

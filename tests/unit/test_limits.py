@@ -55,7 +55,13 @@ def test_a_zero_with_rounding_errors_is_a_distance_and_a_similarity_is_not() -> 
     check_distances(distances)
     check_distances(distances.astype(np.float64))
     check_distances(1000 * distances)
-    for wrong in (distances - 1, 1e-9 * (distances - 0.5), np.array([[-1e-3, 1]]), np.array([[-1.23456789e-7, 1.0]])):
+    last = distances.copy()
+    last[:, -3:] = 1e9  # junk that is to come last
+    check_distances(last)
+    negated = last - 1
+    negated[:, -3:] = 1e9
+    small = (1e-9 * (distances - 0.5), np.array([[-1e-3, 1]]), np.array([[-1.23456789e-7, 1.0]]))
+    for wrong in (distances - 1, negated, *small):
         with pytest.raises(UserError, match="of distances holds -"):
             check_distances(wrong)
 

@@ -46,8 +46,9 @@ def test_greys_and_palettes_become_their_colours() -> None:
     np.testing.assert_array_equal(np.asarray(decode(encoded(palette))), np.asarray(palette.convert("RGB")))
 
 
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_images_stand_upright(orientation: int) -> None:
+def test_images_stand_upright(orientation: int, format: str) -> None:
     turned = {
         1: FLAT, 2: FLAT[:, ::-1], 3: FLAT[::-1, ::-1], 4: FLAT[::-1], 5: FLAT.transpose(1, 0, 2),
         6: np.rot90(FLAT), 7: np.rot90(FLAT[::-1, ::-1]).transpose(0, 1, 2)[::-1], 8: np.rot90(FLAT, 3),
@@ -56,9 +57,9 @@ def test_images_stand_upright(orientation: int) -> None:
     exif[0x0112] = orientation
     if orientation == 7:
         turned = FLAT[::-1, ::-1].transpose(1, 0, 2)
-    data = encoded(Image.fromarray(np.ascontiguousarray(turned)), exif=exif)
+    data = encoded(Image.fromarray(np.ascontiguousarray(turned)), format, exif=exif)
     np.testing.assert_array_equal(np.asarray(decode(data)), FLAT)
-    assert read_header(data, BOTH)[:2] == (3, 2)
+    assert read_header(data)[:2] == (3, 2)
 
 
 def test_what_stands_behind_transparent_pixels_is_not_guessed() -> None:
@@ -74,6 +75,20 @@ def test_what_stands_behind_transparent_pixels_is_not_guessed() -> None:
 def test_inks_are_refused_by_name_before_anything_is_decoded() -> None:
     with pytest.raises(BadImage, match="CMYK"):
         read_header(encoded(Image.new("CMYK", (4, 4)), "JPEG"), BOTH)
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_which_of_several_images_is_meant_is_not_guessed(format: str) -> None:
+    pages = [Image.fromarray(FLAT), Image.fromarray(FLAT[::-1].copy())]
+    with pytest.raises(BadImage, match=f"a {format} of several images"):
+        read_header(encoded(pages[0], format, save_all=True, append_images=pages[1:]))
+
+
+def test_greys_of_16_bits_from_white_to_black_are_refused_by_name() -> None:
+    grey = Image.fromarray(np.full((2, 3), 257, np.uint16))
+    data = encoded(grey, "TIFF", tiffinfo={262: 0})
+    with pytest.raises(BadImage, match="whose zero is white"):
+        read_header(data)
 
 
 def test_a_small_file_that_claims_a_huge_image_is_refused() -> None:

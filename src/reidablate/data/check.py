@@ -9,7 +9,7 @@ from reidablate.data.formats import Layout, flat_counts, read_folder
 from reidablate.data.index import build_index, check_pixels
 from reidablate.data.locating import detect, settle
 from reidablate.data.table import Table, layout_of
-from reidablate.errors import UserError
+from reidablate.errors import UserError, plain
 
 
 def choose_layout(root: Path, name: str | None, table: Table) -> tuple[Path, Layout]:
@@ -87,9 +87,12 @@ def print_check(found: Mapping[str, Any], layout: Layout) -> None:
     """Prints the counts of a checked folder beside the published ones, and every warning."""
     from rich import table as tables
     from rich.console import Console
+    from rich.text import Text
 
     console = Console()
-    columns = ["found"] if layout.published is None else ["found", f"{layout.title}, published"]
+    columns: list[str | Text] = (
+        ["found"] if layout.published is None else ["found", Text(f"{plain(layout.title)}, published")]
+    )
     table = tables.Table("", *columns)
     for column in table.columns[1:]:
         column.justify = "right"

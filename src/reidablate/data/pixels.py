@@ -23,6 +23,7 @@ MOST_PX = 2**26
 """An image of 8192 x 8192; what decodes to more is refused, since a few bytes can claim any size."""
 
 _DESCRIPTION = 270  # the tag of a TIFF that holds its comment
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # the tag of a TIFF that says which grey is white
 _ORIENTATION = 0x0112  # of EXIF; 5 to 8 lie on their side
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -89,7 +90,7 @@ def read_header(data: bytes, allowed: Sequence[str] = FORMATS) -> Header:
     """
     with _opened(data, allowed) as image:
         width, height = image.size
-        if image.getexif().get(_ORIENTATION, 1) in {5, 6, 7, 8}:
+        if image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) in {5, 6, 7, 8}:  # Pillow turns those
             width, height = height, width
         kind = image.format if image.format in {"PNG", "TIFF"} else "JPEG"
         return Header(width, height, kind, _comment(image))
@@ -142,8 +143,10 @@ def _refuse_kind(image: Image.Image) -> None:
         raise BadImage(f"{width} x {height} pixels, more than {MOST_PX:,}; scale it down")
     if image.mode in _KINDS:
         raise BadImage(_KINDS[image.mode])
-    if image.format == "PNG" and getattr(image, "is_animated", False):
-        raise BadImage("an animated PNG; save one frame")
+    if image.format in {"PNG", "TIFF"} and getattr(image, "is_animated", False):
+        raise BadImage(f"a {image.format} of several images; save one of them")
+    if image.mode in _DEEP and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        raise BadImage("greys of 16 bits whose zero is white; save it as RGB")
 
 
 def _refuse_transparency(image: Image.Image) -> None:

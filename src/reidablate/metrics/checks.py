@@ -21,9 +21,11 @@ SHORTEST = 1e-150
 # rounding moves the distances of the others by more than float32 does.
 MOST_TIMES_MEDIAN = 100
 # A distance of zero computed in floating point comes out this many steps of its precision below zero at most, relative
-# to the largest distance. In float32, with features of 128 to 2048 numbers, 1 - s reached 7.5 and
+# to the largest distance without outliers. In float32, with features of 128 to 2048 numbers, 1 - s reached 7.5 and
 # |x|^2 + |y|^2 - 2 x.y reached 8.7.
 ROUNDING_STEPS = 16
+# What exceeds the median by more is an outlier, such as 1e9 for images that are to come last: no scale of the others.
+OUTLIER_TIMES_MEDIAN = 8
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,7 @@ def check_distances(distances: npt.ArrayLike) -> npt.NDArray[Any]:
             raise _bad_distance(i, high if low > -np.inf else low)
         lowest = min(lowest, (low, i))
         nearest, farthest = min(nearest, max(low, 0.0)), max(farthest, high)
-    if lowest[0] < 0 and -lowest[0] > ROUNDING_STEPS * _precision(matrix[lowest[1]]) * farthest:
+    if lowest[0] < 0 and -lowest[0] > _rounding(matrix[lowest[1]], farthest):
         raise _bad_distance(lowest[1], lowest[0])
     if matrix.shape[1] > 1 and nearest == farthest:
         raise UserError(f"distances are constant, all are {nearest}; every ranking is a tie, compute them again.")
@@ -196,6 +198,12 @@ def _bad_distance(row: int, value: float) -> UserError:
         f"row {row} of distances holds {value}; "
         "give finite distances of at least 0, for a cosine similarity s as 1 - s."
     )
+
+
+def _rounding(row: npt.NDArray[Any], farthest: float) -> float:
+    """Returns how far below zero a row's zero may come out, given the largest distance of all rows."""
+    typical = OUTLIER_TIMES_MEDIAN * float(np.median(np.abs(row.astype(np.float64))))
+    return ROUNDING_STEPS * _precision(row) * min(farthest, typical)
 
 
 def _precision(row: npt.NDArray[Any]) -> float:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from reidablate.errors import plain
 from reidablate.metrics.protocol import Scores
 from reidablate.metrics.registry import SHIPPED
 
@@ -35,7 +36,7 @@ def print_scores(scores: Mapping[str, Scores], protocol: Mapping[str, Any]) -> N
     console.print(table)
     for key, value in protocol.items():
         if value is not None:
-            console.print(f"{_NAMES.get(key, key)}: {value}", highlight=False, soft_wrap=True)
+            console.print(f"{_NAMES.get(key, key)}: {value}", highlight=False, soft_wrap=True, markup=False)
 
 
 def print_comparison(found: "Comparison", first: str, second: str) -> None:
@@ -56,7 +57,7 @@ def print_comparison(found: "Comparison", first: str, second: str) -> None:
             f"{row['p_better']:.3f}",
         )
     console.print(table)
-    console.print(f"first: {first}", highlight=False, soft_wrap=True)
-    console.print(f"second: {second}", highlight=False, soft_wrap=True)
+    console.print(f"first: {plain(first)}", highlight=False, soft_wrap=True, markup=False)
+    console.print(f"second: {plain(second)}", highlight=False, soft_wrap=True, markup=False)
     units = f"{found.num_queries} queries of {found.num_identities} identities, paired"
-    console.print(f"{units}; {found.label}.", highlight=False, soft_wrap=True)
+    console.print(f"{units}; {found.label}.", highlight=False, soft_wrap=True, markup=False)
