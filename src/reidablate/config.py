@@ -288,6 +288,7 @@ class Execution(Section):
     gpu: Annotated[int, Field(ge=0)] = 1
     threads: Positive = 1
     workers: Annotated[int, Field(ge=0)] = 0
+    recompute: bool = False  # activations in the backward pass, of the study's transformers: less memory, the same bits
 
 
 class EvaluateConfig(Section):
