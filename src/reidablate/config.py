@@ -288,6 +288,7 @@ class Execution(Section):
     gpu: Number = 1
     threads: Positive = 1
     workers: Number = 0
+    recompute: bool = False  # activations in the backward pass, of the study's transformers: less memory, the same bits
 
 
 class EvaluateConfig(Section):

@@ -14,10 +14,7 @@ _SHARED_MEMORY = (
     "preset."
 )
 _MEMORY = "memory is used up ({}); close other programs, start fewer jobs at once (--cores), or use a larger machine."
-_DEVICE = (
-    "the GPU is out of memory ({}); free it of other processes (nvidia-smi), set train.precision to bf16, or lower "
-    "train.num_ids or train.num_instances."
-)
+_DEVICE = "the GPU is out of memory ({}); free it of other processes (nvidia-smi), or use one with more memory."
 _LONGEST_SENTENCE = 2000  # a value of thousands of letters is not repeated whole
 _LONGEST = 300  # letters of a library's message that a sentence quotes
 TURNING = "".join(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))))  # turn the direction of what follows
@@ -144,6 +141,17 @@ def refusal(error: Exception) -> str | None:
     return sentence(error) if isinstance(error, (UserError, OSError)) else knob(error)
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Returns whether an error of a library says that the memory of a device or of the host is used up."""
+    return isinstance(error, MemoryError) or _of_device(error) or "can't allocate memory" in str(error)
+
+
+def _of_device(error: BaseException) -> bool:
+    words = str(error)
+    named = type(error).__name__ == "OutOfMemoryError"
+    return named or "CUDA out of memory" in words or "CUDA_ERROR_OUT_OF_MEM" in words
+
+
 def knob(error: BaseException) -> str | None:
     """Returns the sentence for an error that is the machine's: memory, shared memory, or a broken installation.
 
@@ -151,7 +159,7 @@ def knob(error: BaseException) -> str | None:
     anything else, which is a fault of the code.
     """
     words = str(error)
-    if type(error).__name__ == "OutOfMemoryError" or "CUDA out of memory" in words or "CUDA_ERROR_OUT_OF_MEM" in words:
+    if _of_device(error):
         return plain(_DEVICE.format(shortened(words.split(". ")[0], 120)))
     if isinstance(error, RuntimeError) and re.search(r"shared memory|\bshm\b|Bus error", words):
         return plain(_SHARED_MEMORY.format(shortened(words, 120)))

@@ -17,7 +17,10 @@ from reidablate.sections import Factor, Margin, Section, Share, Weight, nearest,
 Need = Literal["patches", "cls", "positions"]
 _TERM = re.compile(r"[a-z][a-z0-9_]{0,39}")
 # Columns of `history.parquet` beside the terms.
-RESERVED = ("total", "epoch", "lr", "images_per_s", "gradient_norm", "feature_norm", "ape_norm", "rpe_norm")
+RESERVED = (
+    *("total", "epoch", "lr", "images_per_s", "loss_scale", "skipped"),
+    *("gradient_norm", "feature_norm", "ape_norm", "rpe_norm"),
+)
 
 
 class LossOptions(Section):

@@ -37,6 +37,7 @@ SCIENCE = (
     "engine/fit.py",
     "engine/schedule.py",
     "engine/spec.py",
+    "engine/step.py",
     "engine/train.py",
 )
 """What can change a weight or a feature. Not here: what draws or indexes images (the data fingerprint names them),

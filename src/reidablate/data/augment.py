@@ -109,7 +109,16 @@ def to_float(images: Tensor) -> Tensor:
     The result has torch's default type, float32 unless that was changed.
     """
     channels_first = images.permute(0, 3, 1, 2)
-    return channels_first.to(torch.get_default_dtype(), memory_format=torch.contiguous_format).div_(127.5).sub_(1)
+    floats = channels_first.to(torch.get_default_dtype(), memory_format=torch.contiguous_format)
+    # By a Python number CUDA would multiply with the reciprocal, which is another float for 111 of the 256 bytes.
+    return floats.div_(torch.full((), 127.5, dtype=floats.dtype, device=floats.device)).sub_(1)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Returns a CPU tensor on a device; to a GPU through pinned memory, so that nothing waits for the copy."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def _apply_one_by_one(images: Tensor, decisions: Decisions) -> Tensor:
@@ -133,7 +142,7 @@ def _apply_one_by_one(images: Tensor, decisions: Decisions) -> Tensor:
 def _apply_at_once(images: Tensor, decisions: Decisions) -> Tensor:
     device, (batch, height, width) = images.device, images.shape[:3]
     flip, shift, box, noise = (
-        part.to(device, non_blocking=True) for part in (decisions.flip, decisions.shift, decisions.box, decisions.noise)
+        to_device(part, device) for part in (decisions.flip, decisions.shift, decisions.box, decisions.noise)
     )
     y, x = torch.arange(height, device=device), torch.arange(width, device=device)
     rows, columns = y - shift[:, :1], x - shift[:, 1:]

@@ -1,6 +1,8 @@
 """What one training needs to know, and what it is computed on."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,6 +11,7 @@ import torch
 
 from reidablate.config import RunConfig
 from reidablate.engine.tracking import Mode
+from reidablate.errors import UserError, out_of_memory, shortened
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +26,8 @@ class RunSpec:
         weights: Initial weights, None to draw them from the seed.
         extract: Whether features of query and gallery are wanted (the pre-training has none).
         command: What to type to train the run by hand.
+        recompute: Whether the backward pass computes activations again in place of keeping them: less memory, more
+            time, the same bits.
         same_code: Whether a finished run or a checkpoint that other code made is not used; else the run stands, or
             goes on and names both.
     """
@@ -41,8 +46,61 @@ class RunSpec:
     workers: int = 0
     wandb: Mode = "disabled"
     extract: bool = True
+    recompute: bool = False
     same_code: bool = False
     command: str = ""
+
+
+def torch_device(wanted: Literal["auto", "cpu", "cuda"], gpus: tuple[str, ...]) -> torch.device:
+    """Returns where to compute with the leased `gpus`, if there are any and PyTorch can use them.
+
+    Raises:
+        UserError: `wanted` is `cuda` and PyTorch cannot use the leased device: nobody trains on a CPU unawares.
+    """
+    reason = _unusable() if gpus else "none was leased"
+    if reason is None:
+        return torch.device("cuda")
+    if wanted == "cuda":
+        raise UserError(
+            f"device=cuda was asked for but PyTorch {torch.__version__} cannot use the GPU {', '.join(gpus)} "
+            f"({reason}); install a PyTorch for this card and driver, or give --config device=cpu."
+        )
+    return torch.device("cpu")
+
+
+def _unusable() -> str | None:
+    """Returns why PyTorch cannot compute on the visible GPU, None where it can; a card may be too old for its build."""
+    if torch.version.cuda is None:
+        return "it is built without CUDA"
+    if not torch.cuda.is_available():
+        return "no driver or device that it finds"
+    try:
+        torch.ones(1, device="cuda").add(1).item()
+    except RuntimeError as error:
+        return shortened(str(error).split("\n", 1)[0])
+    return None
+
+
+@contextmanager
+def naming_batch(spec: RunSpec) -> Iterator[None]:
+    """Makes one sentence of a training step that does not fit into memory: how large it is, and what changes no result.
+
+    Raises:
+        UserError: The block ran out of memory.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        train, (height, width) = spec.config.train, spec.config.model.image_size
+        way_out = "set execution.recompute: true in the preset, which takes less memory and more time for the same bits"
+        if spec.recompute:
+            way_out = "activations are not kept already (execution.recompute), so use a device with more memory"
+        raise UserError(
+            f"{spec.name}: a batch of {train.num_ids} x {train.num_instances} images of {height} x {width} does not "
+            f"fit into memory ({shortened(str(error).split('. ')[0], 120)}); {way_out}, or free it of other processes."
+        ) from None
 
 
 def place(spec: RunSpec, device: torch.device, gpus: tuple[str, ...]) -> str:

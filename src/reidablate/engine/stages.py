@@ -51,6 +51,7 @@ def _spec(study: Study, config: RunConfig, name: str, *, dataset: str, cell: str
         workers=min(execution.workers, usable_cores()),
         wandb="disabled" if pretraining else study.settings.wandb,
         extract=not pretraining,
+        recompute=execution.recompute,
         same_code=study.settings.retrain == "code",
         command=f"reidablate {stage}",
     )

@@ -28,7 +28,6 @@ from reidablate.artifacts import (
     write_record,
     write_table,
 )
-from reidablate.data import augment
 from reidablate.data.cache import read_cache
 from reidablate.data.index import read_index
 from reidablate.data.sampler import PKSampler
@@ -39,18 +38,17 @@ from reidablate.engine.extract import Features, extract_features, no_features
 from reidablate.engine.fit import Divergence, Fit, epoch_means, find_divergence
 from reidablate.engine.progress import CountBar, ProgressBar
 from reidablate.engine.schedule import build_optimiser, build_schedule, set_epoch
-from reidablate.engine.spec import RunSpec, be_deterministic, place
+from reidablate.engine.spec import RunSpec, be_deterministic, naming_batch, place, torch_device
+from reidablate.engine.step import Place, draw_inputs, take_step
 from reidablate.engine.stopping import StopSignal
 from reidablate.engine.tracking import Tracker
 from reidablate.engine.transfer import Trained, trained_model
 from reidablate.errors import UserError, reading
-from reidablate.losses import Batch, PositionState, Shape, StudyLoss
+from reidablate.losses import Shape, StudyLoss
 from reidablate.models.checkpoints import load_weights, save_weights
-from reidablate.models.neck import ReidModel, ReidOutput, initialise
-from reidablate.rng import generator, seed_int, torch_generator
+from reidablate.models.neck import ReidModel, initialise
+from reidablate.rng import generator
 from reidablate.runs import NO_WEIGHTS, TRAINED_FILES, Checksums, Identity, differs, is_fitted, remove_state
-
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def train_run(spec: RunSpec) -> str:
@@ -67,7 +65,7 @@ def train_run(spec: RunSpec) -> str:
         SystemExit: The process was told to stop; the state is saved.
     """
     with only_writer(spec.out, spec.name), lease(spec.gpus, device=spec.device) as gpus:
-        device = torch.device("cuda" if gpus and torch.cuda.is_available() else "cpu")
+        device = torch_device(spec.device, gpus)
         training = _Training(spec, device, gpus)
         if training.is_complete():
             return f"{spec.name}: complete already"
@@ -174,6 +172,8 @@ class _Training:
         initialise(model, self.spec.seed)
         if self.spec.weights:
             load_weights(model, self.spec.weights, head=False)
+        if model.transformer:
+            model.transformer.recompute = self.spec.recompute
         model.to(self.device)
         shape = Shape(num_classes=self.num_classes, width=model.classifier.in_features)
         loss = StudyLoss(self.config.losses, shape, seed=self.spec.seed).to(self.device)
@@ -222,7 +222,7 @@ class _Training:
         for step in range(fit.steps_done, len(batches)):
             images = _next(loader, stop)
             if images is not None:
-                values.append(self._step(fit, images, batches[step], epoch, step))
+                values.append(self._step(fit, images, batches[step], Place(self.spec.seed, epoch, step)))
                 bar.step(epoch, step, len(batches))
             if stop.came:
                 fit.add_steps(values, time.perf_counter() - started)
@@ -237,7 +237,8 @@ class _Training:
         }
         fit.history = {name: torch.cat([fit.history.get(name, columns[name][:0]), columns[name]]) for name in columns}
         bar.epoch(epoch, float(columns["total"].mean()), rate)
-        if divergence := find_divergence(epoch, columns, fit.model, fit.loss):
+        last = epoch + 1 == self.config.train.num_epochs
+        if divergence := find_divergence(epoch, columns, fit.history, fit.model, fit.loss, last=last):
             return divergence
         fit.epochs_done, fit.steps, fit.epoch_s = epoch + 1, {}, 0.0
         save_checkpoint(self.state, self._checkpoint(fit))
@@ -261,49 +262,12 @@ class _Training:
         )
 
     def _step(
-        self, fit: Fit, images: torch.Tensor, chosen: np.ndarray[Any, Any], epoch: int, step: int
+        self, fit: Fit, images: torch.Tensor, chosen: np.ndarray[Any, Any], place: Place
     ) -> dict[str, torch.Tensor]:
-        """Takes one optimiser step on the `chosen` rows; returns its loss terms and norms, still on the device."""
-        spec, train, model = self.spec, self.config.train, fit.model
-        height, width = self.config.model.image_size
-        decisions = augment.draw(
-            torch_generator(spec.seed, "augment", epoch, step),
-            len(images),
-            height=height,
-            width=width,
-            pad=train.augment.pad_px,
-            flip_probability=train.augment.flip,
-            erase_probability=train.augment.erase,
-        )
-        inputs = augment.apply(images.to(self.device, non_blocking=True), decisions)
-        labels, camids = (
-            torch.from_numpy(numbers[chosen]).to(self.device, non_blocking=True)
-            for numbers in (self.labels, self.camids)
-        )
-        _reseed(seed_int(spec.seed, "dropout", epoch, step), self.device)
-        autocast = AUTOCAST.get(train.precision)
-        with torch.autocast(self.device.type, dtype=autocast, enabled=autocast is not None):
-            outputs = model(inputs)
-        positions = PositionState(
-            ape=model.ape_rows(), tables=model.rpe_tables(), index=model.rpe_index, cls_bias=model.cls_bias()
-        )
-        progress = epoch / max(1, train.num_epochs - 1)
-        terms = fit.loss(_batch(model, outputs, labels, camids, positions, progress))
-        fit.optimiser.zero_grad(set_to_none=True)
-        fit.scaler.scale(terms["total"]).backward()
-        fit.scaler.unscale_(fit.optimiser)
-        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-        norms = {
-            "gradient_norm": torch.nn.utils.get_total_norm(gradients),
-            "feature_norm": outputs.feature_before_neck.detach().float().norm(dim=1).mean(),
-        }
-        if positions.ape is not None:
-            norms["ape_norm"] = positions.ape.detach().norm()
-        if positions.tables is not None:
-            norms["rpe_norm"] = positions.tables.detach().norm()
-        fit.scaler.step(fit.optimiser)
-        fit.scaler.update()
-        return {name: value.detach() for name, value in (terms | norms).items()}
+        labels, camids = (torch.from_numpy(numbers[chosen]) for numbers in (self.labels, self.camids))
+        inputs = draw_inputs(self.config, images, labels, camids, place)
+        with naming_batch(self.spec):
+            return take_step(fit, self.config, inputs, self.device, place)
 
     def _write(self, fit: Fit, divergence: Divergence | None, stop: StopSignal) -> str:
         """Writes the run's artifacts, the provenance last; the resume state stays until the run is scored."""
@@ -377,6 +341,7 @@ class _Training:
             "cuda": {"runtime": torch.version.cuda, "cudnn": torch.backends.cudnn.version()} if on_gpu else None,
             "threads": self.spec.threads,
             "workers": self.spec.workers,
+            "recompute": self.spec.recompute,
             "deterministic": torch.are_deterministic_algorithms_enabled(),
             "flags": {
                 "cublas_workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
@@ -384,6 +349,7 @@ class _Training:
                 "float32_matmul": torch.get_float32_matmul_precision(),
             },
             "precision": self.config.train.precision,
+            "loss_scaling": _loss_scaling(fit.history),
             "num_parameters": sum(p.numel() for p in fit.model.parameters()),
             "num_classes": self.num_classes,
             "images_per_s": float(fit.history["images_per_s"].mean()),
@@ -412,40 +378,15 @@ def _next(loader: Iterator[torch.Tensor], stop: StopSignal) -> torch.Tensor | No
         raise
 
 
-def _reseed(seed: int, device: torch.device) -> None:
-    """Seeds the global generators that drop path draws from.
-
-    `torch.manual_seed` would do, but without CUDA it remembers every call for later, which costs 1.5 ms a step.
-    """
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
+def _loss_scaling(history: dict[str, torch.Tensor]) -> dict[str, float] | None:
+    """Returns the last scale of the loss and how many steps were skipped; None where the loss is not scaled."""
+    if "skipped" not in history:
+        return None
+    return {"last_scale": float(history["loss_scale"][-1]), "skipped_steps": int(history["skipped"].sum())}
 
 
 def _peak_rss_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _batch(
-    model: ReidModel,
-    outputs: ReidOutput,
-    labels: torch.Tensor,
-    camids: torch.Tensor,
-    positions: PositionState,
-    progress: float,
-) -> Batch:
-    return Batch(
-        feature=outputs.feature_before_neck,
-        feature_after_neck=outputs.feature_after_neck,
-        logits=outputs.logits,
-        classifier=model.classifier.weight,
-        labels=labels,
-        camids=camids,
-        cls=outputs.cls,
-        patches=outputs.patches,
-        positions=positions,
-        progress=progress,
-    )
 
 
 def _fraction(

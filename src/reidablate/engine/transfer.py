@@ -18,7 +18,7 @@ from reidablate.data.index import read_index
 from reidablate.engine.devices import lease
 from reidablate.engine.extract import extract_features, no_features
 from reidablate.engine.progress import CountBar
-from reidablate.engine.spec import RunSpec, be_deterministic, place
+from reidablate.engine.spec import RunSpec, be_deterministic, place, torch_device
 from reidablate.errors import UserError
 from reidablate.models.checkpoints import load_weights
 from reidablate.models.neck import ReidModel
@@ -58,7 +58,7 @@ def transfer_run(spec: RunSpec, *, on: str, data: Path) -> str:
         raise UserError(f"{spec.out} was trained with another configuration than the plan's; run snakemake again.")
     out, name = transfer_folder(spec.out, on), f"{spec.name} on {on}"
     with only_writer(out, name), lease(spec.gpus, device=spec.device) as gpus:
-        device = torch.device("cuda" if gpus and torch.cuda.is_available() else "cpu")
+        device = torch_device(spec.device, gpus)
         print(f"{name}: {place(spec, device, gpus)}", file=sys.stderr, flush=True)
         be_deterministic(spec.threads)
         started = time.perf_counter()

@@ -4,8 +4,6 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from reidablate.artifacts import write_npz
 from reidablate.config import PATCH_PX, ModelConfig
 from reidablate.data.cache import build_cache
@@ -14,7 +12,7 @@ from reidablate.data.index import index_dataset, read_index
 from reidablate.engine.devices import lease
 from reidablate.engine.extract import Features, extract_features
 from reidablate.engine.progress import CountBar
-from reidablate.engine.spec import be_deterministic
+from reidablate.engine.spec import be_deterministic, torch_device
 from reidablate.errors import UserError
 from reidablate.models.checkpoints import LoadReport, check_fit, load_weights, read_weights
 from reidablate.models.neck import ReidModel
@@ -59,7 +57,7 @@ def try_weights(
     summary = prepare(study, chosen)
     gpus = 0 if device == "cpu" else study.preset.execution.gpu
     with lease(gpus, device=device) as leased:
-        place = torch.device("cuda" if leased and torch.cuda.is_available() else "cpu")
+        place = torch_device(device, leased)
         print(f"{weights.name} on {dataset}: on {place.type}", file=sys.stderr, flush=True)
         be_deterministic(study.preset.execution.threads)
         workers = min(study.preset.execution.workers, usable_cores())

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from timm.layers import Attention, calculate_drop_path_rates
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from reidablate.config import PATCH_PX, ModelConfig
 from reidablate.models.position import AbsolutePosition, ClsBias, Grid, RelativeBias, RelativeKeys
@@ -100,7 +101,8 @@ class VisionTransformer(nn.Module):
     """Stem, CLS token, absolute positions, pre-norm blocks, final norm (TransReID-SSL's, without side information).
 
     Layer norms have eps 1e-6; drop path rises linearly from 0 in the first block to `config.drop_path` in the last and
-    is the only thing here that draws random numbers (from torch's global generator of the device).
+    is the only thing here that draws random numbers (from torch's global generator of the device). With `recompute` the
+    backward pass computes each block again, with the same numbers drawn, in place of keeping what is inside it.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -108,6 +110,7 @@ class VisionTransformer(nn.Module):
         size = BACKBONES[config.backbone]
         self.grid, self.width = config.grid, size.width
         self.pool = config.pool
+        self.recompute = False
         self.stem = STEMS[config.stem](size.patch, size.width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, size.width))
         self.ape = None
@@ -129,8 +132,9 @@ class VisionTransformer(nn.Module):
         x = torch.cat([self.cls_token.expand(len(images), -1, -1), patches], dim=1)
         if self.ape is not None:
             x = x + self.ape()
+        keep = not (self.recompute and torch.is_grad_enabled())
         for block in self.blocks:
-            x = block(x)
+            x = block(x) if keep else checkpoint(block, x, use_reentrant=False)
         x = self.norm(x)
         cls, patches = x[:, 0], x[:, 1:]
         return Tokens(feature=cls if self.pool == "cls" else patches.mean(dim=1), cls=cls, patches=patches)

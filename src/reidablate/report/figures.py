@@ -35,7 +35,7 @@ class _Labels(dict[str, str]):
         return name.replace("_", " ")
 
 
-_NO_SERIES = {"total", "images_per_s"}  # a figure of its own, and a matter of the machine
+_NO_SERIES = {"total", "images_per_s", "loss_scale", "skipped"}  # a figure of its own, and matters of the machine
 TERMS = _Labels(
     {
         "identity": "identity loss",

@@ -1,0 +1,136 @@
+"""One optimiser step: what it is given, and what it reports.
+
+B batch, H x W pixels.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from reidablate.config import RunConfig
+from reidablate.data import augment
+from reidablate.engine.fit import Fit
+from reidablate.losses import Batch, PositionState
+from reidablate.models.neck import ReidModel, ReidOutput
+from reidablate.rng import seed_int, torch_generator
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Inputs(NamedTuple):
+    """A batch before its augmentation, with every random decision about it; CPU tensors."""
+
+    images: Tensor
+    """(B, H, W, 3) uint8."""
+    decisions: augment.Decisions
+    labels: Tensor
+    """(B,) training labels."""
+    camids: Tensor
+    """(B,) camera numbers."""
+
+
+class Place(NamedTuple):
+    """Which step of which training it is: what its random numbers are derived from."""
+
+    seed: int
+    epoch: int
+    step: int
+
+
+def draw_inputs(config: RunConfig, images: Tensor, labels: Tensor, camids: Tensor, place: Place) -> Inputs:
+    """Returns the images (B, H, W, 3), labels (B,) and cameras (B,) of a batch with its decisions, drawn on the CPU."""
+    height, width = config.model.image_size
+    options = config.train.augment
+    decisions = augment.draw(
+        torch_generator(place.seed, "augment", place.epoch, place.step),
+        len(images),
+        height=height,
+        width=width,
+        pad=options.pad_px,
+        flip_probability=options.flip,
+        erase_probability=options.erase,
+    )
+    return Inputs(images, decisions, labels, camids)
+
+
+def take_step(fit: Fit, config: RunConfig, inputs: Inputs, device: torch.device, place: Place) -> dict[str, Tensor]:
+    """Takes one optimiser step and returns its loss terms and norms, still on the device; nothing waits for that.
+
+    With loss scaling (fp16) `loss_scale` is the scale of this step and `skipped` is 1 where its gradients were not
+    finite, so that nothing was learned and the scale was halved.
+    """
+    train, model = config.train, fit.model
+    images = augment.apply(augment.to_device(inputs.images, device), inputs.decisions)
+    labels, camids = augment.to_device(inputs.labels, device), augment.to_device(inputs.camids, device)
+    _reseed(seed_int(place.seed, "dropout", place.epoch, place.step), device)
+    autocast = AUTOCAST.get(train.precision)
+    with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+        outputs = model(images)
+    positions = PositionState(
+        ape=model.ape_rows(), tables=model.rpe_tables(), index=model.rpe_index, cls_bias=model.cls_bias()
+    )
+    progress = place.epoch / max(1, train.num_epochs - 1)
+    terms = fit.loss(_batch(model, outputs, labels, camids, positions, progress))
+    fit.optimiser.zero_grad(set_to_none=True)
+    fit.scaler.scale(terms["total"]).backward()
+    fit.scaler.unscale_(fit.optimiser)
+    norms = _norms(model, outputs, positions) | _update(fit, device)
+    return {name: value.detach() for name, value in (terms | norms).items()}
+
+
+def _norms(model: ReidModel, outputs: ReidOutput, positions: PositionState) -> dict[str, Tensor]:
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    norms = {
+        "gradient_norm": torch.nn.utils.get_total_norm(gradients),
+        "feature_norm": outputs.feature_before_neck.detach().float().norm(dim=1).mean(),
+    }
+    if positions.ape is not None:
+        norms["ape_norm"] = positions.ape.detach().norm()
+    if positions.tables is not None:
+        norms["rpe_norm"] = positions.tables.detach().norm()
+    return norms
+
+
+def _update(fit: Fit, device: torch.device) -> dict[str, Tensor]:
+    """Moves the weights, unless a scaled gradient is not finite, and returns what became of the scale."""
+    if not fit.scaler.is_enabled():
+        fit.optimiser.step()
+        return {}
+    one = torch.ones((), device=device)
+    scale = fit.scaler.scale(one)  # read so, it stays on the device
+    fit.scaler.step(fit.optimiser)
+    fit.scaler.update()
+    return {"loss_scale": scale, "skipped": fit.scaler.scale(one) < scale}
+
+
+def _reseed(seed: int, device: torch.device) -> None:
+    """Seeds the global generators that drop path draws from.
+
+    `torch.manual_seed` would do, but without CUDA it remembers every call for later, which costs 1.5 ms a step.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
+def _batch(
+    model: ReidModel,
+    outputs: ReidOutput,
+    labels: Tensor,
+    camids: Tensor,
+    positions: PositionState,
+    progress: float,
+) -> Batch:
+    return Batch(
+        feature=outputs.feature_before_neck,
+        feature_after_neck=outputs.feature_after_neck,
+        logits=outputs.logits,
+        classifier=model.classifier.weight,
+        labels=labels,
+        camids=camids,
+        cls=outputs.cls,
+        patches=outputs.patches,
+        positions=positions,
+        progress=progress,
+    )
