@@ -25,6 +25,7 @@ from reidablate.loss_options import (
     TripletConfig,
     WeightedTripletConfig,
 )
+from reidablate.provenance import usable_cores
 from reidablate.sections import Factor, Margin, Positive, Section, Share, Weight, nearest, validate
 
 __all__ = [
@@ -286,8 +287,13 @@ class Execution(Section):
     """What a run asks of the machine; never part of its science."""
 
     gpu: Annotated[int, Field(ge=0)] = 1
-    threads: Positive = 1
+    threads: Positive = 1  # as far as the machine has cores for them
     workers: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def threads_here(self) -> int:
+        """The threads of a stage on this machine: more than there are cores slow it down many times."""
+        return min(self.threads, usable_cores())
 
 
 class EvaluateConfig(Section):

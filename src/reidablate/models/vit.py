@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from reidablate.config import PATCH_PX, ModelConfig
 from reidablate.models.position import AbsolutePosition, ClsBias, Grid, RelativeBias, RelativeKeys
-from reidablate.models.stem import STEMS
+from reidablate.models.stem import STEMS, patch_grid
 from reidablate.models.tokens import Tokens
 
 
@@ -125,7 +125,7 @@ class VisionTransformer(nn.Module):
 
     def forward(self, images: Tensor) -> Tokens:
         """Returns the feature and the patch tokens of normalised images (B, 3, H, W)."""
-        patches = self.stem(images).flatten(2).transpose(1, 2)
+        patches = patch_grid(self.stem, images).flatten(2).transpose(1, 2)
         x = torch.cat([self.cls_token.expand(len(images), -1, -1), patches], dim=1)
         if self.ape is not None:
             x = x + self.ape()
