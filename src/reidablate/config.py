@@ -25,6 +25,7 @@ from reidablate.loss_options import (
     TripletConfig,
     WeightedTripletConfig,
 )
+from reidablate.provenance import usable_cores
 from reidablate.sections import Factor, Margin, Number, Positive, Section, Several, Share, Weight, nearest, validate
 
 __all__ = [
@@ -286,9 +287,14 @@ class Execution(Section):
     """What a run asks of the machine; never part of its science."""
 
     gpu: Number = 1
-    threads: Positive = 1
+    threads: Positive = 1  # as far as the machine has cores for them
     workers: Number = 0
     recompute: bool = False  # activations in the backward pass, of the study's transformers: less memory, the same bits
+
+    @property
+    def threads_here(self) -> int:
+        """The threads of a stage on this machine: more than there are cores slow it down many times."""
+        return min(self.threads, usable_cores())
 
 
 class EvaluateConfig(Section):

@@ -1,11 +1,13 @@
 """Which file a run starts from: one for all, or one for each backbone, as a preset or `--config weights=` says."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from reidablate.config import PATCH_PX, check_backbone, nearest
-from reidablate.errors import UserError
+from reidablate.errors import UserError, check_file
 
 NO_FILE = "none"
+_WORDS = (NO_FILE, "preset", "pretrain", "file")  # of the settings and of presets
 Choice = str | Mapping[str, str]  # a path, a word, or a path or `none` for each backbone
 
 
@@ -46,3 +48,40 @@ def unnamed(choice: Choice, backbones: Mapping[str, str]) -> str | None:
         f"weights names no file for the backbone {lacking[0]} of cell '{backbones[lacking[0]]}'; "
         f"add {lacking[0]}: FILE, or {lacking[0]}: none to draw its weights from the seed."
     )
+
+
+def check_files(choice: Choice) -> None:
+    """Checks the first bytes of every file that a choice names, as far as it is there.
+
+    Raises:
+        UserError: One of them is a web page, a Git LFS pointer, empty, or cannot be read.
+    """
+    for file in choice.values() if isinstance(choice, Mapping) else [choice]:
+        if file not in _WORDS and Path(file).is_file():
+            first_bytes(Path(file))
+
+
+def first_bytes(path: Path) -> bytes:
+    """Returns the first bytes of a weight file.
+
+    Raises:
+        UserError: It cannot be read, or they tell already that it holds no weights.
+    """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give the weight file in it.")
+    if not path.exists():
+        raise UserError(f"{path} is missing; correct the path of the weights.")
+    try:
+        check_file(path, most_bytes=2**40)
+        with path.open("rb") as stream:
+            head = stream.read(512)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; give a file that you may read.") from None
+    text = head.lstrip().lower()
+    if not head:
+        raise UserError(f"{path} is empty; fetch it again.")
+    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise UserError(f"{path} is a web page in place of weights; open the address in a browser and fetch the file.")
+    if text.startswith(b"version https://git-lfs"):
+        raise UserError(f"{path} is a Git LFS pointer in place of weights; run `git lfs pull` where it came from.")
+    return head

@@ -9,7 +9,7 @@ from reidablate.cell_views import describe, unchanged_copies
 from reidablate.cells import Cell, Cells, check_datasets, load_cells, select
 from reidablate.config import ModelConfig, Preset, RunConfig, nearest, validate
 from reidablate.errors import UserError
-from reidablate.initial_weights import check_backbones
+from reidablate.initial_weights import check_backbones, check_files
 from reidablate.metrics.registry import own_metrics
 from reidablate.places import PRESETS, layers, packaged
 from reidablate.places import settings as folder_settings
@@ -114,6 +114,7 @@ def plan(config: Mapping[str, Any]) -> Study:
     settings = _settings(config)
     smoke = settings.preset == NAME
     settings, preset, presets, wanted, search = _chosen_preset(settings, smoke=smoke)
+    check_files(preset.weights if settings.weights == "preset" else settings.weights)
     root = settings.results / preset.name
     check_folder(root)
     sources = choose_datasets(settings, preset, wanted, search)

@@ -4,11 +4,15 @@ It answers in minutes whether data, weights and installation work together. Its 
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from reidablate.config import EvaluateConfig, Execution, Preset, Sample
 from reidablate.data.formats import Record
 from reidablate.errors import UserError
 from reidablate.trees import merge
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NAME = "smoke"
 MARK = "smoke test, the numbers mean nothing"
@@ -36,6 +40,11 @@ def smoke_preset(base: Preset) -> Preset:
             "sample": Sample(),
         }
     )
+
+
+def marked(table: "pd.DataFrame", *, smoke: bool) -> "pd.DataFrame":
+    """Returns a table as it is, in a smoke test with the column `mark` that says so in every row."""
+    return table.assign(mark=MARK) if smoke else table
 
 
 def sample_records(records: Sequence[Record], sample: Sample) -> tuple[Record, ...]:

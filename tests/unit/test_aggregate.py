@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from reidablate.artifacts import read_json, read_npz, read_table, write_json, write_npz, write_record, write_table
+from reidablate.config import Sample
 from reidablate.diagnostics.floors import diagnose_dataset, sample_sheet
 from reidablate.engine.stages import train_spec
 from reidablate.engine.train import train_run
@@ -17,6 +18,7 @@ from reidablate.errors import UserError
 from reidablate.metrics.evaluate import evaluate_run
 from reidablate.report.aggregate import RUN_COLUMNS, aggregate_study, headline_side
 from reidablate.runs import Provenance
+from reidablate.stats.pipeline import CALIBRATION, write_statistics
 from reidablate.study import PlannedCell, Study
 from reidablate.trees import merge
 
@@ -77,6 +79,24 @@ def test_every_table_holds_exactly_the_planned_runs(study: Study) -> None:
     assert about["headline"] == "before_neck"
     cells = read_json(study.root / "tables" / "cells.json")
     assert cells[1]["declared"].keys() == {"losses.triplet", "losses.weighted_triplet"}
+
+
+def test_every_row_of_every_table_of_a_smoke_test_is_marked(study: Study) -> None:
+    """On the second data set a smoke test leaves references out: that is no run that is still to come."""
+    smoke = study.model_copy(update={"preset": study.preset.model_copy(update={"sample": Sample()})})
+    cells = [smoke.cell("naive_triplet"), smoke.cell("p1").model_copy(update={"references": ["naive_triplet", "p2"]})]
+    aggregate_study(smoke.model_copy(update={"cells": cells}))
+    write_statistics(smoke.root)
+    written = smoke.root / "tables"
+    frames = {path.name: pd.read_parquet(path) for path in written.glob("*.parquet") if path.name != CALIBRATION}
+    frames |= {path.name: pd.read_csv(path) for path in written.glob("*.csv") if path.stat().st_size > 2}
+    assert {"runs.csv", "contrasts.csv", "slices.parquet", "floors.parquet", "history.parquet"} <= frames.keys()
+    for name, frame in frames.items():
+        assert frame["mark"].eq("smoke test, the numbers mean nothing").all(), name
+        assert frame.columns[-1] == "mark", name
+    contrasts = frames["contrasts.parquet"]
+    assert contrasts["reference"].eq("p2").any()
+    assert not contrasts["verdict"].eq("provisional").any()
 
 
 def test_history_holds_epoch_means(study: Study) -> None:

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reidablate.models.stem import ConvStem, IbnStem
+from reidablate.models.stem import ConvStem, IbnStem, patch_grid
 
 
 def _random_stem(patch: int, width: int) -> IbnStem:
@@ -81,3 +81,14 @@ def test_parameter_count_of_each_layer() -> None:
         "norm3": 128,
         "projection": 3_145_728 + 768,
     }
+
+
+@pytest.mark.parametrize(("precision", "stays"), [(torch.float16, True), (torch.bfloat16, False)])
+def test_under_fp16_on_a_cpu_the_stem_stays_in_float32(precision: torch.dtype, stays: bool) -> None:
+    stem = _random_stem(16, 20)
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.autocast("cpu", dtype=precision):
+        grid = patch_grid(stem, images)
+        product = grid.flatten(2) @ grid.flatten(2).mT  # what comes after it is in the precision asked for
+    assert torch.equal(grid, stem(images)) == stays
+    assert product.dtype == precision

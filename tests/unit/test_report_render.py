@@ -97,7 +97,20 @@ def test_a_smoke_test_says_on_everything_it_writes_that_its_numbers_mean_nothing
         assert mark.capitalize() in re.sub("<[^>]+>", "", drawn)
     for name in ("summary.md", "exports/main_table.md", "exports/main_table.tex"):
         assert mark.capitalize() in (report / name).read_text(), name
+    sheets = re.findall(r"<figcaption>(.*?)Samples of", html)
+    assert set(sheets) == {f"{mark.capitalize()}. "}
     assert set(pd.read_csv(report / "exports" / "main_table.csv")["mark"]) == {mark}
+
+
+def test_one_seed_is_named_as_the_reason_why_nothing_is_known(tmp_path: Path) -> None:
+    results = write_results(tmp_path / "one", cells=3, queries=30, epochs=2, seeds=1, failures=False)
+    heads = re.findall(r'(?s)<p class="head a-open">(.*?)</p>', page_of(results))
+    for head in heads:
+        words = " ".join(re.sub("<[^>]+>", "", head).split())
+        assert re.fullmatch(
+            "Not known: no comparison with .* has an interval, which takes 3 seeds of each cell.", words
+        )
+    assert len(heads) == 2
 
 
 def test_no_claim_is_judged_on_synthetic_data(small: Path) -> None:

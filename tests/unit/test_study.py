@@ -67,13 +67,38 @@ def test_a_mistyped_weight_file_is_refused_in_every_preset(settings: Settings) -
     assert "no weights at w.pth" in str(plan({**settings, "weights": "w.pth"}).refusals(gpu_limit=4, num_gpus=0))
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"<!DOCTYPE html><html>Quota exceeded</html>", "w.pth is a web page in place of weights"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "w.pth is a Git LFS pointer"),
+        (b"", "w.pth is empty"),
+    ],
+)
+def test_a_file_that_holds_no_weights_is_refused_while_planning(
+    settings: Settings, project: Path, content: bytes, words: str
+) -> None:
+    Path("w.pth").write_bytes(content)
+    two_backbones(project)
+    for choice in ("w.pth", {"vit_quickstart": "w.pth"}):
+        with pytest.raises(UserError, match=words):
+            plan({**settings, "weights": choice})
+        tiny = yaml.safe_load((project / "tiny.yaml").read_text())
+        (project / "own.yaml").write_text(
+            yaml.safe_dump({**tiny, "name": "own", "weights": {"vit_quickstart": "w.pth"}})
+        )
+        with pytest.raises(UserError, match=words):
+            plan({**settings, "preset": "own.yaml"})
+    assert plan({**settings, "weights": "none"}).weights is None
+
+
 def two_backbones(project: Path) -> None:
     """Adds a cell whose backbone is not the preset's, and a file for each."""
     (project / "ablations" / "small.yaml").write_text(
         "name: small\nextends: naive_triplet\nmodel: {backbone: vit_small}\n"
     )
     for name in ("a.pth", "b.pth"):
-        (project / name).touch()
+        (project / name).write_bytes(b"P")
 
 
 def test_each_backbone_starts_from_its_own_file(settings: Settings, project: Path) -> None:

@@ -12,13 +12,14 @@ import torch
 from safetensors.torch import load_file
 
 from reidablate.artifacts import read_json, read_npz, sha256_file, write_json
-from reidablate.config import RunConfig
+from reidablate.config import Execution, RunConfig
 from reidablate.data import augment
 from reidablate.engine.spec import RunSpec
 from reidablate.engine.stages import train_spec
 from reidablate.engine.train import train_run
 from reidablate.errors import UserError
 from reidablate.metrics.evaluate import evaluate_run
+from reidablate.provenance import usable_cores
 from reidablate.study import Study
 from reidablate.trees import merge
 
@@ -199,6 +200,13 @@ def test_a_divergence_is_a_result(tiny_study: Study, tmp_path: Path) -> None:
     assert len(read_npz(out / "features.npz")["query_pids"]) == 0
     assert evaluate_run(out).endswith("diverged, nothing to score")
     assert read_json(out / "metrics.json")["status"] == "diverged"
+
+
+def test_a_training_takes_no_more_threads_than_there_are_cores(tiny_study: Study) -> None:
+    many = tiny_study.preset.model_copy(update={"execution": Execution(threads=4096)})
+    study = tiny_study.model_copy(update={"preset": many})
+    spec = train_spec(study, dataset="market1501", cell="naive_triplet", seed=0)
+    assert spec.threads == usable_cores() < 4096
 
 
 @pytest.mark.parametrize(("precision", "first"), [("bf16", 1e-3), ("fp16", 1e-4)])

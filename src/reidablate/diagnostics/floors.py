@@ -83,7 +83,7 @@ def _network(study: Study, folder: Path, weights: Path | None) -> Scores:
     from reidablate.models.checkpoints import load_weights
     from reidablate.models.neck import ReidModel, initialise
 
-    torch.set_num_threads(study.preset.execution.threads)
+    torch.set_num_threads(study.preset.execution.threads_here)
     config = study.pretrain_config()
     model = ReidModel(config.model, num_classes=2)
     initialise(model, seed=0)

@@ -66,7 +66,7 @@ def run_external(study: Study, *, dataset: str, cell: str, seed: int, gpus: int 
         with _scratch(out) as folder:
             words = external.arguments(data=study.dataset(dataset).root.resolve(), seed=seed, out=folder)
             _say(run.id, f"on {', '.join(leased) or 'the CPU'}: {external.command}")
-            environment = {"OMP_NUM_THREADS": str(study.preset.execution.threads), **os.environ}
+            environment = {"OMP_NUM_THREADS": str(study.preset.execution.threads_here), **os.environ}
             run_command(words, name=run.id, limit_s=external.time_limit_s, environment=environment)
             wall_s = time.perf_counter() - started
             features = _features(folder, index.frame, run.id, dataset)

@@ -47,7 +47,7 @@ def _spec(study: Study, config: RunConfig, name: str, *, dataset: str, cell: str
         weights=None if pretraining else study.weights_of(config),
         gpus=study.gpus_per_run,
         device=study.settings.device,
-        threads=execution.threads,
+        threads=execution.threads_here,
         workers=min(execution.workers, usable_cores()),
         wandb="disabled" if pretraining else study.settings.wandb,
         extract=not pretraining,

@@ -59,7 +59,7 @@ def try_weights(
     with lease(gpus, device=device) as leased:
         place = torch_device(device, leased)
         print(f"{weights.name} on {dataset}: on {place.type}", file=sys.stderr, flush=True)
-        be_deterministic(study.preset.execution.threads)
+        be_deterministic(study.preset.execution.threads_here)
         workers = min(study.preset.execution.workers, usable_cores())
         with CountBar(f"{weights.name} on {dataset}") as bar:
             features = extract_features(

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from reidablate.config import PATCH_PX, ModelConfig
 from reidablate.models.position import AbsolutePosition, ClsBias, Grid, RelativeBias, RelativeKeys
-from reidablate.models.stem import STEMS
+from reidablate.models.stem import STEMS, patch_grid
 from reidablate.models.tokens import Tokens
 
 
@@ -128,7 +128,7 @@ class VisionTransformer(nn.Module):
 
     def forward(self, images: Tensor) -> Tokens:
         """Returns the feature and the patch tokens of normalised images (B, 3, H, W)."""
-        patches = self.stem(images).flatten(2).transpose(1, 2)
+        patches = patch_grid(self.stem, images).flatten(2).transpose(1, 2)
         x = torch.cat([self.cls_token.expand(len(images), -1, -1), patches], dim=1)
         if self.ape is not None:
             x = x + self.ape()

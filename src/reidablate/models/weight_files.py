@@ -18,7 +18,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from reidablate.errors import UserError, check_file, plain
+from reidablate.errors import UserError, plain
+from reidablate.initial_weights import first_bytes
 
 METADATA = "reidablate"  # the key of our own entry in the header of a safetensors file
 # Entries that hold the weights of a checkpoint; the first that is there, as DINO keeps a student beside its teacher.
@@ -64,7 +65,7 @@ def read_content(path: Path) -> Content:
         UserError: The file is missing, damaged, of another kind, holds objects that are not plain numbers, or has no
             named tensors.
     """
-    head = _head(path)
+    head = first_bytes(path)
     is_safetensors = path.suffix == ".safetensors" or (head[8:9] == b"{" and not head.startswith(b"PK"))
     try:
         content = _read_safetensors(path) if is_safetensors else _read_torch(path)
@@ -74,28 +75,6 @@ def read_content(path: Path) -> Content:
     except Exception as error:  # see the head of the module
         raise UserError(_refusal(path, error)) from None
     return content
-
-
-def _head(path: Path) -> bytes:
-    """Returns the first bytes of a file, unless they tell already that it holds no weights."""
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; give the weight file in it.")
-    if not path.exists():
-        raise UserError(f"{path} is missing; correct the path of the weights.")
-    try:
-        check_file(path, most_bytes=2**40)
-        with path.open("rb") as stream:
-            head = stream.read(512)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}; give a file that you may read.") from None
-    text = head.lstrip().lower()
-    if not head:
-        raise UserError(f"{path} is empty; fetch it again.")
-    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise UserError(f"{path} is a web page in place of weights; open the address in a browser and fetch the file.")
-    if text.startswith(b"version https://git-lfs"):
-        raise UserError(f"{path} is a Git LFS pointer in place of weights; run `git lfs pull` where it came from.")
-    return head
 
 
 def _read_safetensors(path: Path) -> Content:

@@ -27,6 +27,7 @@ from reidablate.errors import UserError, last_words
 from reidablate.report.elsewhere import camera_pair_table, cross_domain_table
 from reidablate.report.imported import find_imports, imported_table, judged_runs
 from reidablate.runs import QUERY_COLUMNS, SIDES, Floors, Metrics, Provenance
+from reidablate.smoke import marked
 from reidablate.standing import TABLES, Standing
 from reidablate.study import PRETRAIN, Run, Study
 
@@ -87,7 +88,8 @@ def _write_tables(study: Study) -> str:
         "imported": imported_table(imports),
     }
     (tables / "study.json").unlink(missing_ok=True)  # it vouches for the others, so it comes last
-    for name, frame in frames.items():
+    for name, unmarked in frames.items():
+        frame = marked(unmarked, smoke=study.preset.sample is not None)
         write_table(frame, tables / f"{name}.parquet")
         if name in ALSO_CSV:
             write_table(frame, tables / f"{name}.csv")
@@ -188,7 +190,8 @@ def _write_floors(study: Study, tables: Path) -> None:
                 shutil.copyfile(folder / "samples.jpg", temporary)
     for left in set(tables.glob("samples_*.jpg")) - sheets:
         left.unlink()
-    write_table(pd.DataFrame(rows, columns=["dataset", "method", "mAP", "rank1", "note"]), tables / "floors.parquet")
+    frame = pd.DataFrame(rows, columns=["dataset", "method", "mAP", "rank1", "note"])
+    write_table(marked(frame, smoke=study.preset.sample is not None), tables / "floors.parquet")
 
 
 def _description(study: Study, summaries: dict[str, dict[str, Any]], left_out: list[str]) -> dict[str, Any]:

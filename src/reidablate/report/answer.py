@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from reidablate.report.collect import StudyTables
 from reidablate.report.records import Cell, Contrast, Number, fixed, over_rows
+from reidablate.stats.contrasts import MIN_SEEDS
 
 MOST_NAMED = 4
 
@@ -75,8 +76,12 @@ def _answer(dataset: str, families: Sequence[Sequence[Contrast]]) -> Answer:
         head: Sentence = ("Yes, for ", Shown(over_rows(better, "cell", "count")), " of ", *cells, ".")
     elif any(c.word in ("undecided", "worsens", "equivalent") for c in tested):
         word, head = "no", ("No. None of ", *cells, " is shown to be better than ", baseline, ".")
-    else:
+    elif any(c.word == "provisional" for c in main):
         word, head = "open", ("Not known yet: no comparison with ", baseline, " has all its runs.")
+    else:
+        few = (over_rows(main, "num_seeds", "max").value or 0) < MIN_SEEDS
+        why = f", which takes {MIN_SEEDS} seeds of each cell." if few else "; the notes say why."
+        word, head = "open", ("Not known: no comparison with ", baseline, f" has an interval{why}")
     sentences = describe(main)
     for other in others:
         sentences += describe(other)

@@ -10,6 +10,7 @@ from reidablate import integrity, places
 from reidablate.artifacts import only_writer, read_json, read_table, write_record, write_table
 from reidablate.metrics.registry import Metric, known_metrics
 from reidablate.published import study_claims
+from reidablate.smoke import marked
 from reidablate.stats.claims import judge
 from reidablate.stats.contrasts import DEFAULT_DELTA_POINTS, contrast_table
 from reidablate.stats.joint import joint_table
@@ -62,7 +63,8 @@ def _write_tables(tables: Path, study_folder: Path) -> str:
     deltas = declared_deltas(study)
     borrowed = {entry["name"] for entry in study["datasets"] if entry.get("synthetic") or entry.get("generated")}
     arguments: dict[str, Any] = {"deltas": deltas, "headline_side": study["headline"], "borrowed": borrowed}
-    arguments["least_seeds"] = study.get("preset_seeds", 0)
+    smoke = bool(study.get("smoke"))
+    arguments["least_seeds"] = 0 if smoke else study.get("preset_seeds", 0)  # a smoke test leaves references out
     metrics = [metric for metric in known_metrics(study) if metric.use is None or _is_whole(queries, metric)]
     contrasts = contrast_table(queries, runs, cells, **arguments, metrics=metrics)
     slices = slice_table(queries, runs, cells, **arguments)
@@ -71,7 +73,8 @@ def _write_tables(tables: Path, study_folder: Path) -> str:
     joint = joint_table(contrasts)
     frames = {"contrasts": contrasts, "slices": slices, "joint": joint, "claims": judged}
     (tables / "statistics.json").unlink(missing_ok=True)  # it vouches for the others, so it comes last
-    for name, frame in frames.items():
+    for name, unmarked in frames.items():
+        frame = marked(unmarked, smoke=smoke)
         write_table(frame, tables / f"{name}.parquet")
         write_table(frame, tables / f"{name}.csv")
     (tables / CALIBRATION).unlink(missing_ok=True)
