@@ -36,7 +36,7 @@ from reidablate.engine.batches import image_batches
 from reidablate.engine.checkpoint import Checkpoint, load_checkpoint, refusals, save_checkpoint, training_folder
 from reidablate.engine.devices import lease
 from reidablate.engine.extract import Features, extract_features, no_features
-from reidablate.engine.fit import Divergence, Fit, epoch_means, find_divergence
+from reidablate.engine.fit import Divergence, Fit, batch_of, epoch_means, find_divergence
 from reidablate.engine.progress import CountBar, ProgressBar
 from reidablate.engine.schedule import build_optimiser, build_schedule, set_epoch
 from reidablate.engine.spec import RunSpec, be_deterministic, place
@@ -44,9 +44,10 @@ from reidablate.engine.stopping import StopSignal
 from reidablate.engine.tracking import Tracker
 from reidablate.engine.transfer import Trained, trained_model
 from reidablate.errors import UserError, reading
-from reidablate.losses import Batch, PositionState, Shape, StudyLoss
+from reidablate.losses import Shape, StudyLoss
+from reidablate.losses.relation_log import relation_numbers
 from reidablate.models.checkpoints import load_weights, save_weights
-from reidablate.models.neck import ReidModel, ReidOutput, initialise
+from reidablate.models.neck import ReidModel, initialise
 from reidablate.rng import generator, seed_int, torch_generator
 from reidablate.runs import NO_WEIGHTS, TRAINED_FILES, Checksums, Identity, differs, is_fitted, remove_state
 
@@ -235,7 +236,7 @@ class _Training:
             "lr": torch.full((len(batches),), fit.optimiser.param_groups[0]["lr"], dtype=torch.float64),
             "images_per_s": torch.full((len(batches),), rate, dtype=torch.float64),
         }
-        fit.history = {name: torch.cat([fit.history.get(name, columns[name][:0]), columns[name]]) for name in columns}
+        fit.add_history(columns)
         bar.epoch(epoch, float(columns["total"].mean()), rate)
         if divergence := find_divergence(epoch, columns, fit.model, fit.loss):
             return divergence
@@ -284,11 +285,10 @@ class _Training:
         autocast = AUTOCAST.get(train.precision)
         with torch.autocast(self.device.type, dtype=autocast, enabled=autocast is not None):
             outputs = model(inputs)
-        positions = PositionState(
-            ape=model.ape_rows(), tables=model.rpe_tables(), index=model.rpe_index, cls_bias=model.cls_bias()
-        )
         progress = epoch / max(1, train.num_epochs - 1)
-        terms = fit.loss(_batch(model, outputs, labels, camids, positions, progress))
+        batch = batch_of(model, outputs, labels=labels, camids=camids, progress=progress)
+        numbers = relation_numbers(batch, self.config.losses)
+        terms = fit.loss(batch)
         fit.optimiser.zero_grad(set_to_none=True)
         fit.scaler.scale(terms["total"]).backward()
         fit.scaler.unscale_(fit.optimiser)
@@ -297,13 +297,13 @@ class _Training:
             "gradient_norm": torch.nn.utils.get_total_norm(gradients),
             "feature_norm": outputs.feature_before_neck.detach().float().norm(dim=1).mean(),
         }
-        if positions.ape is not None:
-            norms["ape_norm"] = positions.ape.detach().norm()
-        if positions.tables is not None:
-            norms["rpe_norm"] = positions.tables.detach().norm()
+        if batch.positions.ape is not None:
+            norms["ape_norm"] = batch.positions.ape.detach().norm()
+        if batch.positions.tables is not None:
+            norms["rpe_norm"] = batch.positions.tables.detach().norm()
         fit.scaler.step(fit.optimiser)
         fit.scaler.update()
-        return {name: value.detach() for name, value in (terms | norms).items()}
+        return {name: value.detach() for name, value in (numbers | terms | norms).items()}
 
     def _write(self, fit: Fit, divergence: Divergence | None, stop: StopSignal) -> str:
         """Writes the run's artifacts, the provenance last; the resume state stays until the run is scored."""
@@ -424,28 +424,6 @@ def _reseed(seed: int, device: torch.device) -> None:
 
 def _peak_rss_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _batch(
-    model: ReidModel,
-    outputs: ReidOutput,
-    labels: torch.Tensor,
-    camids: torch.Tensor,
-    positions: PositionState,
-    progress: float,
-) -> Batch:
-    return Batch(
-        feature=outputs.feature_before_neck,
-        feature_after_neck=outputs.feature_after_neck,
-        logits=outputs.logits,
-        classifier=model.classifier.weight,
-        labels=labels,
-        camids=camids,
-        cls=outputs.cls,
-        patches=outputs.patches,
-        positions=positions,
-        progress=progress,
-    )
 
 
 def _fraction(
