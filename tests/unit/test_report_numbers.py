@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from reidablate.report.collect import collect
+from reidablate.report.relations import RelationLog
 from reidablate.report.render import make_environment, render_html
 from report_fixture import write_results
 
@@ -192,3 +193,41 @@ def test_without_the_contrasts_the_differences_come_from_the_metrics(tmp_path: P
     for name in ("contrasts", "history", "queries", "claims", "floors", "calibration"):
         assert f"{name}.parquet is not there" in html
     check(results, page)
+
+
+def write_shares(folder: Path, shares: dict[str, float]) -> Path:
+    """Results whose cells log these shares, twice as much in the first epoch."""
+    results = write_results(folder / "quickstart", cells=8, queries=45, epochs=2)
+    path = results / "tables" / "history.parquet"
+    history = pd.read_parquet(path)
+    keys = history[["dataset", "cell", "seed", "epoch"]].drop_duplicates()
+    frames = [history]
+    for name, factor in (("rpe_share", 1.0), ("max_probability", 0.5), ("block_1", 0.1), ("block_2", 0.3)):
+        own = keys[keys["cell"].isin(list(shares))].assign(name=f"position_relation_{name}")
+        scale = own["epoch"].map({0: 2.0, 1: 1.0}) * factor
+        frames.append(own.assign(value=own["cell"].map(shares) * scale))
+    pd.concat(frames, ignore_index=True).to_parquet(path)
+    return results
+
+
+def test_variants_that_only_the_tables_tell_apart_are_not_informative_without_them(tmp_path: Path) -> None:
+    results = write_shares(
+        tmp_path, {"p1_rpe_jsd": 0.001, "jsd_layer": 0.0027, "jsd_permutations": 0.3, "cls_untie": 0.001}
+    )
+    study = collect(results / "tables")
+    log = RelationLog(study.history)
+    found = {(c.cell.name, c.reference.name): log.same_loss(c) for c in study.contrasts_of("market1501", study.cells)}
+    same = {names: share for names, share in found.items() if share is not None}
+    assert list(same) == [("jsd_layer", "p1_rpe_jsd")]  # permutations have large tables, untied CLS is another model
+    assert same["jsd_layer", "p1_rpe_jsd"].value == pytest.approx(0.0054)  # the largest of any epoch
+    assert [n.value for n in log.blocks("market1501", "jsd_layer")] == pytest.approx([0.00027, 0.00081])
+    html = html_of(results)
+    check(results, read(html))
+    assert html.count("is <b>not informative</b>") == 2  # on both data sets
+    beside = html[: html.index('<span class="chip" title="Both sides were the same loss')]
+    assert beside.rindex("verdict v-") > beside.rindex("jsd_layer")
+
+
+def test_large_tables_or_none_that_were_logged_mark_nothing(tmp_path: Path) -> None:
+    results = write_shares(tmp_path, {"p1_rpe_jsd": 0.001, "jsd_layer": 0.02})
+    assert "not informative" not in html_of(results)

@@ -6,8 +6,8 @@ from itertools import groupby
 import torch
 from torch import nn
 
-from reidablate.losses.total import StudyLoss
-from reidablate.models.neck import ReidModel
+from reidablate.losses import Batch, PositionState, StudyLoss
+from reidablate.models.neck import ReidModel, ReidOutput
 
 MOST_SKIPPED = 20
 """Steps in a row that loss scaling may skip. The scale begins at 65536 and each skip halves it, so that after 16 the
@@ -37,11 +37,52 @@ class Fit:
 
     def add_steps(self, values: list[dict[str, torch.Tensor]], elapsed_s: float) -> None:
         """Books finished steps of the epoch under way, which may still be on the device."""
-        for name in values[0] if values else ():
-            column = torch.stack([step[name] for step in values]).double().cpu()
-            self.steps[name] = torch.cat([self.steps.get(name, column[:0]), column])
+        columns = {
+            name: torch.stack([step[name] for step in values]).double().cpu() for name in (values[0] if values else ())
+        }
+        self.steps = _longer(self.steps, columns)
         self.train_s += elapsed_s
         self.epoch_s += elapsed_s
+
+    def add_history(self, columns: dict[str, torch.Tensor]) -> None:
+        """Books the steps of an epoch that is over."""
+        self.history = _longer(self.history, columns)
+
+
+def _longer(table: dict[str, torch.Tensor], columns: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Returns a table with further rows; a column that it lacks is NaN above, as an older version recorded fewer."""
+    length = len(table.get("total", ()))
+    above = {name: table.get(name, column.new_full((length,), torch.nan)) for name, column in columns.items()}
+    return {name: torch.cat([above[name], column]) for name, column in columns.items()}
+
+
+def batch_of(
+    model: ReidModel, outputs: ReidOutput, *, labels: torch.Tensor, camids: torch.Tensor, progress: float
+) -> Batch:
+    """Returns a batch as the losses see it.
+
+    Args:
+        model: The network that made the outputs.
+        outputs: Of B images.
+        labels: (B,) training labels.
+        camids: (B,).
+        progress: Share of the training that is done.
+    """
+    positions = PositionState(
+        ape=model.ape_rows(), tables=model.rpe_tables(), index=model.rpe_index, cls_bias=model.cls_bias()
+    )
+    return Batch(
+        feature=outputs.feature_before_neck,
+        feature_after_neck=outputs.feature_after_neck,
+        logits=outputs.logits,
+        classifier=model.classifier.weight,
+        labels=labels,
+        camids=camids,
+        cls=outputs.cls,
+        patches=outputs.patches,
+        positions=positions,
+        progress=progress,
+    )
 
 
 @dataclass(frozen=True)

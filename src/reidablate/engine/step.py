@@ -10,8 +10,9 @@ from torch import Tensor
 
 from reidablate.config import RunConfig
 from reidablate.data import augment
-from reidablate.engine.fit import Fit
-from reidablate.losses import Batch, PositionState
+from reidablate.engine.fit import Fit, batch_of
+from reidablate.losses import PositionState
+from reidablate.losses.relation_log import relation_numbers
 from reidablate.models.neck import ReidModel, ReidOutput
 from reidablate.rng import seed_int, torch_generator
 
@@ -67,16 +68,15 @@ def take_step(fit: Fit, config: RunConfig, inputs: Inputs, device: torch.device,
     autocast = AUTOCAST.get(train.precision)
     with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
         outputs = model(images)
-    positions = PositionState(
-        ape=model.ape_rows(), tables=model.rpe_tables(), index=model.rpe_index, cls_bias=model.cls_bias()
-    )
     progress = place.epoch / max(1, train.num_epochs - 1)
-    terms = fit.loss(_batch(model, outputs, labels, camids, positions, progress))
+    batch = batch_of(model, outputs, labels=labels, camids=camids, progress=progress)
+    numbers = relation_numbers(batch, config.losses)
+    terms = fit.loss(batch)
     fit.optimiser.zero_grad(set_to_none=True)
     fit.scaler.scale(terms["total"]).backward()
     fit.scaler.unscale_(fit.optimiser)
-    norms = _norms(model, outputs, positions) | _update(fit, device)
-    return {name: value.detach() for name, value in (terms | norms).items()}
+    norms = _norms(model, outputs, batch.positions) | _update(fit, device)
+    return {name: value.detach() for name, value in (numbers | terms | norms).items()}
 
 
 def _norms(model: ReidModel, outputs: ReidOutput, positions: PositionState) -> dict[str, Tensor]:
@@ -112,25 +112,3 @@ def _reseed(seed: int, device: torch.device) -> None:
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.manual_seed(seed)
-
-
-def _batch(
-    model: ReidModel,
-    outputs: ReidOutput,
-    labels: Tensor,
-    camids: Tensor,
-    positions: PositionState,
-    progress: float,
-) -> Batch:
-    return Batch(
-        feature=outputs.feature_before_neck,
-        feature_after_neck=outputs.feature_after_neck,
-        logits=outputs.logits,
-        classifier=model.classifier.weight,
-        labels=labels,
-        camids=camids,
-        cls=outputs.cls,
-        patches=outputs.patches,
-        positions=positions,
-        progress=progress,
-    )

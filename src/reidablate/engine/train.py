@@ -235,7 +235,7 @@ class _Training:
             "lr": torch.full((len(batches),), fit.optimiser.param_groups[0]["lr"], dtype=torch.float64),
             "images_per_s": torch.full((len(batches),), rate, dtype=torch.float64),
         }
-        fit.history = {name: torch.cat([fit.history.get(name, columns[name][:0]), columns[name]]) for name in columns}
+        fit.add_history(columns)
         bar.epoch(epoch, float(columns["total"].mean()), rate)
         last = epoch + 1 == self.config.train.num_epochs
         if divergence := find_divergence(epoch, columns, fit.history, fit.model, fit.loss, last=last):

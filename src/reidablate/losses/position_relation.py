@@ -51,18 +51,32 @@ def identity_mean(log_p: Tensor, labels: Tensor) -> Tensor:
     return mean.reshape(log_p.shape).log_softmax(-1)
 
 
-def divergence_to_target(values: Tensor, labels: Tensor, positive: Tensor, config: PositionRelationConfig) -> Tensor:
-    """Returns the mean divergence of each sample's distributions to those of its target; both sides carry gradients.
+def divergences_to_target(log_p: Tensor, labels: Tensor, positive: Tensor, config: PositionRelationConfig) -> Tensor:
+    """Returns the divergences (B, G) of each sample's distributions (B, G, E) to those of its target.
 
-    The hardest positive q of an anchor p enters as D(p, q); the mean g of an identity as D(g, p).
+    The hardest positive q of an anchor p enters as D(p, q); the mean g of an identity as D(g, p). Both sides carry
+    gradients.
     """
-    log_p = log_distributions(values, config.grouping)
     divergence = DIVERGENCES[config.divergence]
     if config.target == "identity_mean":
-        divergences = divergence(identity_mean(log_p, labels), log_p)
-    else:
-        divergences = divergence(log_p, log_p[positive])
-    return group_mean(divergences, config.grouping, values.shape[2])
+        return divergence(identity_mean(log_p, labels), log_p)
+    return divergence(log_p, log_p[positive])
+
+
+def divergence_to_target(values: Tensor, labels: Tensor, positive: Tensor, config: PositionRelationConfig) -> Tensor:
+    """Returns the mean divergence of the distributions of `values` (B, L, h, M) to those of their targets."""
+    log_p = log_distributions(values, config.grouping)
+    return group_mean(divergences_to_target(log_p, labels, positive, config), config.grouping, values.shape[2])
+
+
+def scale_and_shift(config: PositionRelationConfig, width: int) -> tuple[float, int]:
+    """Returns the factor of the absolute dot products and the row that patch 0 takes; see `relation_values`."""
+    return width**-0.5 if config.abs_scale == "inv_sqrt_d" else 1.0, 0 if config.ape_offset == "author_bug" else 1
+
+
+def direction_of(batch: Batch, options: PositionRelationConfig) -> Tensor:
+    """Returns (B, D) what patches are chosen by: the class token, or the classifier row of the label."""
+    return batch.rows if options.select == "classifier" else given(batch.cls)
 
 
 @full_precision
@@ -85,8 +99,7 @@ def position_relation_loss(
     """
     require_positions(positions, "position_relation")
     chosen = choose_patches(direction, patches, config.patches, by_token=config.order == "token_index")
-    abs_scale = patches.shape[2] ** -0.5 if config.abs_scale == "inv_sqrt_d" else 1.0
-    ape_shift = 0 if config.ape_offset == "author_bug" else 1
+    abs_scale, ape_shift = scale_and_shift(config, patches.shape[2])
     values = relation_values(
         positions, chosen, config.pairs, abs_scale=abs_scale, ape_shift=ape_shift, grad_to_rpe=config.grad_to_rpe
     )
@@ -101,6 +114,5 @@ def position_relation_loss(
 
 def position_relation(batch: Batch, options: PositionRelationConfig) -> Tensor:
     """Returns the position-relation loss of a batch; patches are chosen by the class token or the classifier row."""
-    direction = batch.rows if options.select == "classifier" else given(batch.cls)
-    positive = batch.triplets.positive
+    direction, positive = direction_of(batch, options), batch.triplets.positive
     return position_relation_loss(direction, given(batch.patches), batch.labels, positive, batch.positions, options)

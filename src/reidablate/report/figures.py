@@ -4,6 +4,7 @@ Shapes: C cells, S seeds, K ranks. Values are fractions; only tick labels are in
 marker and line everywhere. Text and lines that belong to the page use the three inks below.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,7 +36,8 @@ class _Labels(dict[str, str]):
         return name.replace("_", " ")
 
 
-_NO_SERIES = {"total", "images_per_s", "loss_scale", "skipped"}  # a figure of its own, and matters of the machine
+# A figure of its own, matters of the machine, and numbers that stand in a table.
+_NO_SERIES = re.compile(r"total|images_per_s|loss_scale|skipped|position_relation_block_\d+")
 TERMS = _Labels(
     {
         "identity": "identity loss",
@@ -48,6 +50,10 @@ TERMS = _Labels(
         "rpe_norm": "norm of the relative positions",
         "feature_norm": "norm of the feature",
         "gradient_norm": "norm of the gradient",
+        "position_relation_rpe_share": "share of the relative tables",
+        "position_triplet_rpe_share": "share of the relative tables, position triplet",
+        "position_relation_max_probability": "largest probability of relations",
+        "position_relation_entropy": "entropy of relations, nats",
     }
 )
 STYLE = {
@@ -243,7 +249,7 @@ def terms(study: StudyTables, dataset: dict[str, Any], cells: list[Cell], title:
     """
     frame = _history(study, dataset, cells)
     own = None if frame is None else frame[frame["cell"].isin([cell.name for cell in cells])]
-    found = set() if own is None else set(own["name"]) - _NO_SERIES
+    found = set() if own is None else {name for name in own["name"].unique() if not _NO_SERIES.fullmatch(name)}
     names = [name for name in (*TERMS, *sorted(found - {*TERMS})) if name in found]
     if frame is None or not names:
         return None

@@ -20,6 +20,7 @@ from reidablate.report.exports import best_cells, export_filters, write_exports
 from reidablate.report.figures import marker, paint
 from reidablate.report.parts import first_contrasts, parts_of
 from reidablate.report.records import VERDICTS, Cell, Contrast, Number, changes, fixed, over_rows
+from reidablate.report.relations import RelationLog
 from reidablate.report.sections import own_sections
 from reidablate.report.slices import KINDS
 
@@ -93,6 +94,7 @@ def render_html(study: StudyTables, plots: list[Plot], environment: Environment)
         "baseline": next(iter(Counter(c.baseline for c in study.cells if c.baseline).most_common(1)), ("", 0))[0],
         "spans": {name: span(contrasts.values()) for name, contrasts in overall.items()},
         "answers": answers(study),
+        "relations": RelationLog(study.history),
         "counts": verdict_counts([c for contrasts in overall.values() for c in contrasts.values()]),
         "ranks": {name: best_cells(study, name, contrasts) for name, contrasts in overall.items()},
         "parts": {group: _parts(study, cells) for group, cells in study.groups.items()},
