@@ -1,0 +1,46 @@
+"""Studies for others: argument parsing only."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reidablate import cells_cli
+from reidablate.scores_cli import results_of
+
+ResultsOption = Annotated[
+    Path | None, typer.Option(help="results/<preset> of the study; not needed where there is only one.")
+]
+
+
+def pack(
+    out: Annotated[Path, typer.Option(help="The zip to write.")] = Path("study.crate.zip"),
+    weights: Annotated[bool, typer.Option("--weights", help="Also pack the trained weights that are kept.")] = False,
+    title: Annotated[str | None, typer.Option(help="What catalogues call it.")] = None,
+    author: Annotated[str | None, typer.Option(help="Whose study it is.")] = None,
+    license_: Annotated[str | None, typer.Option("--license", metavar="URL", help="Address of its license.")] = None,
+    results: ResultsOption = None,
+    study: cells_cli.StudyOption = None,
+) -> None:
+    """Writes a study to one RO-Crate zip: tables, report, configuration, provenance, checksums; never images."""
+    from reidablate.archive.pack import pack_study
+    from reidablate.places import in_study, study_of
+
+    results = in_study(results, study) if results else results_of(study)
+    options = {"weights": weights, "title": title, "author": author, "license_": license_}
+    typer.echo(pack_study(results, study_of(results, study), out, **options))  # type: ignore[arg-type]
+
+
+def verify(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="A packed study, or the folder that it unpacks to.")],
+) -> None:
+    """Works every table and verdict of a packed study out again from its per-query rows; status 1 if one differs."""
+    from reidablate.archive.derive import NOT_DERIVED
+    from reidablate.archive.verify import verify_study
+
+    wrong = 0
+    for finding in verify_study(path):
+        typer.echo(str(finding))
+        wrong += bool(finding.wrong)
+    typer.echo(f"{wrong} of these differ" if wrong else f"everything matches; {NOT_DERIVED}")
+    raise typer.Exit(1 if wrong else 0)
