@@ -33,6 +33,7 @@ app.command("import")(scores_cli.import_runs)
 app.command("test")(weights_cli.trial)
 app.command("pack")(publish_cli.pack)
 app.command("verify")(publish_cli.verify)
+app.command("diff")(publish_cli.diff)
 
 
 def main() -> None:

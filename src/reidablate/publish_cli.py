@@ -44,3 +44,15 @@ def verify(
         wrong += bool(finding.wrong)
     typer.echo(f"{wrong} of these differ" if wrong else f"everything matches; {NOT_DERIVED}")
     raise typer.Exit(1 if wrong else 0)
+
+
+def diff(
+    first: Annotated[Path, typer.Argument(metavar="A", help="results/<preset> of a study.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="The same of another one.")],
+) -> None:
+    """Lists what differs between two studies: data, code, cells, runs, numbers, verdicts; status 1 if anything does."""
+    from reidablate.archive.diff import diff_studies
+
+    lines = list(diff_studies(first, second))
+    typer.echo("\n".join(lines) if lines else "the studies do not differ")
+    raise typer.Exit(1 if lines else 0)
