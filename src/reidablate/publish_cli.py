@@ -13,6 +13,26 @@ ResultsOption = Annotated[
 ]
 
 
+def plan(
+    detect: Annotated[float, typer.Option(min=0.01, max=50.0, metavar="POINTS", help="Difference in mAP to find.")],
+    comparisons: Annotated[
+        int, typer.Option(min=1, max=1000, help="Comparisons that share the 5 %; of published variances only.")
+    ] = 1,
+    priors: Annotated[bool, typer.Option("--priors", help="Use published variances even if there is a study.")] = False,
+    results: ResultsOption = None,
+    study: cells_cli.StudyOption = None,
+) -> None:
+    """Prints how many seeds, runs and hours find a difference, and where the test set itself is the limit."""
+    from reidablate.places import in_study
+    from reidablate.stats.design import prior_lines, study_lines
+
+    if priors:
+        lines = prior_lines(detect, comparisons)
+    else:
+        lines = study_lines(in_study(results, study) if results else results_of(study), detect)
+    typer.echo("\n".join(lines))
+
+
 def pack(
     out: Annotated[Path, typer.Option(help="The zip to write.")] = Path("study.crate.zip"),
     weights: Annotated[bool, typer.Option("--weights", help="Also pack the trained weights that are kept.")] = False,
