@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from reidablate import cells_cli
+from reidablate.errors import UserError
 from reidablate.scores_cli import results_of
 
 ResultsOption = Annotated[
@@ -31,6 +32,33 @@ def plan(
     else:
         lines = study_lines(in_study(results, study) if results else results_of(study), detect)
     typer.echo("\n".join(lines))
+
+
+def freeze(
+    config: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="What snakemake will be given after --config.", show_default=False
+        ),
+    ] = None,
+    study: cells_cli.StudyOption = None,
+) -> None:
+    """Declares a study before its runs: comparisons, seeds and deltas that come later are marked exploratory."""
+    import os
+
+    from reidablate.freezing import freeze as freeze_study
+    from reidablate.places import find_study, settings
+    from reidablate.planning import plan
+
+    os.chdir(find_study(study))  # the paths in its settings are meant from there
+    typer.echo(freeze_study(plan({**settings(Path()), **_given(config or [])})))
+
+
+def _given(pairs: list[str]) -> dict[str, str]:
+    for pair in pairs:
+        if "=" not in pair:
+            raise UserError(f"'{pair}' is no KEY=VALUE; write it as after snakemake's --config.")
+    return dict(pair.split("=", 1) for pair in pairs)
 
 
 def pack(

@@ -13,6 +13,7 @@ from reidablate.archive.crate import metadata
 from reidablate.archive.layout import CHECKSUMS, METADATA, RESULTS, files_below, write_zip
 from reidablate.artifacts import atomic_path, read_json, sha256_file, write_json, write_text
 from reidablate.errors import UserError
+from reidablate.freezing import FILE as FROZEN
 from reidablate.report.render import render_report
 
 _STUDY_FILES = (
@@ -106,6 +107,8 @@ def _stage(results: Path, study: Path, folder: Path, about: dict[str, Any]) -> N
     for path in (results / "tables").glob("[!.]*"):
         if not path.name.startswith("samples_"):
             _copy(path, target / "tables" / path.name)
+    if (results / FROZEN).is_file():
+        _copy(results / FROZEN, target / FROZEN)
     for dataset, cell, seed in about["runs"]:
         run = Path(dataset, cell, f"seed{seed}", "provenance.json")
         if (results / run).is_file():

@@ -145,8 +145,8 @@ def _sentence(designs: Designs, seeds: Array, points: float) -> str:
         least = _POINTS * float(floor[limit].min())
         who = "" if one else f" for {_some(designs, limit)}"
         parts.append(
-            f"no number of seeds is enough{who}: with these identities the least that can be found is {least:.2g} points "
-            "or more; it takes more of them"
+            f"no number of seeds is enough{who}: with these identities the least that can be found is {least:.2g} "
+            "points or more; it takes more of them"
         )
     return "; ".join(parts)
 

@@ -64,7 +64,8 @@ def _write_tables(tables: Path, study_folder: Path) -> str:
     arguments: dict[str, Any] = {"deltas": deltas, "headline_side": study["headline"], "borrowed": borrowed}
     arguments["least_seeds"] = study.get("preset_seeds", 0)
     metrics = [metric for metric in known_metrics(study) if metric.use is None or _is_whole(queries, metric)]
-    contrasts = contrast_table(queries, runs, cells, **arguments, metrics=metrics)
+    later = (study.get("frozen") or {}).get("later")
+    contrasts = contrast_table(queries, runs, cells, **arguments, metrics=metrics, later=later)
     slices = slice_table(queries, runs, cells, **arguments)
     claims = study_claims(study_folder, [cell["name"] for cell in cells])
     judged = judge(claims, contrasts, study, runs, cells, read_table(tables / "metrics.parquet"))
