@@ -75,8 +75,8 @@ def everyone(*, gain: float = 0.0, seeds: int = 4) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def table(queries: pd.DataFrame, runs: pd.DataFrame, cells: list[dict[str, Any]] = CELLS) -> pd.DataFrame:
-    found = contrast_table(queries, runs, cells, deltas=DELTAS, headline_side="before_neck")
+def table(queries: pd.DataFrame, runs: pd.DataFrame, cells: list[dict[str, Any]] = CELLS, **more: Any) -> pd.DataFrame:
+    found = contrast_table(queries, runs, cells, deltas=DELTAS, headline_side="before_neck", **more)
     assert list(found.columns) == list(COLUMNS)
     for name in found.select_dtypes("Float64"):
         values = found[name].dropna().to_numpy(float)
@@ -209,6 +209,23 @@ def test_primary_contrasts_have_a_family_of_their_own_over_all_groups() -> None:
     assert "it is exploratory" in found["late"]["note"]
     p_values = [found[name]["p_value"] for name in ("one", "two")]
     assert min(found[name]["p_adjusted"] for name in ("one", "two")) == pytest.approx(min(1, 2 * min(p_values)))
+
+
+def test_what_came_after_a_study_was_frozen_is_a_family_of_its_own() -> None:
+    names = ["one", "two", "late"]
+    cells = [CELLS[0]]
+    cells += [{"name": name, "group": "main", "references": ["base"], "primary": True} for name in names]
+    frames = [run("base", seed, scores("base", seed)) for seed in range(4)]
+    frames += [run(name, seed, scores(name, seed, gain=0.003)) for name in names for seed in range(4)]
+    later = {"market1501": {"late": {"base": "it was declared later"}}}
+    found = table(pd.concat(frames), planned(dict.fromkeys(["base", *names], 4)), cells, later=later)
+    rows = {name: headline(part) for name, part in found.groupby("cell")}
+    assert {name: (row["family"], row["family_size"], row["exploratory"]) for name, row in rows.items()} == {
+        "one": ("primary", 2, False),
+        "two": ("primary", 2, False),
+        "late": ("added later", 1, True),
+    }
+    assert "it was declared later, so it is exploratory" in rows["late"]["note"]
 
 
 def sisters(*, gain: float = 0.004, count: int = 6, seeds: int = 3) -> tuple[pd.DataFrame, pd.DataFrame, list[Any]]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reidablate import provenance
+from reidablate import freezing, provenance
 from reidablate.artifacts import (
     atomic_path,
     only_writer,
@@ -204,7 +204,11 @@ def _description(study: Study, summaries: dict[str, dict[str, Any]], left_out: l
         ]
         for sets in (study.datasets, study.test_only)
     )
+    frozen = freezing.read_frozen(study.root)
+    declared = {"frozen": freezing.describe(frozen, study)} if frozen else {}
+    lines = [freezing.notice(about) for about in declared.values()]
     return {
+        **declared,
         "preset": study.preset.name,
         "description": study.preset.description,
         "smoke": study.preset.sample is not None,
@@ -215,7 +219,7 @@ def _description(study: Study, summaries: dict[str, dict[str, Any]], left_out: l
         "seeds": sorted({run.seed for run in study.runs}),
         "preset_seeds": study.preset.seeds,
         "runs": [[run.dataset, run.cell, run.seed] for run in study.runs],
-        "notices": [*study.notices, *left_out],
+        "notices": [*lines, *study.notices, *left_out],
         "headline": headline_side(study),
         "metrics": [metric.model_dump(mode="json") for metric in study.metrics],
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -22,6 +22,7 @@ from reidablate.stats.power import MAX_SEEDS, detectable_difference, detectable_
 
 MOST_PRIOR_DF = 1000.0
 PRIMARY = "primary"
+LATER = "added later"  # what a frozen study did not declare
 
 
 @dataclass
@@ -153,8 +154,8 @@ def _adjust(lines: Sequence[Line], family: Sequence[str]) -> None:
     families: dict[tuple[Any, ...], list[Line]] = defaultdict(list)
     for line in lines:
         fields = line.fields
-        first = fields["primary"] and not fields["exploratory"]
-        fields["family"] = PRIMARY if first else fields["group"]
+        first = fields["primary"] and not fields["exploratory"] and not fields.get("later")
+        fields["family"] = LATER if fields.get("later") else PRIMARY if first else fields["group"]
         if fields["num_planned"]:
             families[(first, fields["family"], *(fields[key] for key in family))].append(line)
     for members in families.values():
@@ -213,7 +214,9 @@ def _add_verdict(line: Line) -> None:
         line.notes.append(f"{runs} missing, so there is no verdict yet.")
     if fields["below_delta"]:
         line.notes.append(f"The difference is real but below delta ({100 * delta:.2g} points).")
-    if fields["exploratory"]:
+    if fields.get("later"):
+        line.notes.append(f"The study was frozen before its runs and {fields['later']}, so it is exploratory.")
+    elif fields["exploratory"]:
         line.notes.append(
             "Declared primary after a run had been scored, so it is exploratory and stays in the family of its group."
         )

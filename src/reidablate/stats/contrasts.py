@@ -85,8 +85,12 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "low_adjusted": ("Float64", "Lower end at the level that Holm leaves: excludes zero where p_adjusted < 0.05."),
     "high_adjusted": ("Float64", "Upper end of the same."),
     "p_value": ("Float64", "Two-sided p-value of no difference."),
-    "family": ("string", "Family for Holm within data set, metric and side: primary, or the group."),
-    "exploratory": ("boolean", "Declared primary after a run had been scored: stays in the family of its group."),
+    "family": ("string", "Family for Holm within data set, metric and side: primary, the group, or added later."),
+    "exploratory": (
+        "boolean",
+        "Declared primary after a run had been scored, or after the study was frozen: the first stays in the family of "
+        "its group, the second is in that of what was added later.",
+    ),
     "family_size": ("Int64", "Declared contrasts of the family of which a run is planned; null without one."),
     "family_tested": ("Int64", "Those of them that have a p-value and all their runs."),
     "p_adjusted": ("Float64", "p-value after Holm over the family; null while a run is missing."),
@@ -135,6 +139,7 @@ def contrast_table(
     borrowed: Collection[str] = (),
     least_seeds: int = 0,
     metrics: Sequence[Metric] = SHIPPED,
+    later: Mapping[str, Mapping[str, Mapping[str, str]]] | None = None,
 ) -> pd.DataFrame:
     """Returns a row for every data set, declared contrast, feature side and metric, with the columns of `COLUMNS`.
 
@@ -149,6 +154,7 @@ def contrast_table(
         borrowed: Procedural data sets, whose delta is that of the real one.
         least_seeds: Seeds of the preset. A contrast that has any run is provisional with fewer planned ones.
         metrics: The metrics that are compared.
+        later: {dataset: {cell: {reference: why}}} of the comparisons that a frozen study did not declare.
 
     Raises:
         UserError: The headline side is not a feature side.
@@ -162,6 +168,8 @@ def contrast_table(
             for side in SIDES:
                 start = {"dataset": dataset, "side": side, "headline": side == headline_side, **fields}
                 start["delta_borrowed"] = dataset in borrowed
+                if why := (later or {}).get(dataset, {}).get(fields["cell"], {}).get(fields["reference"]):
+                    start |= {"exploratory": True, "later": why}
                 found, base = match(book, guard, start, least_seeds=least_seeds)
                 lines += measure(found, base, metrics, deltas.get(dataset, {}))
     keys = ("dataset", "metric", "side")

@@ -66,7 +66,8 @@ def _write_tables(tables: Path, study_folder: Path) -> str:
     smoke = bool(study.get("smoke"))
     arguments["least_seeds"] = 0 if smoke else study.get("preset_seeds", 0)  # a smoke test leaves references out
     metrics = [metric for metric in known_metrics(study) if metric.use is None or _is_whole(queries, metric)]
-    contrasts = contrast_table(queries, runs, cells, **arguments, metrics=metrics)
+    later = (study.get("frozen") or {}).get("later")
+    contrasts = contrast_table(queries, runs, cells, **arguments, metrics=metrics, later=later)
     slices = slice_table(queries, runs, cells, **arguments)
     claims = study_claims(study_folder, [cell["name"] for cell in cells])
     judged = judge(claims, contrasts, study, runs, cells, read_table(tables / "metrics.parquet"))

@@ -3,6 +3,7 @@
 Shapes: N contrasts. Everything is computed for many contrasts at once.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -93,9 +94,7 @@ def seeds_needed(
         Whole numbers above `num_seeds`; infinity where no number of seeds suffices on this test set; NaN where more
         than `MAX_SEEDS` would be needed.
     """
-    found = np.full(np.shape(components.estimate), np.inf)
-    level = np.broadcast_to(alpha, found.shape)
-    start = np.broadcast_to(np.asarray(num_seeds, dtype=np.float64), found.shape)
+    level = np.broadcast_to(alpha, np.shape(components.estimate))
 
     def decides(rows: NDArray[np.int64], planned: Components) -> NDArray[np.bool_]:
         size = np.abs(planned.estimate)
@@ -105,25 +104,77 @@ def seeds_needed(
         seen[some[within]] = True
         return np.asarray(seen)
 
-    def enough(rows: NDArray[np.int64], seeds: Array) -> NDArray[np.bool_]:
-        return decides(rows, with_seeds(select(components, rows), start[rows], seeds))
+    return _least_seeds(components, num_seeds, decides, above=num_seeds)
 
-    every = np.arange(len(found))
-    endless = replace(
+
+def seeds_to_detect(
+    components: Components,
+    num_seeds: Array,
+    *,
+    size: float,
+    alpha: float | Array = 0.05,
+    power: float = 0.8,
+    least: int = 2,
+) -> Array:
+    """Returns how many seeds find a true difference of a given size if the variances are exact, (N,).
+
+    Args:
+        components: Components of the contrasts.
+        num_seeds: Seeds that they were estimated from, (N,), at least 2.
+        size: The difference, a fraction.
+        alpha: Level of the test, (N,) or one number.
+        power: Probability of finding it.
+        least: Fewest seeds that have an interval.
+
+    Returns:
+        Whole numbers of at least `least`; infinity and NaN as in `seeds_needed`.
+    """
+    level = np.broadcast_to(alpha, np.shape(components.estimate))
+
+    def finds(rows: NDArray[np.int64], planned: Components) -> NDArray[np.bool_]:
+        return np.asarray(detectable_difference(planned, alpha=level[rows], power=power) <= size)
+
+    return _least_seeds(components, num_seeds, finds, above=np.full(np.shape(components.estimate), least - 1.0))
+
+
+def without_seed_noise(components: Components) -> Components:
+    """Returns the components that endless seeds would leave: the identities alone."""
+    return replace(
         components,
         seed=np.zeros_like(components.seed),
         identity=components.sampling,
         interaction=np.zeros_like(components.interaction),
     )
-    possible = every[decides(every, endless)]
+
+
+def _least_seeds(
+    components: Components,
+    num_seeds: Array,
+    enough: Callable[[NDArray[np.int64], Components], NDArray[np.bool_]],
+    *,
+    above: Array,
+) -> Array:
+    """Returns the least number of seeds above another at which `enough(rows, planned components)` holds, (N,).
+
+    It is found by bisection, so more seeds must never undo it. Infinity where endless seeds are not enough; NaN above
+    `MAX_SEEDS`.
+    """
+    found = np.full(np.shape(components.estimate), np.inf)
+    start, least = (np.broadcast_to(np.asarray(given, dtype=np.float64), found.shape) for given in (num_seeds, above))
+
+    def reaches(rows: NDArray[np.int64], seeds: Array) -> NDArray[np.bool_]:
+        return enough(rows, with_seeds(select(components, rows), start[rows], seeds))
+
+    every = np.arange(len(found))
+    possible = every[enough(every, without_seed_noise(components))]
     most = np.full(len(possible), float(MAX_SEEDS))
-    reached = enough(possible, most)
+    reached = reaches(possible, most)
     found[possible[~reached]] = np.nan
     rows = possible[reached]
-    low, high = start[rows], most[reached]
+    low, high = least[rows], most[reached]
     while np.any(high - low > 1):
         middle = np.floor((low + high) / 2)
-        decided = enough(rows, middle)
+        decided = reaches(rows, middle)
         low, high = np.where(decided, low, middle), np.where(decided, middle, high)
     found[rows] = high
     return found

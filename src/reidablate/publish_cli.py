@@ -1,0 +1,106 @@
+"""Studies for others: argument parsing only."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reidablate import cells_cli
+from reidablate.errors import UserError
+from reidablate.scores_cli import results_of
+
+ResultsOption = Annotated[
+    Path | None, typer.Option(help="results/<preset> of the study; not needed where there is only one.")
+]
+
+
+def plan(
+    detect: Annotated[float, typer.Option(min=0.01, max=50.0, metavar="POINTS", help="Difference in mAP to find.")],
+    comparisons: Annotated[
+        int, typer.Option(min=1, max=1000, help="Comparisons that share the 5 %; of published variances only.")
+    ] = 1,
+    priors: Annotated[bool, typer.Option("--priors", help="Use published variances even if there is a study.")] = False,
+    results: ResultsOption = None,
+    study: cells_cli.StudyOption = None,
+) -> None:
+    """Prints how many seeds, runs and hours find a difference, and where the test set itself is the limit."""
+    from reidablate.places import in_study
+    from reidablate.stats.design import prior_lines, study_lines
+
+    if priors:
+        lines = prior_lines(detect, comparisons)
+    else:
+        lines = study_lines(in_study(results, study) if results else results_of(study), detect)
+    typer.echo("\n".join(lines))
+
+
+def freeze(
+    config: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="What snakemake will be given after --config.", show_default=False
+        ),
+    ] = None,
+    study: cells_cli.StudyOption = None,
+) -> None:
+    """Declares a study before its runs: comparisons, seeds and deltas that come later are marked exploratory."""
+    import os
+
+    from reidablate.freezing import freeze as freeze_study
+    from reidablate.places import find_study, settings
+    from reidablate.planning import plan
+
+    os.chdir(find_study(study))  # the paths in its settings are meant from there
+    typer.echo(freeze_study(plan({**settings(Path()), **_given(config or [])})))
+
+
+def _given(pairs: list[str]) -> dict[str, str]:
+    for pair in pairs:
+        if "=" not in pair:
+            raise UserError(f"'{pair}' is no KEY=VALUE; write it as after snakemake's --config.")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def pack(
+    out: Annotated[Path, typer.Option(help="The zip to write.")] = Path("study.crate.zip"),
+    weights: Annotated[bool, typer.Option("--weights", help="Also pack the trained weights that are kept.")] = False,
+    title: Annotated[str | None, typer.Option(help="What catalogues call it.")] = None,
+    author: Annotated[str | None, typer.Option(help="Whose study it is.")] = None,
+    license_: Annotated[str | None, typer.Option("--license", metavar="URL", help="Address of its license.")] = None,
+    results: ResultsOption = None,
+    study: cells_cli.StudyOption = None,
+) -> None:
+    """Writes a study to one RO-Crate zip: tables, report, configuration, provenance, checksums; never images."""
+    from reidablate.archive.pack import pack_study
+    from reidablate.places import in_study, study_of
+
+    results = in_study(results, study) if results else results_of(study)
+    options = {"weights": weights, "title": title, "author": author, "license_": license_}
+    typer.echo(pack_study(results, study_of(results, study), out, **options))  # type: ignore[arg-type]
+
+
+def verify(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="A packed study, or the folder that it unpacks to.")],
+) -> None:
+    """Works every table and verdict of a packed study out again from its per-query rows; status 1 if one differs."""
+    from reidablate.archive.derive import NOT_DERIVED
+    from reidablate.archive.verify import verify_study
+
+    wrong = 0
+    for finding in verify_study(path):
+        typer.echo(str(finding))
+        wrong += bool(finding.wrong)
+    typer.echo(f"{wrong} of these differ" if wrong else f"everything matches; {NOT_DERIVED}")
+    raise typer.Exit(1 if wrong else 0)
+
+
+def diff(
+    first: Annotated[Path, typer.Argument(metavar="A", help="results/<preset> of a study.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="The same of another one.")],
+) -> None:
+    """Lists what differs between two studies: data, code, cells, runs, numbers, verdicts; status 1 if anything does."""
+    from reidablate.archive.diff import diff_studies
+
+    lines = list(diff_studies(first, second))
+    typer.echo("\n".join(lines) if lines else "the studies do not differ")
+    raise typer.Exit(1 if lines else 0)
