@@ -17,6 +17,7 @@ from reidablate.data.cache import differs_from
 from reidablate.data.formats import SYNTHETIC_FILE
 from reidablate.data.index import read_summary
 from reidablate.errors import UserError
+from reidablate.freezing import FILE as FROZEN
 from reidablate.integrity import Digests, broken_files, is_made_of
 from reidablate.keeping import removed
 from reidablate.provenance import versions
@@ -369,6 +370,7 @@ class Standing:
                 ],
                 "palette": study.palette,
                 "runs": {id: reason or _scores_of(study.root / id) for id, reason in folders.items()},
+                **({"frozen": _text(study.root / FROZEN)} if (study.root / FROZEN).exists() else {}),
                 "imported": [[path.parent.name, _text(path), self._broken(path.parent)] for path in imported],
             }
         )

@@ -90,10 +90,9 @@ def print_check(found: Mapping[str, Any], layout: Layout) -> None:
     from rich.text import Text
 
     console = Console()
-    columns: list[str | Text] = (
-        ["found"] if layout.published is None else ["found", Text(f"{plain(layout.title)}, published")]
-    )
-    table = tables.Table("", *columns)
+    table = tables.Table("", "found")
+    if layout.published is not None:
+        table.add_column(Text(f"{plain(layout.title)}, published"))
     for column in table.columns[1:]:
         column.justify = "right"
     published = {} if layout.published is None else flat_counts(layout.published.model_dump())
