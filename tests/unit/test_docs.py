@@ -13,6 +13,7 @@ import reidablate
 from reidablate import config
 from reidablate.artifacts import read_json, read_table
 from reidablate.cells import load_cells
+from reidablate.freezing import freeze
 from reidablate.planning import load_presets
 from reidablate.published import recorded_table
 from reidablate.report.aggregate import RUN_COLUMNS, aggregate_study
@@ -127,6 +128,7 @@ def test_every_other_column_and_key_is_explained(tiny_study: Study, tmp_path: Pa
     study = tiny_study.model_copy(
         update={"settings": tiny_study.settings.model_copy(update={"results": tmp_path}), "cells": tiny_study.cells[:1]}
     )
+    freeze(study)
     aggregate_study(study)
     write_statistics(study.root, ROOT)
     tables = study.root / "tables"
