@@ -1,5 +1,6 @@
 """A study that is killed, or called twice at once, ends with the bits of one that was left alone."""
 
+import fcntl
 import itertools
 import os
 import random
@@ -194,8 +195,24 @@ def test_two_calls_at_once_end_with_one_study(fresh: Path, finished: Path) -> No
     never_two_writers()
 
 
+def test_a_call_takes_its_turn_before_snakemake_looks(study: Path) -> None:
+    scores = RESULTS / "market1501" / "p1" / "seed0" / "metrics.json"
+    scores.rename("metrics.json")
+    with (RESULTS / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as a call holds it that is about to make this file
+        process = start_snakemake(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        assert process.stderr is not None
+        said = list(itertools.takewhile(lambda line: "waiting for it" not in line, process.stderr))
+        assert process.poll() is None
+        assert not any("DAG" in line or "Job stats" in line for line in said), said
+        Path("metrics.json").rename(scores)
+    assert "Nothing to be done" in process.communicate(timeout=600)[1]
+    assert process.returncode == 0
+
+
 MINE = "name: mine\nextends: p1\nlosses: {weighted_triplet: {ratio: 0.25}}\n"
 GROWN = [*BASE[:2], "cells=naive_triplet,p1,mine"]
+NARROW = [*BASE[:2], "cells=mine"]
 
 
 def in_training(*arguments: str, config: list[str], stderr: TextIO) -> "subprocess.Popen[str]":
@@ -212,14 +229,14 @@ def test_ctrl_c_leaves_a_report_of_all_that_is_finished_and_loses_none_of_it(stu
     tables, page = RESULTS / "tables", RESULTS / "report" / "index.html"
     before, queries = page.read_text(), pd.read_parquet(tables / "queries.parquet")
     with Path("stderr").open("w") as stderr:
-        process = in_training(config=GROWN, stderr=stderr)
+        process = in_training(config=NARROW, stderr=stderr)
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(timeout=600) != 0
     runs = pd.read_parquet(tables / "runs.parquet")
     assert runs[runs["cell"] != "mine"]["status"].tolist() == ["finished"] * 4
     pd.testing.assert_frame_equal(pd.read_parquet(tables / "queries.parquet"), queries)
     assert ("mine" in page.read_text()) if "mine" in set(runs["cell"]) else (page.read_text() == before)
-    done = snakemake("-n", config=GROWN)
+    done = snakemake("-n", config=NARROW)
     assert planned(done) == {"train": 2, "evaluate": 2, "aggregate": 1, "statistics": 1, "report": 1}
     assert "2 runs to train: market1501/mine seed 0, 1." in done.stderr
 

@@ -87,12 +87,11 @@ def print_check(found: Mapping[str, Any], layout: Layout) -> None:
     """Prints the counts of a checked folder beside the published ones, and every warning."""
     from rich import table as tables
     from rich.console import Console
-    from rich.text import Text
+    from rich.markup import escape
 
     console = Console()
-    table = tables.Table("", "found")
-    if layout.published is not None:
-        table.add_column(Text(f"{plain(layout.title)}, published"))
+    columns = ["found"] if layout.published is None else ["found", escape(f"{plain(layout.title)}, published")]
+    table = tables.Table("", *columns)
     for column in table.columns[1:]:
         column.justify = "right"
     published = {} if layout.published is None else flat_counts(layout.published.model_dump())
