@@ -1,11 +1,13 @@
 """The subcommands of `reidablate weights`, and `reidablate test`: argument parsing only."""
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from reidablate.cells_cli import StudyOption
 from reidablate.errors import UserError
 
 app = typer.Typer(no_args_is_help=True, help="Check and convert weight files.")
@@ -76,6 +78,7 @@ def trial(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     hw_ratio: RatioOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, in fractions.")] = False,
+    study: StudyOption = None,
 ) -> None:
     """Scores a fine-tuned weight file on a data set without training, and writes its features for `import`."""
     from reidablate.engine.trial import try_weights
@@ -83,8 +86,9 @@ def trial(
     from reidablate.metrics.tables import print_scores
     from reidablate.planning import trial_study
 
-    given = {"preset": preset, "data_root": data_root, "results": into}
-    target = out or Path("features.npz")
+    start = Path() if results else _go_to_study(study)
+    weights, target = start / weights, start / (out or "features.npz")
+    given = {"preset": preset, "data_root": data_root and start / data_root, "results": into and start / into}
     if out is None and target.exists():
         raise UserError("features.npz is there already; name another file, or this one, with --out.")
     if target.suffix != ".npz":
@@ -107,6 +111,15 @@ def trial(
     else:
         print_scores(scores, protocol)
         typer.echo("\n".join(lines))
+
+
+def _go_to_study(given: Path | None) -> Path:
+    """Goes to the study folder, and returns what stands before a path that was meant from the folder until now."""
+    from reidablate.places import find_study
+
+    home, here = find_study(given).absolute(), Path().absolute()
+    os.chdir(home)
+    return Path() if home == here else here
 
 
 def extract(weights: Path, out: Path, results: Path, *, dataset: str, cell: str | None, device: str) -> None:

@@ -1,6 +1,7 @@
 """`reidablate test`: a weight file on a data set without training, with the very features of a run."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,21 @@ def test_weights_of_another_network_are_refused(
     with pytest.raises(UserError, match=words):
         tried(tiny_study, runs[cell] / "model.safetensors", tmp_path / "a.npz", *options)
     assert not (tmp_path / "a.npz").exists()
+
+
+def test_outside_a_study_it_says_how_to_make_or_name_one(
+    runs: dict[str, Path], tiny_study: Study, project: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    shutil.copyfile(runs["naive_triplet"] / "model.safetensors", elsewhere / "w.safetensors")
+    shutil.copytree(tiny_study.root / "data" / "market1501" / "images", project / "results/tiny/data/market1501/images")
+    os.chdir(elsewhere)
+    asked = ("test", "w.safetensors", "--dataset", "market1501", "--device", "cpu")
+    with pytest.raises(UserError, match=r"name one with --study DIR, or make one with `reidablate init DIR`"):
+        run_cli(*asked)
+    run_cli(*asked, "--preset", "tiny.yaml", "--study", str(project))
+    own = read_npz(runs["naive_triplet"] / "features.npz")
+    assert read_npz(elsewhere / "features.npz")["query_before_neck"].tobytes() == own["query_before_neck"].tobytes()
 
 
 def test_index_and_cache_are_built_where_a_run_looks_for_them(

@@ -232,6 +232,7 @@ def test_ctrl_c_leaves_a_report_of_all_that_is_finished_and_loses_none_of_it(stu
         process = in_training(config=NARROW, stderr=stderr)
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(timeout=600) != 0
+    assert "writing the report of what is finished; press Ctrl-C to stop at once" in Path("stderr").read_text()
     runs = pd.read_parquet(tables / "runs.parquet")
     assert runs[runs["cell"] != "mine"]["status"].tolist() == ["finished"] * 4
     pd.testing.assert_frame_equal(pd.read_parquet(tables / "queries.parquet"), queries)

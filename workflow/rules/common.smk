@@ -124,13 +124,17 @@ def report_what_is_there():
     """Gathers and renders every run that stands, so that one failing run hides nothing.
 
     The tables name what they were made of, so the next call knows whether they are still right. A report that shows more,
-    because an upgrade is still scoring its runs again, is left alone.
+    because an upgrade is still scoring its runs again, is left alone. Ctrl-C ends the call at once, without a traceback.
     """
     if waiting := Standing(STUDY).to_score_again:
         print(
             f"reidablate: the report stays as it was until {len(waiting)} of its runs are scored again", file=sys.stderr
         )
         return
+    print("reidablate: writing the report of what is finished; press Ctrl-C to stop at once", file=sys.stderr)
     study = ["--study", "."]
-    for command in (["aggregate", "--plan", PLAN], ["statistics", ROOT, *study], ["report", ROOT, *study]):
-        subprocess.run(["reidablate", *map(str, command)], check=False)
+    try:
+        for command in (["aggregate", "--plan", PLAN], ["statistics", ROOT, *study], ["report", ROOT, *study]):
+            subprocess.run(["reidablate", *map(str, command)], check=False)
+    except KeyboardInterrupt:
+        sys.exit(130)
