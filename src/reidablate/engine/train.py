@@ -266,8 +266,7 @@ class _Training:
     ) -> dict[str, torch.Tensor]:
         labels, camids = (torch.from_numpy(numbers[chosen]) for numbers in (self.labels, self.camids))
         inputs = draw_inputs(self.config, images, labels, camids, place)
-        used = (fit.model.plugin, *fit.loss.used)
-        with naming_batch(self.spec), plugins.running("a step of the training", *used):
+        with naming_batch(self.spec), plugins.running("a step of the training", *fit.used):
             return take_step(fit, self.config, inputs, self.device, place)
 
     def _write(self, fit: Fit, divergence: Divergence | None, stop: StopSignal) -> str:

@@ -148,11 +148,11 @@ def _failures(parts: Iterable[_Parts]) -> list[str]:
 
 def _last_words(logs: Path, run: Run, *, trained: bool) -> str:
     """Returns why a run has not come about: the latest failure in its own logs or in those of what it needs."""
-    read = [logs / "evaluate" / f"{run.id}.log"]
+    read = [logs / stage / f"{run.id}.log" for stage in ("evaluate", "train")]
     if not trained:
         stages = ("synthesize", "index", "cache")
         read += [logs / stage / f"{name}.log" for stage in stages for name in (run.dataset, PRETRAIN)]
-        read += [logs / "pretrain.log", logs / "train" / f"{run.id}.log"]
+        read.append(logs / "pretrain.log")
     said = {log: words for log in read if (words := last_words(log))}
     return said[max(said, key=lambda log: log.stat().st_mtime)] if said else ""
 
