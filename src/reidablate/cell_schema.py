@@ -1,6 +1,5 @@
 """The JSON Schema of a cell file, for editors; it knows the options of every loss that can be named."""
 
-import importlib.metadata
 import inspect
 from collections.abc import Iterator
 from typing import Any
@@ -56,8 +55,7 @@ def _known_losses() -> tuple[dict[str, type[Section]], list[str]]:
     """Returns the options of every loss by its name, and why others are left out."""
     found: dict[str, type[Section]] = {}
     refused = []
-    names = [*plugins.SHIPPED["losses"], *importlib.metadata.entry_points(group="reidablate.losses").names]
-    for name in names:
+    for name in (*plugins.SHIPPED["losses"], *plugins.offered("losses")):
         try:
             found[name] = plugins.options_model(plugins.find("losses", name), LossOptions)
         except UserError as error:

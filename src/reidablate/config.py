@@ -69,7 +69,7 @@ def check_backbone(name: str) -> str:
     Raises:
         ValueError: It is none of these.
     """
-    if name not in PATCH_PX and not re.fullmatch(_FOREIGN, name):
+    if name not in PATCH_PX and not re.fullmatch(_FOREIGN, name) and name not in plugins.offered("backbones"):
         raise ValueError(f"{', '.join(PATCH_PX)}, timm/NAME or FILE:NAME")
     return name
 
@@ -103,9 +103,11 @@ class ModelConfig(Section):
     @classmethod
     def _named(cls, data: Any) -> Any:
         name = data.get("backbone") if isinstance(data, Mapping) else None
-        if not isinstance(name, str) or ":" not in name or data.get("backbone_code"):
+        if not isinstance(name, str) or name in PATCH_PX or name.startswith("timm/") or data.get("backbone_code"):
             return data
-        return {**data, "backbone_code": plugins.find("backbones", name).code}
+        if ":" in name or name in plugins.offered("backbones"):
+            return {**data, "backbone_code": plugins.find("backbones", name).code}
+        return data
 
     @model_validator(mode="after")
     def _options_it_has(self) -> Self:

@@ -147,7 +147,10 @@ class LossUse(Section):
             UserError: It cannot be imported or has other options.
         """
         plugin = plugins.find("losses", self.use)
-        options = validate(plugins.options_model(plugin, LossOptions), self.own, where=f"losses.{name}")
+        model = plugins.options_model(plugin, LossOptions)
+        if taken := [word for word in LossUse.model_fields if word in model.model_fields]:
+            raise UserError(f"{plugin.where}: an option '{taken[0]}' would be every loss's own; call it otherwise.")
+        options = validate(model, self.own, where=f"losses.{name}")
         assert isinstance(options, LossOptions)
         return plugin, options
 

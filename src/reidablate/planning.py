@@ -10,7 +10,7 @@ from reidablate.cells import Cell, Cells, check_datasets, load_cells, select
 from reidablate.config import ModelConfig, Preset, RunConfig, nearest, validate
 from reidablate.errors import UserError
 from reidablate.initial_weights import check_backbones, check_files
-from reidablate.metrics.registry import own_metrics
+from reidablate.metrics.registry import Metric, own_metrics
 from reidablate.places import PRESETS, layers, packaged
 from reidablate.places import settings as folder_settings
 from reidablate.published import study_claims, with_asked
@@ -144,7 +144,7 @@ def plan(config: Mapping[str, Any]) -> Study:
     metrics, not_metrics = own_metrics(settings.metrics)
     notices += [
         *name_notices(test_only, settings.dataset_table),
-        *_own_code(kept, preset, datasets),
+        *_own_code(kept, preset, datasets, metrics),
         *_without_pretraining(kept, preset),
         *lines,
         *cells.notices,
@@ -254,12 +254,14 @@ def _with_references(chosen: list[Cell], cells: Mapping[str, Cell]) -> tuple[lis
     return select(cells, names=[*names, *added], tier="optional"), [line]
 
 
-def _own_code(chosen: list[Cell], preset: Preset, datasets: list[PlannedDataset]) -> list[str]:
+def _own_code(chosen: list[Cell], preset: Preset, datasets: list[PlannedDataset], metrics: list[Metric]) -> list[str]:
     """Returns a line that names the code of others that the study will execute, if any, and who uses it."""
     users = {dataset.format: [dataset.name] for dataset in datasets if dataset.layout.is_own}
     for cell in chosen:
         for used in cell.resolve(preset).plugins:
             users.setdefault(used, []).append(cell.name)
+    for metric in metrics:
+        users.setdefault(str(metric.use), []).append("metric")
     named = "; ".join(f"{used} ({', '.join(names)})" for used, names in users.items())
     return [f"runs code of this study and of installed packages: {named}."] if users else []
 

@@ -8,8 +8,6 @@ Files of `methods/` are imported as the package `methods`, and import each other
 `from .other import name`. Nothing else of a study is ever imported: no weights, no results.
 """
 
-import ast
-import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -21,17 +19,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from reidablate import places
-from reidablate.errors import UserError, shortened
-from reidablate.provenance import PACKAGE, syntax
+from reidablate.errors import UserError, out_of_memory, shortened
+from reidablate.plugin_code import FOLDER, code_of, file_of, shown, version_of
+from reidablate.provenance import PACKAGE
 from reidablate.sections import Section, nearest
 
-FOLDER = "methods"
 Kind = Literal["losses", "backbones", "metrics", "formats"]
 SHIPPED: dict[Kind, dict[str, str]] = {
     "losses": {
@@ -97,10 +94,10 @@ def find(kind: Kind, name: str) -> Plugin:
         return _imported(name, *name.split(":", 1))
     if target := SHIPPED[kind].get(name):
         return _imported(name, *target.split(":"))
-    points = importlib.metadata.entry_points(group=f"reidablate.{kind}")
-    for point in points.select(name=name):
-        return _imported(name, *point.value.split(":"))
-    known = [*SHIPPED[kind], *points.names]
+    points = _entry_points(kind)
+    if name in points:
+        return _imported(name, *_target(points[name]))
+    known = [*SHIPPED[kind], *points]
     raise UserError(
         f"there is nothing named '{name}' in {kind}; {nearest(name, known)} "
         f"Write FILE:NAME for something of the folder {FOLDER}/ or of an installed module."
@@ -141,8 +138,15 @@ def check_unchanged(plugin: Plugin, planned: str | None) -> None:
 
 
 @contextmanager
-def running(plugin: Plugin, doing: str) -> Iterator[None]:
-    """Makes one sentence, with file and line, of whatever a plug-in raises.
+def running(doing: str, *used: Plugin) -> Iterator[None]:
+    """Makes one sentence, with file and line, of whatever plug-ins raise.
+
+    An error that no line of theirs has raised, as in a backward pass, names all of them and leaves its traceback on the
+    standard error.
+
+    Args:
+        doing: What the block does, in words.
+        used: The plug-ins that take part.
 
     Raises:
         UserError: The block raised anything but a `UserError` and what a caller must see as it is (the end of the
@@ -152,11 +156,38 @@ def running(plugin: Plugin, doing: str) -> Iterator[None]:
         yield
     except (UserError, MemoryError):
         raise
-    except Exception as error:
-        if plugin.code is None or type(error).__name__ == "OutOfMemoryError":
+    except (Exception, SystemExit) as error:
+        own = [plugin for plugin in used if plugin.code is not None]
+        if not own or out_of_memory(error):
             raise
-        place = _line_in(error, _root_of(plugin.made)) or plugin.where
-        raise UserError(f"{place}: {doing} failed: {type(error).__name__}: {shortened(error)}.") from error
+        place = next((line for plugin in own if (line := _line_in(error, _root_of(plugin.made)))), None)
+        if place is None:
+            traceback.print_exception(error)
+            place = "; ".join(plugin.where for plugin in own)
+        why = shortened(error).rstrip(".")
+        raise UserError(f"{place}: {doing} failed: {type(error).__name__}: {why}.") from error
+
+
+def _entry_points(kind: Kind) -> dict[str, list[importlib.metadata.EntryPoint]]:
+    found: dict[str, list[importlib.metadata.EntryPoint]] = {}
+    for point in importlib.metadata.entry_points(group=f"reidablate.{kind}"):
+        found.setdefault(point.name, []).append(point)
+    return found
+
+
+def offered(kind: Kind) -> list[str]:
+    """Returns the names that installed packages offer as entry points, and nothing that ships."""
+    return [name for name in _entry_points(kind) if name not in SHIPPED[kind]]
+
+
+def _target(points: Sequence[importlib.metadata.EntryPoint]) -> tuple[str, str]:
+    """Returns module and attribute of the one entry point of a name."""
+    point, values = points[0], sorted({point.value for point in points})
+    if len(values) > 1:
+        raise UserError(f"'{point.name}' is offered twice ({' and '.join(values)}); write MODULE:NAME of one of them.")
+    if not point.attr:
+        raise UserError(f"'{point.name}' stands for the module {point.module} and nothing in it; write MODULE:NAME.")
+    return point.module, point.attr
 
 
 def own_files() -> list[Path]:
@@ -187,23 +218,27 @@ def _imported(name: str, module: str, attribute: str) -> Plugin:
     if not all(part.isidentifier() for part in (*module.split("."), *attribute.split("."))):
         raise UserError(f"'{name}' is no name of a plug-in; write FILE:NAME, such as circle:CircleLoss.")
     found, code = _own_module(module) or (_installed_module(name, module), None)
+    if getattr(found, "__file__", None) is None:
+        raise UserError(f"'{name}': the module {module} has no source file; name a function of another.")
     made: Any = found
     for part in attribute.split("."):
         if not hasattr(made, part):
             public = [word for word in vars(found) if not word.startswith("_")]
-            raise UserError(f"{_shown(found.__file__)} holds no '{attribute}'; {nearest(attribute, public)}")
+            raise UserError(f"{shown(found.__file__)} holds no '{attribute}'; {nearest(attribute, public)}")
         made = getattr(made, part)
     if not callable(made):
-        raise UserError(f"{_shown(found.__file__)}: '{attribute}' is a {type(made).__name__}, not a function or class.")
-    return Plugin(name, made, _where(made, found), code if code is not None else _version(found, made))
+        raise UserError(
+            f"{shown(found.__file__)}: '{attribute}' is of type {type(made).__name__}, not a function or class."
+        )
+    return Plugin(name, made, _where(made, found), code if code is not None else version_of(found, made))
 
 
 def _own_module(module: str) -> tuple[types.ModuleType, str] | None:
     """Returns a module of `methods/` with the hash of its sources; None where the folder has no such file."""
     folder = methods_folder()
-    if _file_of(folder, module) is None:
+    if file_of(folder, module) is None:
         return None
-    code = _code(folder, module)
+    code = code_of(folder, module)
     _open_package(folder, code, module)
     try:
         return importlib.import_module(f"{FOLDER}.{module}"), code
@@ -234,15 +269,15 @@ def _refuse_strays(name: str, top: str) -> None:
     file = Path(spec.origin) if spec and spec.origin else Path()
     study = methods_folder().parent.absolute()
     if file.is_relative_to(study) and not {"site-packages", "dist-packages"} & {*file.parts}:
-        raise UserError(f"'{name}': {_shown(file)} is not installed; move it to {FOLDER}/ to use it.")
+        raise UserError(f"'{name}': {shown(file)} is not installed; move it to {FOLDER}/ to use it.")
 
 
 def _why_not_imported(error: BaseException, folder: Path, module: str) -> str:
-    file = _file_of(folder, module)
+    file = file_of(folder, module)
     if isinstance(error, SyntaxError) and error.filename:
-        return f"{_shown(error.filename)}, line {error.lineno}: {error.msg}; correct the line."
-    place = _line_in(error, folder) or _shown(file)
-    if isinstance(error, ModuleNotFoundError) and error.name and _file_of(folder, error.name):
+        return f"{shown(error.filename)}, line {error.lineno}: {error.msg}; correct the line."
+    place = _line_in(error, folder) or shown(file)
+    if isinstance(error, ModuleNotFoundError) and error.name and file_of(folder, error.name):
         return f"{place}: a file of {FOLDER}/ is imported as 'from {FOLDER}.{error.name} import ...'; write it so."
     return f"{place}: the import failed: {type(error).__name__}: {shortened(error)}."
 
@@ -263,7 +298,7 @@ class _Finder:
         if not name.startswith(f"{FOLDER}.") or FOLDER not in sys.modules:
             return None
         folder = Path(sys.modules[FOLDER].__path__[0])
-        file = _file_of(folder, name.removeprefix(f"{FOLDER}."))
+        file = file_of(folder, name.removeprefix(f"{FOLDER}."))
         if file is None:
             return None
         inside = [str(file.parent)] if file.name == "__init__.py" else None
@@ -290,84 +325,11 @@ def _open_package(folder: Path, code: str, module: str) -> None:
     _imported_as[module] = code
 
 
-def _file_of(folder: Path, module: str) -> Path | None:
-    """Returns the file of a module below a folder, None where there is none."""
-    base = folder.joinpath(*module.split("."))
-    return next((path for path in (base.with_name(f"{base.name}.py"), base / "__init__.py") if path.is_file()), None)
-
-
-def _code(folder: Path, module: str) -> str:
-    """Returns a hash of the syntax of a module of `methods/` and of all that it imports from there."""
-    digest = hashlib.sha256()
-    waiting, seen = [module], dict[str, str]()
-    while waiting:
-        name = waiting.pop()
-        file = _file_of(folder, name)
-        if name in seen or file is None:
-            continue
-        try:
-            text = file.read_text(encoding="utf-8")
-            seen[name] = syntax(text)
-        except SyntaxError as error:
-            raise UserError(f"{_shown(file)}, line {error.lineno}: {error.msg}; correct the line.") from None
-        except (ValueError, OSError, RecursionError) as error:
-            raise UserError(f"{_shown(file)} cannot be read as Python ({shortened(error)}); correct it.") from None
-        waiting += _imports(text, name, is_package=file.name == "__init__.py")
-    for name, text in sorted(seen.items()):
-        digest.update(f"{name}\0{text}\0".encode())
-    return digest.hexdigest()[:16]
-
-
-def _imports(source: str, module: str, *, is_package: bool) -> list[str]:
-    """Returns the names below `methods` that a module may import, and the packages that they lie in."""
-    inside = module.split(".") if is_package else module.split(".")[:-1]
-    found = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            found += [alias.name.split(".")[1:] for alias in node.names if alias.name.split(".")[0] == FOLDER]
-        elif isinstance(node, ast.ImportFrom):
-            words = node.module.split(".") if node.module else []
-            if node.level:
-                base = inside[: len(inside) - node.level + 1] + words
-            elif words[:1] == [FOLDER]:
-                base = words[1:]
-            else:
-                continue
-            found += [base, *([*base, alias.name] for alias in node.names)]
-    return [".".join(parts[:length]) for parts in found for length in range(1, len(parts) + 1)]
-
-
-@cache
-def _distributions() -> dict[str, list[str]]:
-    return dict(importlib.metadata.packages_distributions())
-
-
-def _version(module: types.ModuleType, made: object) -> str | None:
-    """Returns name and version of the package that something is installed from, None for this one.
-
-    What ships and only hands on to another package names it in its attribute `package`.
-    """
-    top = module.__name__.split(".")[0]
-    if top == PACKAGE.name:
-        package = getattr(made, "package", None)
-        return None if package is None else f"{package} {_installed(package)}"
-    for name in _distributions().get(top, []):
-        return f"{name} {importlib.metadata.version(name)}"
-    return hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest()[:16]  # on the path, not installed
-
-
-def _installed(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        raise UserError(f"{package} is not installed; run: pip install {package}") from None
-
-
 def _where(made: Any, module: types.ModuleType) -> str:
     try:
-        return f"{_shown(inspect.getsourcefile(made))}, line {inspect.getsourcelines(made)[1]}"
+        return f"{shown(inspect.getsourcefile(made))}, line {inspect.getsourcelines(made)[1]}"
     except (TypeError, OSError):
-        return _shown(module.__file__)
+        return shown(module.__file__)
 
 
 def _root_of(made: Callable[..., Any]) -> Path:
@@ -383,10 +345,4 @@ def _line_in(error: BaseException, folder: Path) -> str | None:
     """Returns file and line of the innermost frame of an error that lies in a folder."""
     frames = traceback.extract_tb(error.__traceback__)
     inside = [frame for frame in frames if Path(frame.filename).is_relative_to(folder.absolute())]
-    return f"{_shown(inside[-1].filename)}, line {inside[-1].lineno}" if inside else None
-
-
-def _shown(file: object) -> str:
-    """Returns a path as a message shows it: from the working directory where it lies below."""
-    path = Path(str(file))
-    return str(path.relative_to(Path().absolute()) if path.is_relative_to(Path().absolute()) else path)
+    return f"{shown(inside[-1].filename)}, line {inside[-1].lineno}" if inside else None

@@ -222,6 +222,7 @@ class Metrics(BaseModel):
     scores_version: int = 1  # absent in runs of 0.1.0
     features_sha256: str | None = None
     own_metrics: dict[str, str | None] = {}  # what the metrics of the study's own were made of
+    failures: list[str] = []  # why some of them have no value
     before_neck: dict[str, float] = {}
     after_neck: dict[str, float] = {}
 

@@ -94,11 +94,12 @@ def import_runs(
 
     from reidablate.metrics.distances import distance_name
     from reidablate.places import in_study
+    from reidablate.plugins import study_around
     from reidablate.report.imported import Origin, import_runs
 
     results = in_study(results, study) if results else results_of(study)
     compared = distance_name(distance)
-    with TemporaryDirectory() as scratch:
+    with study_around(results), TemporaryDirectory() as scratch:
         runs = []
         for number, path in enumerate(files):
             features = path

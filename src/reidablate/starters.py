@@ -5,7 +5,7 @@ from pathlib import Path
 from reidablate.artifacts import write_text
 from reidablate.config import nearest
 from reidablate.errors import UserError
-from reidablate.plugins import FOLDER
+from reidablate.plugin_code import FOLDER
 
 _LOSS = '''"""The loss NAME. A cell uses it as `losses: {NAME: {use: "NAME:NAME", margin: 0.3}}`."""
 

@@ -249,6 +249,19 @@ def test_a_missing_run_shows_the_last_words_of_its_log(study: Study) -> None:
     assert runs.loc["p1", "reason"] == "reidablate: the disk is full; free it."
 
 
+def test_a_run_that_fails_after_an_edit_shows_why_and_not_that_it_is_another_one(study: Study) -> None:
+    path = study.root / "market1501" / "p1" / "seed0" / "provenance.json"
+    made = read_json(path)
+    made["config"]["train"]["lr"] = 0.5
+    write_json(path, made)
+    log = study.root / "logs" / "train" / "market1501" / "p1" / "seed0.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("reidablate: methods/mine.py, line 3: losses.mine failed: KeyError: 'x'.\n")
+    aggregate_study(study)
+    runs = tables(study)["runs"].set_index("cell")
+    assert runs.loc["p1", "reason"] == "reidablate: methods/mine.py, line 3: losses.mine failed: KeyError: 'x'."
+
+
 @pytest.mark.parametrize("stage", ["evaluate/market1501/p1/seed0", "index/market1501", "cache/pretrain", "pretrain"])
 def test_a_run_that_never_failed_itself_shows_what_failed_around_it(study: Study, stage: str) -> None:
     shutil.rmtree(study.root / "market1501" / "p1")

@@ -174,6 +174,8 @@ def test_a_backbone_of_the_study_is_built_and_hashed(tmp_path: Path, monkeypatch
     initialise(net, 0)
     assert net(images()).feature_before_neck.shape == (2, 5)
     assert own.plugins == ["nets:Mean"]
+    with pytest.raises(UserError, match=r"^methods/nets.py, line 16: model.backbone nets:Mean failed: IndexError: Dim"):
+        net(torch.zeros(2, 3))
     (tmp_path / "methods" / "nets.py").write_text(OWN.replace("mean((2, 3))", "amax((2, 3))"))
     assert config(backbone="nets:Mean").hash != own.hash
     with pytest.raises(UserError, match="'nets:Mean' was changed since this was planned"):

@@ -18,6 +18,7 @@ from reidablate.errors import UserError
 from reidablate.metrics import score, score_distances
 from reidablate.metrics.evaluate import evaluate_run
 from reidablate.metrics.files import Options, score_file
+from reidablate.metrics.registry import own_metric
 from reidablate.provenance import SCIENCE_VERSION
 from reidablate.report.aggregate import aggregate_study
 from reidablate.report.imported import Origin, find_imports, find_results, import_runs, imported_table
@@ -296,7 +297,7 @@ def _finished(study: Study, cell: str) -> Study:
             "science_version": SCIENCE_VERSION, "weights_sha256": weights, "sha256": {},
         }  # fmt: skip
         write_record(out / "provenance.json", {**null, **made}, ["features.npz", "history.parquet"])
-        evaluate_run(out)
+        evaluate_run(out, study.metrics)
     return study
 
 
@@ -332,6 +333,49 @@ def test_three_files_get_an_interval_and_a_verdict(study: Study, tmp_path: Path)
     shutil.rmtree(study.root / "imported" / "market1501" / "theirs")
     aggregate_study(study)
     assert "theirs" not in {cell["name"] for cell in read_json(tables / "cells.json")}
+
+
+OWN = """
+from reidablate.metrics import metric
+
+
+@metric(title="Early", delta=0.5)
+def early(ranks):
+    return 1.0 / ranks[0]
+"""
+
+
+def test_metrics_of_the_study_are_in_imports_until_they_change(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "methods").mkdir()
+    (tmp_path / "methods" / "own.py").write_text(OWN)
+    study = _finished(study.model_copy(update={"metrics": [own_metric("own:early")]}), "naive_triplet")
+    import_run("old", *several(study, tmp_path, 3), dataset="market1501", results=study.root)
+    import_run("one", tmp_path / "seed0.npz", dataset="market1501", results=study.root)
+    tables = study.root / "tables"
+
+    def contrast() -> pd.DataFrame:
+        aggregate_study(study)
+        write_statistics(study.root)
+        return read_table(tables / "contrasts.parquet").query("headline and metric == 'early' and cell == 'old'")
+
+    (judged,) = contrast().to_dict("records")
+    queries = read_table(tables / "queries.parquet").query("side == 'before_neck' and cell == 'old'")
+    assert judged["cell_mean"] == pytest.approx((1 / queries["first_hit_rank"]).mean())
+    assert judged["low"] < judged["estimate"] < judged["high"]
+    assert "early" in set(read_table(tables / "imported.parquet")["metric"])
+
+    (tmp_path / "methods" / "own.py").write_text(OWN.replace("1.0 /", "2.0 /"))
+    study = study.model_copy(update={"metrics": [own_metric("own:early")]})
+    for seed in range(3):
+        evaluate_run(study.root / "market1501" / "naive_triplet" / f"seed{seed}", study.metrics)
+    (waiting,) = contrast().to_dict("records")
+    assert (waiting["cell_mean"], waiting["num_missing"]) == (None, 3)
+    assert "early" not in set(read_table(tables / "imported.parquet")["metric"])
+    notices = read_json(tables / "study.json")["notices"]
+    assert sum("has no value of early as it is now; import it again." in line for line in notices) == 2
 
 
 def test_two_files_stay_reference_rows(study: Study, tmp_path: Path) -> None:

@@ -99,6 +99,50 @@ def test_a_metric_that_fails_or_is_no_number_leaves_the_others_alone() -> None:
     assert values["first_hit"].tolist() == [1, 2]
     assert "methods/mine.py, line 12: metric precision_at_2 failed: NameError" in own.failures["precision_at_2"]
     assert "'mine:nothing' is nan for ranks [2]; return a number" in own.failures["nothing"]
+    assert own.names == ["first_hit"]
+
+
+@pytest.mark.parametrize(
+    ("body", "value"),
+    [
+        ("return torch.tensor(0.5)", 0.5),
+        ("return '0.5'", "'0.5'"),
+        ("return [1, 2]", "[1, 2]"),
+        ("return None", "None"),
+        ("return torch.ones(2)", "tensor([1., 1.])"),
+    ],
+)
+def test_a_metric_returns_a_number(body: str, value: float | str) -> None:
+    text = f"import torch\nfrom reidablate.metrics import metric\n@metric(title='M')\ndef odd(ranks):\n    {body}\n"
+    Path("methods/odd.py").write_text(text)
+    own = OwnMetrics([own_metric("odd:odd")])
+    found = own.columns(np.array([2]), np.array([0]))["odd"]
+    if isinstance(value, float):
+        assert found.tolist() == [value]
+    else:
+        assert f"methods/odd.py, line 3: 'odd:odd' is {value} for ranks [2]; return a number." in own.failures["odd"]
+
+
+SLOW = """
+from reidablate.metrics import metric
+
+
+@metric(title="Slow", time_limit_s=0.1)
+def slow(ranks):
+    while True:
+        pass
+"""
+
+
+def test_a_metric_that_never_ends_is_left_out_and_the_others_stand(scored_run: Path) -> None:
+    Path("methods/slow.py").write_text(SLOW)
+    metrics, _ = own_metrics(["slow:slow", "mine:first_hit"])
+    evaluate_run(scored_run, metrics)
+    found = read_json(scored_run / "metrics.json")
+    assert "first_hit" in found["before_neck"]
+    (line,) = found["failures"]
+    assert line.startswith("metric 'slow:slow' is left out: methods/slow.py, line ")
+    assert "metric slow failed: TimeoutError: it took longer than 0.1 s; make it faster" in line
 
 
 def queries(cell: str, hit: int) -> pd.DataFrame:

@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,17 @@ import jsonschema
 import pytest
 import torch
 
-from reidablate import plugins
+from reidablate import plugin_code, plugins
 from reidablate.cell_schema import cell_schema
 from reidablate.cells import load_cells
 from reidablate.config import LossesConfig, RunConfig, validate
+from reidablate.data.own_format import own_rows
+from reidablate.data.table import DatasetEntry, layout_of
 from reidablate.errors import UserError
 from reidablate.losses import Batch, Shape, StudyLoss
+from reidablate.models.backbones import build_backbone
 from reidablate.planning import load_presets
+from reidablate.rng import seed_globals
 from reidablate.trees import merge
 from support import copy_project
 
@@ -171,8 +177,10 @@ BODY = CIRCLE.replace("return options.margin * batch.feature.square().mean()", "
             {},
             "methods/circle.py, line 1: 'circle:circle' needs a parameter 'options'",
         ),
-        ("circle = 3\n", {}, "methods/circle.py: 'circle' is a int, not a function or class."),
+        ("circle = 3\n", {}, "methods/circle.py: 'circle' is of type int, not a function or class."),
         (None, {}, "there is no methods/circle.py and no installed module"),
+        (CIRCLE, {"use": "builtins:len"}, "'builtins:len': the module builtins has no source file"),
+        (CIRCLE.replace("margin:", "lr_factor:"), {}, "line 11: an option 'lr_factor' would be every loss's own"),
     ],
 )
 def test_a_loss_that_cannot_be_used_is_refused_in_one_sentence(
@@ -195,6 +203,8 @@ def test_a_loss_that_cannot_be_used_is_refused_in_one_sentence(
         ("batch.feature.mean() / 0 * 0", "line 11: losses.circle returned NaN as 'circle' for the first batch"),
         ("{}", "line 11: losses.circle returned no term"),
         ("{'': batch.feature.mean(), 'other': batch.patches.mean()}", "line 12: losses.circle failed: AttributeError"),
+        ("batch.feature.detach().mean()", "line 11: losses.circle returned no value with a gradient"),
+        ("exit(0)", "methods/circle.py, line 12: losses.circle failed: SystemExit: 0."),
         ("batch.feature @ batch.feature", "methods/circle.py, line 12: losses.circle failed: RuntimeError"),
     ],
 )
@@ -215,9 +225,154 @@ def test_a_term_called_like_another_is_refused(study: Path) -> None:
 
 
 def test_what_has_no_gradient_alone_is_refused(study: Path) -> None:
-    write("circle", CIRCLE.replace(".mean()", ".mean().detach()"))
+    write("circle", CIRCLE.replace(".mean()", ".mean().detach() * 0"))
     with pytest.raises(UserError, match="no term depends on the network"):
         terms(circle={"use": "circle:circle"})
+
+
+DRAWS = """
+import random
+
+import numpy as np
+import torch
+
+from reidablate.losses import Batch, LossOptions
+
+
+def noisy(batch: Batch, options: LossOptions) -> torch.Tensor:
+    return batch.feature.mean() + torch.rand(()) + np.random.rand() + random.random()
+
+
+def careless(batch: Batch, options: LossOptions) -> torch.Tensor:
+    torch.manual_seed(0), np.random.seed(0), random.seed(0)
+    return noisy(batch, options)
+"""
+
+
+def test_what_a_loss_draws_follows_the_seed_of_the_step_and_no_other_loss(study: Path) -> None:
+    write("draws", DRAWS)
+
+    def drawn(step: int, **sections: str) -> float:
+        seed_globals(step)
+        return terms(**{name: {"use": use} for name, use in sections.items()})["noisy"].item()
+
+    alone = drawn(3, noisy="draws:noisy")
+    assert drawn(3, noisy="draws:noisy") == alone
+    assert drawn(3, before="draws:careless", another="draws:noisy", noisy="draws:noisy") == alone
+    assert drawn(4, noisy="draws:noisy") != alone
+
+
+def test_an_error_that_no_line_of_a_plug_in_raises_names_all_that_take_part(
+    study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("circle", CIRCLE)
+    used = [plugins.find("losses", name) for name in ("circle:circle", "triplet")]
+    with (
+        pytest.raises(
+            UserError, match=r"^methods/circle.py, line 11: a step of the training failed: RuntimeError: odd.$"
+        ),
+        plugins.running("a step of the training", *used),
+    ):
+        raise RuntimeError("odd.")
+    assert "Traceback" in capsys.readouterr().err
+    with pytest.raises(RuntimeError, match="odd"), plugins.running("a step", used[1]):
+        raise RuntimeError("odd")
+
+
+def test_a_package_of_the_folder_counts_with_all_that_it_imports(study: Path) -> None:
+    inner = Path("methods/pack/inner")
+    inner.mkdir(parents=True)
+    (inner / "__init__.py").write_text("from ... import numbers\nfrom ...shared import SCALE\n")
+    core = CIRCLE.replace("batch.feature", "SCALE * numbers.ONE * batch.feature")
+    (inner.parent / "core.py").write_text(f"from .inner import SCALE, numbers\n{core}")
+    (inner.parent / "__init__.py").write_text("from .core import circle\n")
+    write("shared", "SCALE = 2.0\n")
+    write("numbers", "ONE = 1.0\n")
+    first = config(circle={"use": "pack:circle"})
+    expected = 0.25 * 2.0 * batch().feature.square().mean().item()
+    assert terms(circle={"use": "pack:circle"})["circle"].item() == pytest.approx(expected)
+    write("numbers", "ONE = 2.0\n")
+    assert config(circle={"use": "pack:circle"}).hash != first.hash
+    write("pack", CIRCLE)
+    with pytest.raises(UserError, match=r"methods/pack.py and methods/pack/__init__.py are modules of one name"):
+        config(circle={"use": "pack:circle"})
+
+
+BACKBONE = """
+from torch import nn
+
+
+class Net(nn.Module):
+    width, grid = 4, (1, 1)
+
+    def __init__(self, config):
+        super().__init__()
+"""
+POINTS = """[reidablate.losses]
+offered = offering.core:circle [extra]
+whole = offering
+twice = offering.core:circle
+[reidablate.backbones]
+offered = offering:Net
+[reidablate.formats]
+offered = offering:rows
+"""
+
+
+@pytest.fixture
+def package(study: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A package with plug-ins, as an installation leaves it on the path."""
+    site = tmp_path_factory.mktemp("site")
+    for name, text in {
+        "offering/__init__.py": f"{BACKBONE}\n\ndef rows(root):\n    return []\n",
+        "offering/core.py": CIRCLE,
+        "offering-1.2.dist-info/METADATA": "Metadata-Version: 2.1\nName: offering\nVersion: 1.2\n",
+        "offering-1.2.dist-info/top_level.txt": "offering\n",
+        "offering-1.2.dist-info/entry_points.txt": POINTS,
+        "another-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: another\nVersion: 1.0\n",
+        "another-1.0.dist-info/entry_points.txt": "[reidablate.losses]\ntwice = another:circle\n",
+    }.items():
+        (site / name).parent.mkdir(exist_ok=True)
+        (site / name).write_text(text)
+    monkeypatch.syspath_prepend(site)
+    plugin_code._distributions.cache_clear()
+    yield site
+    plugin_code._distributions.cache_clear()
+    for name in [name for name in sys.modules if name.partition(".")[0] == "offering"]:
+        del sys.modules[name]
+
+
+def test_what_a_package_offers_is_found_by_its_name_alone(package: Path) -> None:
+    written = config(offered={"use": "offered", "margin": 0.5}).losses.model_dump()["offered"]
+    assert (written["code"], written["margin"]) == ("offering 1.2", 0.5)
+    own = validate(RunConfig, merge(BASE, {"model": {"backbone": "offered", "drop_path": 0.0}}), where="x")
+    assert own.model.backbone_code == "offering 1.2"
+    assert build_backbone(own.model).width == 4
+    layout = layout_of("mine", {"mine": DatasetEntry(title="Mine", format="offered", folders=["mine"])})
+    assert layout.is_own
+    assert own_rows(Path(), layout) == []
+    for name, sentence in {
+        "whole": "'whole' stands for the module offering and nothing in it; write MODULE:NAME",
+        "twice": r"'twice' is offered twice \(another:circle and offering.core:circle\); write MODULE:NAME of one",
+    }.items():
+        with pytest.raises(UserError, match=sentence):
+            config(offered={"use": name})
+
+
+def test_a_package_that_can_be_edited_in_place_counts_by_its_sources(package: Path) -> None:
+    def code() -> str:
+        return str(plugins.find("losses", "offering.core:circle").code)
+
+    assert code() == "offering 1.2"
+    origin = {"url": package.as_uri(), "dir_info": {"editable": True}}
+    (package / "offering-1.2.dist-info" / "direct_url.json").write_text(json.dumps(origin))
+    first = code()
+    assert re.fullmatch(r"[0-9a-f]{16}", first)
+    init = package / "offering" / "__init__.py"
+    init.write_text(f"# a comment\n{init.read_text()}")
+    assert code() == first
+    init.write_text(f"x = 1\n{init.read_text()}")
+    assert code() != first
 
 
 def test_an_installed_module_is_named_by_package_and_version(study: Path) -> None:

@@ -62,7 +62,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         done = snakemake(config=CONFIG)
     assert done.returncode == 0, done.stdout + done.stderr
     (line,) = [line for line in done.stderr.splitlines() if "runs code of this study" in line]
-    assert all(part in line for part in ("shop:shop (shop)", "circle:circle (circle)", "pml (multi_similarity)"))
+    assert all(
+        part in line for part in ("shop:shop (shop)", "circle:circle (circle)", "pml (multi_similarity)", "(metric)")
+    )
     return folder
 
 

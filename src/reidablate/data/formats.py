@@ -124,7 +124,7 @@ class Layout:
     @property
     def is_own(self) -> bool:
         """Whether a function of the study or of an installed package reads the set."""
-        return ":" in self.format
+        return self.grammar is None and self.format != MANIFEST
 
     @property
     def test_only(self) -> bool:

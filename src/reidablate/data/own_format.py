@@ -22,7 +22,7 @@ def own_rows(root: Path, layout: Layout) -> Rows:
         UserError: The function cannot be imported, fails, or returns no such rows.
     """
     plugin = plugins.find("formats", layout.format)
-    with plugins.running(plugin, f"format {layout.format}"):
+    with plugins.running(f"format {layout.format}", plugin):
         found: Iterable[Any] = plugin.made(root)
         rows = list(found)
     for number, row in enumerate(rows, start=1):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from reidablate import places
+from reidablate import places, plugins
 from reidablate.config import Section, Weight, nearest, validate
 from reidablate.data.formats import MANIFEST, Grammar, Layout, Published
 from reidablate.errors import UserError
@@ -62,6 +62,8 @@ def layout_of(name: str, table: Table | None = None) -> Layout:
         raise UserError(f"there is no data set '{name}' in dataset_table; {nearest(name, known)}")
     entry = table[name]
     if entry.format == MANIFEST or ":" in entry.format:
+        return Layout(title=entry.title, format=entry.format, published=entry.counts)
+    if entry.format not in table and entry.format in plugins.offered("formats"):
         return Layout(title=entry.title, format=entry.format, published=entry.counts)
     parent = table.get(entry.format)
     grammar = entry.grammar or (parent.grammar if parent else None)

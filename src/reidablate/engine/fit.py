@@ -8,6 +8,7 @@ from torch import nn
 
 from reidablate.losses import Batch, PositionState, StudyLoss
 from reidablate.models.neck import ReidModel, ReidOutput
+from reidablate.plugins import Plugin
 
 MOST_SKIPPED = 20
 """Steps in a row that loss scaling may skip. The scale begins at 65536 and each skip halves it, so that after 16 the
@@ -34,6 +35,11 @@ class Fit:
     def steps_done(self) -> int:
         """The number of finished steps of the epoch under way."""
         return len(self.steps.get("total", ()))
+
+    @property
+    def used(self) -> list[Plugin]:
+        """What made the network and each loss."""
+        return [self.model.plugin, *self.loss.used]
 
     def add_steps(self, values: list[dict[str, torch.Tensor]], elapsed_s: float) -> None:
         """Books finished steps of the epoch under way, which may still be on the device."""

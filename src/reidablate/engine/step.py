@@ -14,7 +14,7 @@ from reidablate.engine.fit import Fit, batch_of
 from reidablate.losses import PositionState
 from reidablate.losses.relation_log import relation_numbers
 from reidablate.models.neck import ReidModel, ReidOutput
-from reidablate.rng import seed_int, torch_generator
+from reidablate.rng import seed_globals, seed_int, torch_generator
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -64,7 +64,7 @@ def take_step(fit: Fit, config: RunConfig, inputs: Inputs, device: torch.device,
     train, model = config.train, fit.model
     images = augment.apply(augment.to_device(inputs.images, device), inputs.decisions)
     labels, camids = augment.to_device(inputs.labels, device), augment.to_device(inputs.camids, device)
-    _reseed(seed_int(place.seed, "dropout", place.epoch, place.step), device)
+    seed_globals(seed_int(place.seed, "dropout", place.epoch, place.step), cuda=device.type == "cuda")
     autocast = AUTOCAST.get(train.precision)
     with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
         outputs = model(images)
@@ -102,13 +102,3 @@ def _update(fit: Fit, device: torch.device) -> dict[str, Tensor]:
     fit.scaler.step(fit.optimiser)
     fit.scaler.update()
     return {"loss_scale": scale, "skipped": fit.scaler.scale(one) < scale}
-
-
-def _reseed(seed: int, device: torch.device) -> None:
-    """Seeds the global generators that drop path draws from.
-
-    `torch.manual_seed` would do, but without CUDA it remembers every call for later, which costs 1.5 ms a step.
-    """
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(seed)

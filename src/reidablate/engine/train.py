@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from reidablate import integrity, provenance
+from reidablate import integrity, plugins, provenance
 from reidablate.artifacts import (
     content_hash,
     only_writer,
@@ -266,7 +266,7 @@ class _Training:
     ) -> dict[str, torch.Tensor]:
         labels, camids = (torch.from_numpy(numbers[chosen]) for numbers in (self.labels, self.camids))
         inputs = draw_inputs(self.config, images, labels, camids, place)
-        with naming_batch(self.spec):
+        with naming_batch(self.spec), plugins.running("a step of the training", *fit.used):
             return take_step(fit, self.config, inputs, self.device, place)
 
     def _write(self, fit: Fit, divergence: Divergence | None, stop: StopSignal) -> str:

@@ -16,7 +16,7 @@ from reidablate.config import LossesConfig, LossOptions
 from reidablate.errors import UserError
 from reidablate.loss_options import RESERVED
 from reidablate.losses.batch import Batch, Loss
-from reidablate.rng import seed_int
+from reidablate.rng import seed_globals, seed_int
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,11 @@ class StudyLoss(nn.Module):
         batch = batch.widened()
         total = batch.feature.new_zeros(())
         terms: dict[str, Tensor] = {}
+        drawn = torch.initial_seed()  # of this step
         for term in self.terms:
-            with plugins.running(term.plugin, f"losses.{term.name}"), torch.autocast(total.device.type, enabled=False):
+            if term.plugin.code is not None:  # whatever the terms before it have drawn
+                seed_globals(seed_int(drawn, f"losses.{term.name}"), cuda=total.is_cuda)
+            with plugins.running(f"losses.{term.name}", term.plugin), torch.autocast(total.device.type, enabled=False):
                 found = term.of(batch)
             named = {term.name: found} if not isinstance(found, Mapping) else dict(_behind(term.name, found))
             if not self._checked:
@@ -95,6 +98,11 @@ class StudyLoss(nn.Module):
             raise UserError("losses: no term depends on the network; let one return a value that has a gradient.")
         self._checked = True
         return terms | {"total": total}
+
+    @property
+    def used(self) -> list[plugins.Plugin]:
+        """What made each loss."""
+        return [term.plugin for term in self.terms]
 
     def parameter_groups(self) -> Iterator[tuple[str, float, list[nn.Parameter]]]:
         """Yields section name, learning-rate factor and parameters of every loss that has some."""
@@ -109,8 +117,8 @@ def _term(
 ) -> _Term:
     if not inspect.isclass(plugin.made):
         return _Term(name, plugin, options, plugin.made, lr_factor)
-    with plugins.running(plugin, f"losses.{name}"), torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed_int(seed, f"init:losses.{name}"))
+    with plugins.running(f"losses.{name}", plugin), torch.random.fork_rng(devices=[]):
+        seed_globals(seed_int(seed, f"init:losses.{name}"))
         make: Callable[..., object] = plugin.made
         made = make(options, shape)
     if not isinstance(made, nn.Module):
@@ -136,3 +144,6 @@ def _check(term: _Term, named: Mapping[str, Any], taken: set[str], *, finite: bo
             raise UserError(f"{where} returned a term '{name}', a name that is taken; call it otherwise.")
         if finite and term.plugin.code is not None and bool(value.detach().isnan()):
             raise UserError(f"{where} returned NaN as '{name}' for the first batch; correct the loss.")
+    constant = not any(value.requires_grad for value in named.values()) and any(bool(v != 0) for v in named.values())
+    if constant and term.plugin.code is not None and torch.is_grad_enabled():
+        raise UserError(f"{where} returned no value with a gradient, so it trains nothing; do not detach its result.")

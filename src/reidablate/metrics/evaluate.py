@@ -62,12 +62,13 @@ def _evaluate(run: Path, metrics: Sequence[Metric]) -> str:
     scores = {side: score_side(features, side, own) for side in SIDES}
     for line in own.failures.values():
         print(f"reidablate: {line}", file=sys.stderr)
+    if own.failures:
+        summary["failures"] = list(own.failures.values())
     frames = [result.queries.assign(side=side).drop(columns=list(own.failures)) for side, result in scores.items()]
     write_table(pd.concat(frames, ignore_index=True), run / "queries.parquet")
     write_table(camera_pairs(features, headline), run / "camera_pairs.parquet")
     for side, result in scores.items():
-        means = {m.name: float(result.columns[m.name].mean()) for m in metrics if m.name not in own.failures}
-        summary[side] = result.summary() | means
+        summary[side] = result.summary() | result.means(own.names)
     summary["features_sha256"] = made.sha256.get(path.name)
     write_record(run / "metrics.json", summary, TABLES)
     best = summary[headline]

@@ -10,7 +10,7 @@ Legend: Q queries, G gallery images, D feature.
 
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -30,6 +30,7 @@ from reidablate.metrics.distances import (
     feature_distances,
     numpy_product,
 )
+from reidablate.metrics.own import OwnMetrics
 from reidablate.metrics.protocol import JUNK_PID, Scores, score_by
 from reidablate.metrics.ranking import IntArray
 from reidablate.rng import generator
@@ -123,13 +124,13 @@ def check_table_path(path: Path) -> None:
         raise UserError(f"{path} should end in .parquet or .csv; the suffix names the format.")
 
 
-def write_queries(scores: Mapping[str, Scores], path: Path) -> None:
-    """Writes a row a query and side, with the columns of `queries.parquet`; see `check_table_path`."""
+def write_queries(scores: Mapping[str, Scores], path: Path, *, without: Iterable[str] = ()) -> None:
+    """Writes a row a query and side, with the columns of `queries.parquet`, some left out; see `check_table_path`."""
     import pandas as pd
 
     from reidablate.artifacts import write_table
 
-    frames = [result.queries.assign(side=side) for side, result in scores.items()]
+    frames = [result.queries.assign(side=side).drop(columns=list(without)) for side, result in scores.items()]
     write_table(pd.concat(frames, ignore_index=True), path)
 
 
@@ -166,8 +167,13 @@ def read_image_names(path: Path) -> dict[str, Array]:
     return {name: _read(path, name) for name in ("query_names", "gallery_names") if name in _names(path)}
 
 
-def score_retrieval(problem: Retrieval, options: Options) -> Scores:
+def score_retrieval(problem: Retrieval, options: Options, own: OwnMetrics | None = None) -> Scores:
     """Returns the scores of one retrieval.
+
+    Args:
+        problem: The retrieval.
+        options: How it is scored.
+        own: Metrics of a study's own, each of which adds a column; with a single gallery shot they are left out.
 
     Raises:
         UserError: No query has a positive, or an option asks for features that are not there.
@@ -175,7 +181,7 @@ def score_retrieval(problem: Retrieval, options: Options) -> Scores:
     if options.rerank is not None and options.single_gallery_shot is not None:
         raise UserError("re-ranking needs the whole gallery; choose either it or a single gallery shot.")
     if options.single_gallery_shot is None:
-        return score_by(*ranked(problem, options))
+        return score_by(*ranked(problem, options), own=own)
     return _score_single_shots(_prepared(problem, options), options)
 
 

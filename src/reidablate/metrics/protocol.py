@@ -13,7 +13,7 @@ Memory is bounded by the block size, whatever Q and G; besides it only the label
 Legend: Q queries, V valid queries, G gallery images, D feature, P pairs of a query and a gallery image.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -97,6 +97,10 @@ class Scores:
             "num_queries": len(self.columns["query"]),
             "num_invalid": self.num_invalid,
         }
+
+    def means(self, names: Iterable[str]) -> dict[str, float]:
+        """Returns the means over valid queries of further columns."""
+        return {name: float(self.columns[name].mean()) for name in names}
 
 
 def score(

@@ -23,6 +23,7 @@ from reidablate.errors import UserError
 Function = TypeVar("Function", bound=Callable[..., Any])
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
 _SHOWN = "_reidablate_metric"
+LIMIT_S = 60.0
 
 
 class Metric(Section):
@@ -37,6 +38,7 @@ class Metric(Section):
         rank: k of Rank-k: a query scores 1 if its first hit is at rank k or before.
         use: Of a study's own, its name in the settings.
         code: Of a study's own, what it is made of.
+        time_limit_s: Of a study's own, seconds for the queries of a run, 8192 at a time.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Metric(Section):
     rank: int | None = None
     use: str | None = None
     code: str | None = None
+    time_limit_s: float = LIMIT_S
 
     def values(self, queries: Any) -> npt.NDArray[np.float64]:
         """Returns the value (V,) of each query of the per-query table, NaN where it has none."""
@@ -79,10 +82,15 @@ class _Facts:
     title: str
     higher_is_better: bool
     delta_points: float | None
+    time_limit_s: float
 
 
 def metric(
-    *, title: str, better: Literal["higher", "lower"] = "higher", delta: float | None = None
+    *,
+    title: str,
+    better: Literal["higher", "lower"] = "higher",
+    delta: float | None = None,
+    time_limit_s: float = LIMIT_S,
 ) -> Callable[[Function], Function]:
     """Returns a decorator that makes a metric of a function of the ranks (R,) of a query's positives.
 
@@ -92,10 +100,11 @@ def metric(
         title: In words.
         better: Which way is better.
         delta: Largest difference that does not matter, in points: hundredths of the metric's unit.
+        time_limit_s: Seconds that the queries of a run may take, 8192 at a time; a metric that is slower is left out.
     """
 
     def marked(function: Function) -> Function:
-        setattr(function, _SHOWN, _Facts(title, better == "higher", delta))
+        setattr(function, _SHOWN, _Facts(title, better == "higher", delta, time_limit_s))
         return function
 
     return marked

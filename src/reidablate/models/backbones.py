@@ -16,15 +16,24 @@ from reidablate.loss_options import Need
 from reidablate.rng import seed_int
 
 
+def backbone_plugin(config: ModelConfig) -> plugins.Plugin:
+    """Returns what makes the backbone of a configuration.
+
+    Raises:
+        UserError: There is none of its name, or it cannot be imported.
+    """
+    return plugins.find("backbones", config.backbone.split("/")[0])
+
+
 def build_backbone(config: ModelConfig) -> Any:
     """Returns the backbone of a configuration.
 
     Raises:
         UserError: There is none of its name, it refuses an option, or it is none.
     """
-    plugin = plugins.find("backbones", config.backbone.split("/")[0])
+    plugin = backbone_plugin(config)
     plugins.check_unchanged(plugin, config.backbone_code)
-    with plugins.running(plugin, f"model.backbone {config.backbone}"):
+    with plugins.running(f"model.backbone {config.backbone}", plugin):
         made: Any = plugin.made(config)
     if not isinstance(made, nn.Module) or not all(hasattr(made, name) for name in ("width", "grid")):
         raise UserError(f"{plugin.where}: '{plugin.name}' should return a torch.nn.Module with 'width' and 'grid'.")
@@ -44,10 +53,10 @@ def what_it_gives(config: ModelConfig) -> tuple[frozenset[Need], int]:
     Raises:
         UserError: As `build_backbone`, or it fails on an image.
     """
-    plugin = plugins.find("backbones", config.backbone.split("/")[0])
+    plugin = backbone_plugin(config)
     with torch.device("meta"), torch.no_grad():
         backbone = build_backbone(config)
-        with plugins.running(plugin, f"model.backbone {config.backbone}"):
+        with plugins.running(f"model.backbone {config.backbone}", plugin):
             tokens = backbone.eval()(torch.zeros(2, 3, *config.image_size))
     found: dict[Need, Any] = {"cls": tokens.cls, "patches": tokens.patches}
     number = 0 if tokens.patches is None else tokens.patches.shape[1]

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from reidablate import plugins
 from reidablate.config import ModelConfig
-from reidablate.models.backbones import build_backbone, seeded_backbone
+from reidablate.models.backbones import backbone_plugin, build_backbone, seeded_backbone
 from reidablate.models.position import RelativeBias, RelativeTable
 from reidablate.models.vit import PositionAttention, VisionTransformer
 from reidablate.rng import torch_generator
@@ -42,13 +43,15 @@ class ReidModel(nn.Module):
     def __init__(self, config: ModelConfig, *, num_classes: int) -> None:
         super().__init__()
         self.config = config
+        self.plugin = backbone_plugin(config)
         self.backbone = build_backbone(config)
         self.neck = BNNeck(self.backbone.width)
         self.classifier = nn.Linear(self.backbone.width, num_classes, bias=False)
 
     def forward(self, images: Tensor) -> ReidOutput:
         """Returns features on both sides of the neck, patches and logits of normalised images (B, 3, H, W)."""
-        tokens = self.backbone(images)
+        with plugins.running(f"model.backbone {self.config.backbone}", self.plugin):
+            tokens = self.backbone(images)
         after = self.neck(tokens.feature)
         return ReidOutput(tokens.feature, after, self.classifier(after), tokens.cls, tokens.patches)
 

@@ -5,6 +5,8 @@ Every column is described in `results/README.md`.
 
 import datetime
 import shutil
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,7 @@ class _Parts:
     metrics: list[dict[str, Any]]
     queries: pd.DataFrame | None
     history: pd.DataFrame | None
+    failures: tuple[str, ...] = ()  # of metrics of the study's own
 
 
 def aggregate_study(study: Study) -> str:
@@ -97,7 +100,7 @@ def _write_tables(study: Study) -> str:
     palette = {name: place for place, name in enumerate([*study.palette, *(cell["name"] for cell in judged.cells)])}
     write_json(tables / "cells.json", [entry | {"palette": palette[entry["name"]]} for entry in entries])
     _write_floors(study, tables)
-    about = _description(study, summaries, [*no_pairs, *not_elsewhere, *not_imported])
+    about = _description(study, summaries, [*no_pairs, *not_elsewhere, *not_imported, *_failures(parts.values())])
     written = [path.name for path in tables.glob("[!.]*") if path.name in WRITTEN or path.name.startswith("samples_")]
     write_record(tables / "study.json", {**about, "made_of": standing.signature}, sorted(written))
     counts = frames["runs"]["status"].value_counts()
@@ -134,16 +137,22 @@ def _collect(study: Study, run: Run, unscored: str, *, asked: bool) -> _Parts:
     facts["config_hash"] = study.cell(run.cell).identity_on(run.dataset)  # it stands, so it is the cell's
     facts["code"] = provenance.code_name(made.code_hash, made.science_version)
     facts["versions"] = ", ".join(f"{name} {version}" for name, version in made.versions.items()) or None
-    return _Parts(facts, rows, queries if finished else None, _epochs(history))
+    return _Parts(facts, rows, queries if finished else None, _epochs(history), tuple(metrics.failures))
+
+
+def _failures(parts: Iterable[_Parts]) -> list[str]:
+    """Returns a line for each reason why metrics of the study's own have no values."""
+    runs = Counter(line for part in parts for line in part.failures)
+    return [f"{line} This concerns {number} of the runs." for line, number in runs.items()]
 
 
 def _last_words(logs: Path, run: Run, *, trained: bool) -> str:
     """Returns why a run has not come about: the latest failure in its own logs or in those of what it needs."""
-    read = [logs / "evaluate" / f"{run.id}.log"]
+    read = [logs / stage / f"{run.id}.log" for stage in ("evaluate", "train")]
     if not trained:
         stages = ("synthesize", "index", "cache")
         read += [logs / stage / f"{name}.log" for stage in stages for name in (run.dataset, PRETRAIN)]
-        read += [logs / "pretrain.log", logs / "train" / f"{run.id}.log"]
+        read.append(logs / "pretrain.log")
     said = {log: words for log in read if (words := last_words(log))}
     return said[max(said, key=lambda log: log.stat().st_mtime)] if said else ""
 

@@ -6,6 +6,7 @@ more: they have no interval and enter no comparison.
 
 import datetime
 import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -32,6 +33,7 @@ from reidablate.metrics.files import (
     write_queries,
 )
 from reidablate.metrics.matching import camid_shift, index_rows
+from reidablate.metrics.own import OwnMetrics
 from reidablate.metrics.protocol import Scores
 from reidablate.runs import QUERY_COLUMNS, SIDES
 from reidablate.stats.contrasts import MIN_SEEDS
@@ -59,6 +61,7 @@ class _Made(_Source):
     imported: str
     data_fingerprint: str
     reference: str | None = None  # of three or more runs
+    own_metrics: dict[str, str | None] = {}  # what the study's own metrics among its scores were made of
     runs: list[_Source] = []  # of more than one
 
 
@@ -137,11 +140,15 @@ def import_runs(
         "imported": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "data_fingerprint": index.summary["fingerprint"],
         "versions": provenance.versions(),
+        "own_metrics": {metric.name: metric.code for metric in study.metrics},
     }
     if judged:
         facts["reference"] = study.cell(reference or baseline(study)).name
     options = Options(distance=distance)
-    scored = [_score(run, index.frame, options, dataset=dataset, judged=judged) for run in runs]
+    own = OwnMetrics(study.metrics)
+    scored = [_score(run, index.frame, options, own, dataset=dataset, judged=judged) for run in runs]
+    for line in own.failures.values():
+        print(f"reidablate: {line}", file=sys.stderr)
     digests = [one.facts["source_sha256"] for one in scored]
     if twice := [run.given for run, digest in zip(runs, digests, strict=True) if digests.count(digest) > 1]:
         raise UserError(f"{twice[0]} and {twice[1]} are the same file; give a file a run.")
@@ -162,13 +169,16 @@ class _Scored:
 
     scores: dict[str, Scores]
     facts: dict[str, Any]
+    own: OwnMetrics
 
     @property
     def summary(self) -> dict[str, dict[str, float]]:
-        return {side: result.summary() for side, result in self.scores.items()}
+        return {side: result.summary() | result.means(self.own.names) for side, result in self.scores.items()}
 
 
-def _score(run: Origin, frame: pd.DataFrame, options: Options, *, dataset: str, judged: bool) -> _Scored:
+def _score(
+    run: Origin, frame: pd.DataFrame, options: Options, own: OwnMetrics, *, dataset: str, judged: bool
+) -> _Scored:
     path = run.features
     problems = read_file(path, options.distance)
     labels, names = next(iter(problems.values())).labels, read_image_names(path)
@@ -185,7 +195,8 @@ def _score(run: Origin, frame: pd.DataFrame, options: Options, *, dataset: str, 
         )
         first = next(iter(problems.values()))
         problems = {side: replace(problems.get(side, first), labels=labels) for side in SIDES}
-    return _Scored({side: score_retrieval(problem, options) for side, problem in problems.items()}, facts)
+    scores = {side: score_retrieval(problem, options, own) for side, problem in problems.items()}
+    return _Scored(scores, facts, own)
 
 
 @contextmanager
@@ -204,7 +215,7 @@ def _replaced(folder: Path, name: str) -> Iterator[Path]:
 
 
 def _write(folder: Path, scored: _Scored, facts: Mapping[str, Any]) -> None:
-    write_queries(scored.scores, folder / "queries.parquet")
+    write_queries(scored.scores, folder / "queries.parquet", without=scored.own.failures)
     write_json(folder / "metrics.json", scored.summary)
     write_record(folder / "provenance.json", {**facts, **scored.facts}, ["queries.parquet", "metrics.json"])
 
@@ -239,10 +250,15 @@ def _check_name(name: str, study: Study) -> None:
 
 @dataclass(frozen=True)
 class Import:
-    """What is known of one import: its folder, its provenance, and the folder and source of each of its runs."""
+    """What is known of one import: its folder, its provenance, and the folder and source of each of its runs.
+
+    Attributes:
+        outdated: The study's own metrics that were something else when it was scored; their values are left out.
+    """
 
     folder: Path
     made: _Made
+    outdated: frozenset[str]
 
     @property
     def name(self) -> str:
@@ -256,9 +272,18 @@ class Import:
             return [(self.folder, _Source(source=self.made.source, source_sha256=self.made.source_sha256))]
         return [(self.folder / f"seed{seed}", run) for seed, run in enumerate(self.made.runs)]
 
+    def sides(self, place: Path) -> Iterator[tuple[str, str, float]]:
+        """Yields side, metric and value of every score of one of its runs."""
+        for side, summary in read_record(place / "metrics.json", _Sides).root.items():
+            yield from ((side, metric, value) for metric, value in summary.items() if metric not in self.outdated)
+
+    def queries(self, place: Path) -> pd.DataFrame:
+        """Returns the table of queries of one of its runs."""
+        return read_table(place / "queries.parquet", QUERY_COLUMNS).drop(columns=self.outdated, errors="ignore")
+
 
 def find_imports(study: Study, fingerprints: Mapping[str, str | None]) -> tuple[dict[str, list[Import]], list[str]]:
-    """Returns the imports of each data set of a study, and a line for each that is left out.
+    """Returns the imports of each data set of a study, and a line for each that is left out or lacks a metric.
 
     Args:
         study: The plan.
@@ -266,11 +291,14 @@ def find_imports(study: Study, fingerprints: Mapping[str, str | None]) -> tuple[
     """
     found: dict[str, list[Import]] = {}
     lines = []
+    codes = {metric.name: metric.code for metric in study.metrics}
     for dataset in study.datasets:
         for folder in sorted((study.root / FOLDER / dataset.name).glob("[!.]*/")):
             try:
                 _check_name(folder.name, study)
-                one = Import(folder, read_record(folder / "provenance.json", _Made))
+                made = read_record(folder / "provenance.json", _Made)
+                outdated = frozenset(name for name, code in made.own_metrics.items() if codes.get(name) != code)
+                one = Import(folder, made, outdated)
                 for place, _ in one.runs:
                     if broken := broken_files(place):
                         raise UserError(f"{' and '.join(broken)} damaged; import it again.")
@@ -283,6 +311,8 @@ def find_imports(study: Study, fingerprints: Mapping[str, str | None]) -> tuple[
                 lines.append(f"{folder} is left out: {error}")
                 continue
             found.setdefault(dataset.name, []).append(one)
+            if lacking := [name for name in codes if name in outdated or name not in made.own_metrics]:
+                lines.append(f"{folder} has no value of {', '.join(lacking)} as it is now; import it again.")
     return found, lines
 
 
@@ -296,8 +326,7 @@ def imported_table(found: Mapping[str, Sequence[Import]]) -> pd.DataFrame:
         if not one.made.reference
         for seed, (place, source) in enumerate(one.runs)
         for name in [f"{one.name}_{seed}" if one.made.runs else one.name]
-        for side, summary in read_record(place / "metrics.json", _Sides).root.items()
-        for metric, value in summary.items()
+        for side, metric, value in one.sides(place)
     ]
     return pd.DataFrame(rows, columns=list(IMPORT_COLUMNS)).astype({"value": "float64"})
 
@@ -343,11 +372,9 @@ def judged_runs(study: Study, found: Mapping[str, Sequence[Import]], *, syntheti
                 facts = {"status": "finished", "data_fingerprint": one.made.data_fingerprint}
                 parts.runs.append({**key, **facts, "synthetic": synthetic.get(dataset)})
                 parts.metrics.extend(
-                    {**key, "side": side, "metric": metric, "value": value}
-                    for side, summary in read_record(place / "metrics.json", _Sides).root.items()
-                    for metric, value in summary.items()
+                    {**key, "side": side, "metric": metric, "value": value} for side, metric, value in one.sides(place)
                 )
-                parts.queries[run] = read_table(place / "queries.parquet", QUERY_COLUMNS)
+                parts.queries[run] = one.queries(place)
     parts.cells.extend(_entry(study, name, list(dict.fromkeys(names))) for name, names in references.items())
     return parts
 

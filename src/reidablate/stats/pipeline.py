@@ -1,6 +1,6 @@
 """The rule `statistics`: from the tables of the runs to contrasts, slices, and a verdict on every published claim."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +51,18 @@ def declared_deltas(study: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     return found
 
 
-def _is_whole(queries: pd.DataFrame, metric: Metric) -> bool:
-    """Returns whether a metric of the study's own has a value for every query of every run; else it is no contrast."""
-    return metric.column in queries and bool(queries[metric.column].notna().all())
+def _contrasts(
+    queries: pd.DataFrame,
+    runs: pd.DataFrame,
+    cells: Sequence[Mapping[str, Any]],
+    own: Sequence[Metric],
+    arguments: Mapping[str, Any],
+) -> pd.DataFrame:
+    """Returns all contrasts; each of the study's own metrics is apart, so a run without it is missing there alone."""
+    known = [metric for metric in own if metric.column in queries and queries[metric.column].notna().any()]
+    tables = [contrast_table(queries, runs, cells, **arguments)]
+    tables += [contrast_table(queries, runs, cells, **arguments, metrics=[metric]) for metric in known]
+    return pd.concat(tables, ignore_index=True)
 
 
 def _write_tables(tables: Path, study_folder: Path) -> str:
@@ -65,9 +74,9 @@ def _write_tables(tables: Path, study_folder: Path) -> str:
     arguments: dict[str, Any] = {"deltas": deltas, "headline_side": study["headline"], "borrowed": borrowed}
     smoke = bool(study.get("smoke"))
     arguments["least_seeds"] = 0 if smoke else study.get("preset_seeds", 0)  # a smoke test leaves references out
-    metrics = [metric for metric in known_metrics(study) if metric.use is None or _is_whole(queries, metric)]
     later = (study.get("frozen") or {}).get("later")
-    contrasts = contrast_table(queries, runs, cells, **arguments, metrics=metrics, later=later)
+    own = [metric for metric in known_metrics(study) if metric.use]
+    contrasts = _contrasts(queries, runs, cells, own, {**arguments, "later": later})
     slices = slice_table(queries, runs, cells, **arguments)
     claims = study_claims(study_folder, [cell["name"] for cell in cells])
     judged = judge(claims, contrasts, study, runs, cells, read_table(tables / "metrics.parquet"))
