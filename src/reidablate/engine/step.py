@@ -13,6 +13,7 @@ from reidablate.data import augment
 from reidablate.engine.fit import Fit
 from reidablate.losses import Batch, PositionState
 from reidablate.models.neck import ReidModel, ReidOutput
+from reidablate.pinned import to_device
 from reidablate.rng import seed_int, torch_generator
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -61,8 +62,8 @@ def take_step(fit: Fit, config: RunConfig, inputs: Inputs, device: torch.device,
     finite, so that nothing was learned and the scale was halved.
     """
     train, model = config.train, fit.model
-    images = augment.apply(augment.to_device(inputs.images, device), inputs.decisions)
-    labels, camids = augment.to_device(inputs.labels, device), augment.to_device(inputs.camids, device)
+    images = augment.apply(to_device(inputs.images, device), inputs.decisions)
+    labels, camids = to_device(inputs.labels, device), to_device(inputs.camids, device)
     _reseed(seed_int(place.seed, "dropout", place.epoch, place.step), device)
     autocast = AUTOCAST.get(train.precision)
     with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
