@@ -268,9 +268,8 @@ def test_four_devices_on_eight_cores_are_all_busy_each_with_a_training_of_its_ow
     preset.write_text(preset.read_text().replace("threads: 1", "threads: 4"))
     (fresh / "bin").mkdir()
     smi = fresh / "bin" / "nvidia-smi"
-    smi.write_text(
-        "#!/bin/sh\n" + "".join(f"echo 'GPU {i}: none (UUID: GPU-{uuid})'\n" for i, uuid in enumerate("abcd"))
-    )
+    gpus = (f"echo 'GPU {number}: none (UUID: GPU-{letter})'\n" for number, letter in enumerate("abcd"))
+    smi.write_text("#!/bin/sh\n" + "".join(gpus))
     smi.chmod(0o755)
     monkeypatch.setenv("PATH", f"{fresh / 'bin'}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
