@@ -19,6 +19,7 @@ from reidablate.data.formats import Grammar, Layout, Published, source_of
 from reidablate.data.table import DatasetEntry, MetricName, layout_of
 from reidablate.errors import UserError
 from reidablate.external import PlannedExternal
+from reidablate.gpus import gpu_refusals
 from reidablate.initial_weights import NO_FILE, Choice, file_for, unnamed
 from reidablate.metrics.registry import Metric
 from reidablate.provenance import keep_sources
@@ -394,34 +395,9 @@ class Study(Section):
             gpu_limit: What `--resources gpu=` allows, None without a limit.
             num_gpus: GPUs that PyTorch can use on this machine, None when the jobs run on others.
         """
-        found = [*self._gpu_refusals(gpu_limit, num_gpus), *self._weight_refusals()]
+        found = [*gpu_refusals(self, gpu_limit=gpu_limit, num_gpus=num_gpus), *self._weight_refusals()]
         if found and self.preset.sample is None:
             found.append("to try data and installation first, in minutes and without a GPU: --config preset=smoke")
-        return found
-
-    def _gpu_refusals(self, gpu_limit: int | None, num_gpus: int | None) -> list[str]:
-        asked, found = self.gpus_per_run, []
-        if gpu_limit is not None and gpu_limit < asked:
-            found.append(
-                f"a run of preset '{self.preset.name}' asks for gpu={asked} but --resources gpu={gpu_limit} allows "
-                "fewer; raise it, or add --config device=cpu."
-            )
-        if self.settings.device == "cuda" and num_gpus == 0:
-            found.append(
-                "device=cuda was asked for but PyTorch can use no GPU here; check nvidia-smi, CUDA_VISIBLE_DEVICES and "
-                "that PyTorch is built for CUDA."
-            )
-        if num_gpus and num_gpus < asked:
-            found.append(
-                f"a run of preset '{self.preset.name}' asks for gpu={asked} but only {num_gpus} can be used here; "
-                "lower execution.gpu of the preset, or add --config device=cpu."
-            )
-        given = self.preset.weights in ("pretrain", "none")
-        if not given and self.settings.device == "auto" and num_gpus == 0:
-            found.append(
-                f"preset '{self.preset.name}' would take hundreds of hours without a GPU and none can be used; "
-                "add --config device=cpu to start it all the same, or preset=quickstart for the tiny study."
-            )
         return found
 
     def _weight_refusals(self) -> list[str]:

@@ -137,11 +137,43 @@ def test_without_a_gpu_the_lease_is_empty_unless_one_was_asked_for(monkeypatch: 
         pass
 
 
-def test_under_a_scheduler_we_stand_aside(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("scheduler", ["SLURM_JOB_ID", "KUBERNETES_SERVICE_HOST"])
+def test_four_jobs_in_an_allocation_of_one_gpu_take_turns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheduler: str
+) -> None:
+    monkeypatch.setenv(scheduler, "7")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    fields = run_jobs(tmp_path / "log", ["1"] * 4, 60)
+    assert overlaps((tmp_path / "log").read_text()) == []
+    assert [name for *_, name in fields] == ["0"] * 8
+
+
+def test_another_allocation_may_call_another_device_by_the_same_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
-    with devices.lease(1, device="auto") as first, devices.lease(1, device="auto") as second:
-        assert first == second == ("5",)
+    other = hold(1)
+    assert held(other) == {"0"}
+    monkeypatch.setenv("SLURM_JOB_ID", "8")
+    with devices.lease(1, device="auto") as names:
+        assert names == ("0",)
+    release(other)
+
+
+def test_without_nvidia_smi_pytorch_tells_the_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the driver is there; the interpreter that is asked is one that has two GPUs."""
+    python, driver = tmp_path / "bin" / "python", tmp_path / "nvidiactl"
+    python.write_text(
+        "#!/bin/sh\n[ -z \"$CUDA_VISIBLE_DEVICES\" ] && printf 'GPU 0: (UUID: GPU-aa)\\nGPU 1: (UUID: GPU-bb)\\n'\n"
+    )
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setattr(devices, "DRIVER_FILES", (str(driver),))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert devices.visible_gpus() == ["1"]
+    driver.touch()
+    assert devices.visible_gpus() == ["GPU-bb"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert devices.visible_gpus() == ["GPU-aa", "GPU-bb"]
 
 
 def test_under_a_scheduler_that_gave_more_than_one_run_needs_runs_do_not_share(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,6 +60,7 @@ def test_vector_j1_mirrored_index_of_a_2x2_grid() -> None:
 def test_number_of_rows_on_a_24x8_grid_and_every_row_is_used(kind: str, num_rows: int) -> None:
     assert RELATIVE_KINDS[kind].num_rows((24, 8)) == num_rows
     assert RELATIVE_KINDS[kind].index((24, 8)).unique().tolist() == list(range(num_rows))
+    assert RELATIVE_KINDS[kind].index((24, 8)).diagonal().unique().tolist() == [RELATIVE_KINDS[kind].centre((24, 8))]
 
 
 @pytest.mark.parametrize("kind", RELATIVE_KINDS)

@@ -133,13 +133,14 @@ def test_a_gpu_that_was_asked_for_must_be_there(settings: Settings) -> None:
     assert study.refusals(gpu_limit=None, num_gpus=None) == []  # the jobs run on other machines
 
 
-def test_a_run_must_not_ask_for_more_gpus_than_there_are(settings: Settings, project: Path) -> None:
+def test_a_training_must_not_ask_for_more_than_one_gpu(settings: Settings, project: Path) -> None:
     path = project / "tiny.yaml"
     path.write_text(path.read_text().replace("gpu: 1", "gpu: 3"))
     study = plan(settings)
+    for num_gpus in (3, 0, None):
+        assert "execution.gpu: 3, but a training uses one GPU" in str(study.refusals(gpu_limit=4, num_gpus=num_gpus))
     assert "asks for gpu=3 but only 2 can be used" in str(study.refusals(gpu_limit=4, num_gpus=2))
-    assert study.refusals(gpu_limit=4, num_gpus=3) == []
-    assert study.refusals(gpu_limit=4, num_gpus=0) == []  # it trains on the CPU
+    assert plan({**settings, "device": "cpu"}).refusals(gpu_limit=4, num_gpus=2) == []
 
 
 def test_selection_narrows_the_study(settings: Settings) -> None:

@@ -278,19 +278,23 @@ def test_a_job_that_was_killed_is_named_and_stops_no_other(study: Path) -> None:
     assert sorted(runs["status"]) == ["finished", "finished", "finished", "missing"]
 
 
-def test_trainings_side_by_side_get_different_devices(
+def test_four_devices_on_eight_cores_are_all_busy_each_with_a_training_of_its_own(
     fresh: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Although the preset gives a training four threads, of which only two trainings would fit."""
+    preset = fresh / "tiny.yaml"
+    preset.write_text(preset.read_text().replace("threads: 1", "threads: 4"))
     (fresh / "bin").mkdir()
     smi = fresh / "bin" / "nvidia-smi"
-    smi.write_text("#!/bin/sh\necho 'GPU 0: none (UUID: GPU-a)'\necho 'GPU 1: none (UUID: GPU-b)'\n")
+    gpus = (f"echo 'GPU {number}: none (UUID: GPU-{letter})'\n" for number, letter in enumerate("abcd"))
+    smi.write_text("#!/bin/sh\n" + "".join(gpus))
     smi.chmod(0o755)
     monkeypatch.setenv("PATH", f"{fresh / 'bin'}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
     monkeypatch.setenv("TMPDIR", str(fresh))
     monkeypatch.setenv("WATCH_STOP", "train")
-    process = start_snakemake("--cores", "2", gpu=2, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait(process, lambda: list(live("train").values()).count("T") == 2)  # both hold what they have leased
+    process = start_snakemake("--cores", "8", gpu=4, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait(process, lambda: list(live("train").values()).count("T") == 4)  # all hold what they have leased
     while process.poll() is None:
         resume(set(live("train")))
         select.select([], [], [], 0.5)
@@ -299,7 +303,7 @@ def test_trainings_side_by_side_get_different_devices(
         str(path.parent.resolve()): read_json(path)["gpus"]
         for path in RESULTS.glob("market1501/*/seed*/provenance.json")
     }
-    assert sorted({name for names in leased.values() for name in names}) == ["GPU-a", "GPU-b"]
+    assert sorted({name for names in leased.values() for name in names}) == ["GPU-a", "GPU-b", "GPU-c", "GPU-d"]
     spans = {folder: entries[0] for folder, entries in writers(Path("watch.log").read_text()).items()}
     together = [
         (one, two)

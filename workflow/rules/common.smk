@@ -6,6 +6,7 @@ import subprocess
 
 from reidablate.engine.devices import usable_gpus
 from reidablate.errors import how_it_ended
+from reidablate.gpus import share_of_cores
 from reidablate.keeping import REMOVABLE
 from reidablate.runs import EXTERNAL_FILES, SCORE_FILES, TRAINED_FILES
 from reidablate.standing import TABLES as GATHERED
@@ -91,6 +92,13 @@ def gpu_limit():
     """What --resources gpu= allows; None without a limit."""
     limit = workflow.global_resources.get("gpu")
     return None if limit is None or limit.value is None else int(limit.value)
+
+
+def threads_of_run():
+    """The cores of a training: what the preset says, but few enough that every GPU of this call has one at work."""
+    limit = gpu_limit() if STUDY.gpus_per_run and workflow.local_exec and workflow.cores else None
+    gpus = limit // STUDY.gpus_per_run if limit else 0
+    return share_of_cores(STUDY.preset.execution.threads, cores=workflow.cores, gpus=gpus)
 
 
 def print_refusals():

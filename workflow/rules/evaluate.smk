@@ -15,7 +15,7 @@ rule transfer:
     wildcard_constraints:
         run=one_of(dict.fromkeys(transfer.run.id for transfer in NEEDS.transfer)),
         other=one_of(dict.fromkeys(transfer.on for transfer in NEEDS.transfer)),
-    threads: STUDY.preset.execution.threads
+    threads: threads_of_run()
     resources:
         gpu=STUDY.gpus_per_run,
     params:

@@ -14,7 +14,7 @@ if NEEDS.pretrain:
             update(ROOT / "pretrain" / "provenance.json"),
         log:
             LOGS / "pretrain.log",
-        threads: STUDY.preset.execution.threads
+        threads: threads_of_run()
         resources:
             gpu=STUDY.gpus_per_run,
         shell:
@@ -31,7 +31,7 @@ rule train:
         LOGS / "train" / "{run}.log",
     wildcard_constraints:
         run=one_of(run.id for run in TRAINED_HERE),
-    threads: STUDY.preset.execution.threads
+    threads: threads_of_run()
     resources:
         gpu=STUDY.gpus_per_run,
     params:
@@ -50,7 +50,7 @@ rule external:
         LOGS / "train" / "{foreign}.log",
     wildcard_constraints:
         foreign=one_of(run.id for run in NEEDS.train if run not in TRAINED_HERE),
-    threads: STUDY.preset.execution.threads
+    threads: threads_of_run()
     resources:
         gpu=STUDY.gpus_per_run,
     params:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from reidablate.errors import UserError
+from reidablate.pinned import to_device
 
 _TRIES = 10  # boxes drawn per image before erasing is given up
 
@@ -112,13 +113,6 @@ def to_float(images: Tensor) -> Tensor:
     floats = channels_first.to(torch.get_default_dtype(), memory_format=torch.contiguous_format)
     # By a Python number CUDA would multiply with the reciprocal, which is another float for 111 of the 256 bytes.
     return floats.div_(torch.full((), 127.5, dtype=floats.dtype, device=floats.device)).sub_(1)
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Returns a CPU tensor on a device; to a GPU through pinned memory, so that nothing waits for the copy."""
-    if device.type == "cuda" and tensor.device.type == "cpu":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
 
 
 def _apply_one_by_one(images: Tensor, decisions: Decisions) -> Tensor:

@@ -1,10 +1,12 @@
 """Which GPU a job runs on: a lease by file lock, freed by the kernel when its holder dies.
 
 Snakemake counts GPUs but does not name them. Every device of the pool has one lock file on the local disk, named by
-the device's UUID; whoever holds it owns the device. Where a scheduler assigned just what was asked for, we stand aside.
+the device's UUID; whoever holds it owns the device. So it is within the allocation of a scheduler, too: jobs of one
+allocation share it, and where only indices are known, those of another one do not meet them.
 """
 
 import os
+import platform
 import re
 import stat
 import subprocess
@@ -21,6 +23,14 @@ from filelock import FileLock, Timeout
 from reidablate.errors import UserError, reason
 
 SCHEDULERS = ("SLURM_JOB_ID", "LSB_JOBID", "PBS_JOBID", "KUBERNETES_SERVICE_HOST")
+DRIVER_FILES = ("/dev/nvidiactl", "/dev/dxg")
+"""There is a driver for GPUs where one of these is, also in a container without nvidia-smi."""
+_ASK_TORCH = """
+import torch
+for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+    uuid = str(torch.cuda.get_device_properties(i).uuid).removeprefix("GPU-")
+    print(f"GPU {i}: (UUID: GPU-{uuid})")
+"""
 POLL_S = 0.5
 PATIENCE_S = 60.0
 """How long somebody waits for all devices at once before keeping those that come free."""
@@ -29,8 +39,8 @@ PATIENCE_S = 60.0
 def visible_gpus() -> list[str]:
     """Returns the names of the GPUs this process may use: those of `CUDA_VISIBLE_DEVICES` if set, else all.
 
-    A name is the UUID of a GPU or of a MIG instance where nvidia-smi is there to tell it, so that every way to name
-    a device comes to the same lock; an index counts as nvidia-smi counts. Without nvidia-smi names stay as they are.
+    A name is the UUID of a GPU or of a MIG instance where nvidia-smi or else PyTorch can tell it, so that every way to
+    name a device comes to the same lock; an index counts as nvidia-smi counts. Else names stay as they are.
     As in CUDA, the first name that means no device ends the list.
     """
     gpus = _listed_gpus()
@@ -59,18 +69,28 @@ def _resolve(name: str, gpus: list[list[str]]) -> str | None:
 
 
 def _listed_gpus() -> list[list[str]]:
-    """Returns for every GPU that nvidia-smi lists its own UUID, or those of its MIG instances if it has any."""
-    try:
-        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True, timeout=30)
-    except (OSError, subprocess.SubprocessError):
-        return []
+    """Returns for every GPU of this machine its own UUID, or those of its MIG instances if it has any."""
+    listing = _output(["nvidia-smi", "-L"])
+    if not listing and any(Path(path).exists() for path in DRIVER_FILES):
+        # In a process of its own: CUDA reads the devices that it may see once, and the lease is yet to choose them.
+        unlimited = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+        listing = _output([sys.executable, "-c", _ASK_TORCH], {**unlimited, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"})
     found: list[list[str]] = []
-    for line in done.stdout.splitlines():
+    for line in listing.splitlines():
         if uuid := re.search(r"UUID: ([^\s)]+)", line):
             if line.startswith("GPU "):
                 found.append([])
             found[-1].append(uuid[1])
     return [uuids[1:] or uuids for uuids in found]
+
+
+def _output(command: list[str], environment: dict[str, str] | None = None) -> str:
+    """Returns what a command prints, nothing where it fails or is not there."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, env=environment)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout
 
 
 def usable_gpus() -> int:
@@ -137,9 +157,6 @@ def lease(count: int, *, device: Literal["auto", "cpu", "cuda"]) -> Iterator[tup
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         yield ()
         return
-    if len(pool) == count and any(name in os.environ for name in SCHEDULERS):
-        yield tuple(pool)
-        return
     if count > len(pool):
         raise UserError(f"the run needs {count} GPUs but only {len(pool)} are visible; ask for fewer or free some.")
     with ExitStack() as held:
@@ -159,7 +176,7 @@ def _wait(count: int, pool: list[str], held: ExitStack) -> tuple[str, ...]:
         while True:
             with _allocator(folder):
                 for name in pool:
-                    lock = folder / f"{name.replace('/', '_')}.lock"
+                    lock = folder / f"{_lock_name(name)}.lock"
                     if len(names) < count and name not in names and _try(lock, taken):
                         names.append(name)
                 if len(names) == count:
@@ -174,6 +191,20 @@ def _wait(count: int, pool: list[str], held: ExitStack) -> tuple[str, ...]:
             if not keeping and time.monotonic() - started >= PATIENCE_S:
                 keeping = _try(folder / "keeping.lock", turn)
             time.sleep(POLL_S)
+
+
+def _lock_name(device: str) -> str:
+    """Returns a name for the lock of a device that no other device of this host has.
+
+    A scheduler may show each of its jobs a device of its own as index 0; what such jobs have in common is the index.
+    """
+    name = device.replace("/", "_")
+    if name.startswith(("GPU-", "MIG-")):
+        return name
+    job = next((os.environ[key] for key in SCHEDULERS if key in os.environ), "")
+    if "KUBERNETES_SERVICE_HOST" in os.environ:
+        job = platform.node()  # the pod; that variable is the same in all
+    return f"{job}-{name}".replace("/", "_") if job else name
 
 
 @contextmanager

@@ -5,6 +5,8 @@ lr(t) = init + t (base - init) / w for t < w, and min + (base - min) (1 + cos(pi
 init = 0.01 lr, min = 0.002 lr and the base of the group itself (damo-cv/TransReID-SSL, `solver/scheduler_factory.py`).
 """
 
+from typing import Any
+
 import torch
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import nn
@@ -49,14 +51,24 @@ def _group(name: str) -> str:
 
 
 def build_optimiser(model: nn.Module, config: RunConfig, loss: StudyLoss | None = None) -> torch.optim.Optimizer:
-    """Returns SGD with momentum, or AdamW, over `parameter_groups` and, behind them, a group for each trained loss."""
+    """Returns SGD with momentum, or AdamW, over `parameter_groups` and, behind them, a group for each trained loss.
+
+    On a GPU one fused kernel takes the step, which leaves it to the device whether loss scaling skips it. The momentum
+    begins at zero there: PyTorch would leave it undefined when the very first step is skipped.
+    """
     train = config.train
     groups = parameter_groups(model, config)
     for name, factor, parameters in loss.parameter_groups() if loss else ():
         groups.append({"params": parameters, "lr": train.base_lr * factor, "name": f"losses.{name}"})
+    fused = next(model.parameters()).device.type == "cuda"
+    options: dict[str, Any] = {"lr": train.base_lr, "weight_decay": train.weight_decay, "fused": fused or None}
     if train.optimiser == "adamw":
-        return torch.optim.AdamW(groups, lr=train.base_lr, weight_decay=train.weight_decay)
-    return torch.optim.SGD(groups, lr=train.base_lr, momentum=train.momentum, weight_decay=train.weight_decay)
+        return torch.optim.AdamW(groups, **options)
+    optimiser = torch.optim.SGD(groups, momentum=train.momentum, **options)
+    if fused and train.momentum:
+        for parameter in (parameter for group in optimiser.param_groups for parameter in group["params"]):
+            optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimiser
 
 
 def build_schedule(optimiser: torch.optim.Optimizer, config: RunConfig) -> CosineLRScheduler:

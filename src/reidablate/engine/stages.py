@@ -1,8 +1,10 @@
 """From the plan of a study to the specification of one training."""
 
 from reidablate.config import RunConfig
+from reidablate.engine.devices import visible_gpus
 from reidablate.engine.spec import RunSpec
 from reidablate.errors import UserError
+from reidablate.gpus import share_of_cores
 from reidablate.provenance import usable_cores
 from reidablate.study import PRETRAIN, Study
 
@@ -36,6 +38,8 @@ def _spec(study: Study, config: RunConfig, name: str, *, dataset: str, cell: str
     execution, pretraining = study.preset.execution, name == PRETRAIN
     run = f" --dataset {dataset} --cell {cell} --seed {seed}"
     stage = f"pretrain --plan {study.path}" if pretraining else f"train --plan {study.path}{run}"
+    cores = usable_cores()
+    gpus = len(visible_gpus()) // study.gpus_per_run if study.gpus_per_run else 0
     return RunSpec(
         config=config,
         name=name,
@@ -47,8 +51,8 @@ def _spec(study: Study, config: RunConfig, name: str, *, dataset: str, cell: str
         weights=None if pretraining else study.weights_of(config),
         gpus=study.gpus_per_run,
         device=study.settings.device,
-        threads=execution.threads_here,
-        workers=min(execution.workers, usable_cores()),
+        threads=share_of_cores(execution.threads_here, cores=cores, gpus=gpus),
+        workers=share_of_cores(min(execution.workers, cores), cores=cores, gpus=gpus),
         wandb="disabled" if pretraining else study.settings.wandb,
         extract=not pretraining,
         recompute=execution.recompute,

@@ -14,6 +14,7 @@ from reidablate.engine.fit import Fit, batch_of
 from reidablate.losses import PositionState
 from reidablate.losses.relation_log import relation_numbers
 from reidablate.models.neck import ReidModel, ReidOutput
+from reidablate.pinned import to_device
 from reidablate.rng import seed_globals, seed_int, torch_generator
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -62,8 +63,8 @@ def take_step(fit: Fit, config: RunConfig, inputs: Inputs, device: torch.device,
     finite, so that nothing was learned and the scale was halved.
     """
     train, model = config.train, fit.model
-    images = augment.apply(augment.to_device(inputs.images, device), inputs.decisions)
-    labels, camids = augment.to_device(inputs.labels, device), augment.to_device(inputs.camids, device)
+    images = augment.apply(to_device(inputs.images, device), inputs.decisions)
+    labels, camids = to_device(inputs.labels, device), to_device(inputs.camids, device)
     seed_globals(seed_int(place.seed, "dropout", place.epoch, place.step), cuda=device.type == "cuda")
     autocast = AUTOCAST.get(train.precision)
     with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):

@@ -19,6 +19,7 @@ from reidablate.config import Pairs
 from reidablate.errors import UserError
 from reidablate.losses.distance import at_least_float32
 from reidablate.losses.mining import top_patches
+from reidablate.pinned import to_device
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def pair_ranks(pairs: Pairs, count: int, device: torch.device) -> Tensor:
     Kept for each device, so that a training step copies nothing to it.
     """
     with torch.inference_mode(False):
-        return torch.tensor(list(PAIRS[pairs](range(count))), device=device).T.contiguous()
+        return to_device(torch.tensor(list(PAIRS[pairs](range(count)))).T.contiguous(), device)
 
 
 def choose_patches(direction: Tensor, patches: Tensor, count: int, *, by_token: bool = False) -> Tensor:

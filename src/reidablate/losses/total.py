@@ -90,7 +90,7 @@ class StudyLoss(nn.Module):
                 found = term.of(batch)
             named = {term.name: found} if not isinstance(found, Mapping) else dict(_behind(term.name, found))
             if not self._checked:
-                _check(term, named, {*terms, *RESERVED}, finite=bool(batch.feature.isfinite().all()))
+                _check(term, named, {*terms, *RESERVED}, batch.feature)
             terms |= named
             for value in named.values():
                 total = total + term.options.weight * value
@@ -131,7 +131,7 @@ def _behind(name: str, terms: Mapping[str, Tensor]) -> Iterator[tuple[str, Tenso
         yield f"{name}_{word}" if word else name, value
 
 
-def _check(term: _Term, named: Mapping[str, Any], taken: set[str], *, finite: bool) -> None:
+def _check(term: _Term, named: Mapping[str, Any], taken: set[str], feature: Tensor) -> None:
     """Refuses what is no set of terms. NaN of features that are not finite, or later, is a training that diverges."""
     where = f"{term.plugin.where}: losses.{term.name}"
     if not named:
@@ -142,7 +142,7 @@ def _check(term: _Term, named: Mapping[str, Any], taken: set[str], *, finite: bo
             raise UserError(f"{where} returned {kind} as '{name}'; return a scalar tensor, such as a mean.")
         if name in taken:
             raise UserError(f"{where} returned a term '{name}', a name that is taken; call it otherwise.")
-        if finite and term.plugin.code is not None and bool(value.detach().isnan()):
+        if term.plugin.code is not None and bool(value.detach().isnan()) and bool(feature.isfinite().all()):
             raise UserError(f"{where} returned NaN as '{name}' for the first batch; correct the loss.")
     constant = not any(value.requires_grad for value in named.values()) and any(bool(v != 0) for v in named.values())
     if constant and term.plugin.code is not None and torch.is_grad_enabled():

@@ -60,15 +60,18 @@ class RelativeKind:
 
     index: Callable[[Grid], Tensor]
     num_rows: Callable[[Grid], int]
+    centre: Callable[[Grid], int]  # the row of a patch and itself
 
 
-_FULL = RelativeKind(full_index, lambda grid: (2 * grid[0] - 1) * (2 * grid[1] - 1))
+_FULL = RelativeKind(
+    full_index, lambda g: (2 * g[0] - 1) * (2 * g[1] - 1), lambda g: (g[0] - 1) * (2 * g[1] - 1) + g[1] - 1
+)
 
 RELATIVE_KINDS: dict[str, RelativeKind] = {
     "full": _FULL,
-    "abs_x": RelativeKind(mirrored_index, lambda grid: (2 * grid[0] - 1) * grid[1]),
-    "y_only": RelativeKind(row_index, lambda grid: 2 * grid[0] - 1),
-    "x_only": RelativeKind(column_index, lambda grid: 2 * grid[1] - 1),
+    "abs_x": RelativeKind(mirrored_index, lambda g: (2 * g[0] - 1) * g[1], lambda g: (g[0] - 1) * g[1]),
+    "y_only": RelativeKind(row_index, lambda g: 2 * g[0] - 1, lambda g: g[0] - 1),
+    "x_only": RelativeKind(column_index, lambda g: 2 * g[1] - 1, lambda g: g[1] - 1),
     "shaw_key": _FULL,
 }
 
@@ -82,6 +85,7 @@ class RelativeTable(nn.Module):
         super().__init__()
         self.table = nn.Parameter(torch.zeros(RELATIVE_KINDS[kind].num_rows(grid), columns))
         self.register_buffer("index", RELATIVE_KINDS[kind].index(grid), persistent=False)
+        self.centre_row = RELATIVE_KINDS[kind].centre(grid)  # a number: a GPU would be waited for to read it in `index`
 
 
 class RelativeBias(RelativeTable):
@@ -93,7 +97,7 @@ class RelativeBias(RelativeTable):
 
     def centre(self) -> Tensor:
         """Returns what a patch's logit for itself gets, (h,)."""
-        return self.table[self.index[0, 0]]
+        return self.table[self.centre_row]
 
 
 class RelativeKeys(RelativeTable):

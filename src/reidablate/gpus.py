@@ -1,0 +1,50 @@
+"""What a study asks of the GPUs and cores of a machine, and why it should not start on it."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from reidablate.study import Study
+
+
+def gpu_refusals(study: "Study", *, gpu_limit: int | None, num_gpus: int | None) -> list[str]:
+    """Returns why a study should not start, as far as GPUs are concerned; see `Study.refusals`."""
+    asked, preset, found = study.gpus_per_run, study.preset, []
+    own = [cell.name for cell in study.cells if cell.external is None]
+    if own and asked > 1:
+        found.append(
+            f"preset '{preset.name}' has execution.gpu: {asked}, but a training uses one GPU and the others would be "
+            f"idle; write gpu: 1 there, and --resources gpu={asked} trains {asked} runs at once."
+        )
+    if gpu_limit is not None and gpu_limit < asked:
+        found.append(
+            f"a run of preset '{preset.name}' asks for gpu={asked} but --resources gpu={gpu_limit} allows fewer; raise "
+            "it, or add --config device=cpu."
+        )
+    if study.settings.device == "cuda" and num_gpus == 0:
+        found.append(
+            "device=cuda was asked for but PyTorch can use no GPU here; check nvidia-smi, CUDA_VISIBLE_DEVICES and "
+            "that PyTorch is built for CUDA."
+        )
+    if num_gpus and num_gpus < asked:
+        found.append(
+            f"a run of preset '{preset.name}' asks for gpu={asked} but only {num_gpus} can be used here; lower "
+            "execution.gpu of the preset, or add --config device=cpu."
+        )
+    given = preset.weights in ("pretrain", "none")
+    if not given and study.settings.device == "auto" and num_gpus == 0:
+        found.append(
+            f"preset '{preset.name}' would take hundreds of hours without a GPU and none can be used; add --config "
+            "device=cpu to start it all the same, or preset=quickstart for the tiny study."
+        )
+    return found
+
+
+def share_of_cores(wanted: int, *, cores: int, gpus: int) -> int:
+    """Returns how many of the `wanted` threads or processes a run may have beside one run on each other GPU.
+
+    At least one. Without a GPU (0) a run is not limited: there the number of threads may change a bit of the result.
+
+    >>> share_of_cores(4, cores=8, gpus=4), share_of_cores(4, cores=8, gpus=1), share_of_cores(4, cores=2, gpus=4)
+    (2, 4, 1)
+    """
+    return min(wanted, max(1, cores // gpus)) if gpus else wanted
