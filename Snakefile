@@ -75,9 +75,11 @@ onstart:
 
 
 onsuccess:
+    name_report()
     name_missing()
 
 
 onerror:
     report_what_is_there()
     print_failures()
+    name_report()

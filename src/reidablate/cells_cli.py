@@ -8,14 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from reidablate.errors import UserError
+from reidablate.options import StudyOption
 
 app = typer.Typer(no_args_is_help=True, help="List, show, compare and make ablation cells.")
 
 AblationsOption = Annotated[Path | None, typer.Option(help="Folder of the ablation cells; default: the study's.")]
 PresetOption = Annotated[str, typer.Option(help="Preset that gives the cells their scale.")]
-StudyOption = Annotated[
-    Path | None, typer.Option("--study", help="The study folder; default: the nearest one from here upwards.")
-]
 
 
 @app.command("list")

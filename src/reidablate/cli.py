@@ -10,7 +10,7 @@ import typer
 
 from reidablate import cells_cli, data_cli, methods_cli, scores_cli, weights_cli
 from reidablate.errors import UserError, plain, refusal
-from reidablate.scores_cli import results_of
+from reidablate.options import ResultsArgument, StudyOption, chosen_results
 from reidablate.stages_cli import STAGES
 
 app = typer.Typer(
@@ -93,9 +93,7 @@ def init(
 
 
 @app.command()
-def reproduce(
-    run: Annotated[Path, typer.Argument(help="A run's folder.")], study: cells_cli.StudyOption = None
-) -> None:
+def reproduce(run: Annotated[Path, typer.Argument(help="A run's folder.")], study: StudyOption = None) -> None:
     """Trains a finished run again from its provenance; exit status 1 when the outcome differs in a bit."""
     from reidablate.engine.reproduce import reproduce_run
     from reidablate.places import in_study, study_of
@@ -108,18 +106,28 @@ def reproduce(
 
 
 @app.command()
+def watch(
+    results: ResultsArgument = None,
+    once: Annotated[bool, typer.Option("--once", help="Print where the study stands now, and end.")] = False,
+    study: StudyOption = None,
+) -> None:
+    """Follows the call that is at work on a study, from another terminal; ends when it does."""
+    from reidablate.watch import Watch, follow
+
+    follow(Watch(chosen_results(results, study)), once=once)
+
+
+@app.command()
 def clean(
     yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed.")] = False,
-    results: Annotated[
-        Path | None, typer.Option(help="results/<preset> of the study; not needed where there is only one.")
-    ] = None,
-    study: cells_cli.StudyOption = None,
+    results: ResultsArgument = None,
+    study: StudyOption = None,
 ) -> None:
     """Lists what a study no longer needs, with sizes; removes it with --yes, when no call is using the study."""
-    from reidablate.places import in_study, study_of
+    from reidablate.places import study_of
     from reidablate.tidying import clean_study
 
-    results = (in_study(results, study) if results else results_of(study)).absolute()
+    results = chosen_results(results, study).absolute()
     os.chdir(study_of(results, study))  # the paths in its plans are meant from there
     for line in clean_study(Path(os.path.relpath(results)), remove=yes):
         typer.echo(line)
@@ -148,9 +156,7 @@ def stats_calibrate(
 
 @app.command()
 def report(
-    results: Annotated[
-        Path | None, typer.Argument(help="results/<preset>; not needed where there is only one.", show_default=False)
-    ] = None,
+    results: ResultsArgument = None,
     templates: Annotated[
         Path | None, typer.Option(help="Folder of Jinja2 templates that replace the package's; default: the study's.")
     ] = None,
@@ -162,14 +168,14 @@ def report(
     datasets: Annotated[str, typer.Option(help="Only these data sets, separated by commas.")] = "",
     out: Annotated[Path | None, typer.Option(help="Folder of a report of some cells or data sets.")] = None,
     figures: Annotated[str, typer.Option(help="Also write every figure to report/figures: pdf, png or pdf,png.")] = "",
-    study: cells_cli.StudyOption = None,
+    study: StudyOption = None,
 ) -> None:
     """Renders the tables as one self-contained HTML file."""
-    from reidablate.places import TEMPLATES, in_study, study_of
+    from reidablate.places import TEMPLATES, study_of
 
     if templates is not None and not any(templates.glob("*.j2")):
         raise UserError(f"{templates} is not a folder with templates (*.j2); correct --templates or leave it out.")
-    results = in_study(results, study) if results else results_of(study)
+    results = chosen_results(results, study)
     templates = templates or study_of(results, study) / TEMPLATES
     if (cells or datasets) and out is None:
         raise UserError("a report of some cells or data sets needs a folder of its own; give it with --out.")

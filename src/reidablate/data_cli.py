@@ -80,8 +80,7 @@ def data_index(plan: PlanOption, dataset: DatasetOption, workers: WorkersOption 
     with _drawn_again(chosen):
         index = index_dataset(chosen.root, chosen.layout, folder, workers=workers, sample=sample)
     for warning in index.summary["warnings"]:
-        for stream in (sys.stdout, sys.stderr):  # Snakemake shows the first and logs the second
-            print(f"{chosen.title} in {chosen.root}: {warning}.", file=stream)
+        print(f"{chosen.title} in {chosen.root}: {warning}.", file=sys.stderr)
 
 
 @app.command("cache")

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from reidablate import cells_cli, weights_cli
+from reidablate import weights_cli
 from reidablate.errors import UserError
+from reidablate.options import ResultsOption, StudyOption, chosen_results
 
 DistanceOption = Annotated[
     str, typer.Option("--distance", help="cosine, or euclidean: of features as they are, not normalised.")
@@ -84,19 +85,16 @@ def import_runs(
     distance: DistanceOption = "cosine",
     cell: Annotated[str | None, typer.Option(help="Cell whose network weights are of; the preset's without.")] = None,
     device: Annotated[str, typer.Option(help="Where features of weights are made: auto, cpu or cuda.")] = "auto",
-    results: Annotated[
-        Path | None, typer.Option(help="results/<preset> of the study; not needed where there is only one.")
-    ] = None,
-    study: cells_cli.StudyOption = None,
+    results: ResultsOption = None,
+    study: StudyOption = None,
 ) -> None:
     """Puts outside runs into a study's tables and report, three or more with a verdict; delete their folder to undo."""
     from tempfile import TemporaryDirectory
 
     from reidablate.metrics.distances import distance_name
-    from reidablate.places import in_study
     from reidablate.report.imported import Origin, import_runs
 
-    results = in_study(results, study) if results else results_of(study)
+    results = chosen_results(results, study)
     compared = distance_name(distance)
     with TemporaryDirectory() as scratch:
         runs = []
@@ -128,12 +126,3 @@ def compare(
         typer.echo(json.dumps({"files": [str(first), str(second)], **asdict(found)}, indent=2))
     else:
         print_comparison(found, str(first), str(second))
-
-
-def results_of(study: Path | None) -> Path:
-    """Returns the one `results/<preset>` of a study."""
-    from reidablate.places import find_study, settings
-    from reidablate.report.imported import find_results
-
-    folder = find_study(study)
-    return find_results(folder / str(settings(folder)["results"]))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reidablate import cells_cli
+from reidablate.options import StudyOption
 
 if TYPE_CHECKING:
     from reidablate.study import Study
@@ -112,9 +112,7 @@ def aggregate(plan: PlanOption) -> None:
     typer.echo(aggregate_study(open_plan(plan)))
 
 
-def statistics(
-    results: Annotated[Path, typer.Argument(help="results/<preset>")], study: cells_cli.StudyOption = None
-) -> None:
+def statistics(results: Annotated[Path, typer.Argument(help="results/<preset>")], study: StudyOption = None) -> None:
     """Compares every cell with its references, seed by seed and query by query."""
     from reidablate.places import in_study, study_of
     from reidablate.stats.pipeline import write_statistics

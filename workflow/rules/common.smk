@@ -4,6 +4,8 @@
 import re
 import subprocess
 
+from snakemake.logging import logger
+
 from reidablate.engine.devices import usable_gpus
 from reidablate.errors import how_it_ended
 from reidablate.keeping import REMOVABLE
@@ -110,14 +112,14 @@ def name_missing():
     runs = [*STUDY.asked_runs, *(transfer for transfer in STUDY.transfers if transfer.run in asked)]
     missing = [f"{run.id} ({reason})" for run in runs if (reason := standing.unscored(run))]
     if missing:
-        print(f"reidablate: not in the tables: {', '.join(missing)}", file=sys.stderr)
+        logger.error(f"reidablate: not in the tables: {', '.join(missing)}")
         sys.exit(1)
 
 
 def print_failures():
     """Prints the last words of every failed job, and where its log is."""
     for log in sorted(Path(log) for job in workflow.scheduler.failed for log in job.log):
-        print(f"{how_it_ended(log)} [{log}]", file=sys.stderr)
+        logger.error(f"{how_it_ended(log)} [{log}]")
 
 
 def report_what_is_there():
@@ -127,10 +129,26 @@ def report_what_is_there():
     because an upgrade is still scoring its runs again, is left alone.
     """
     if waiting := Standing(STUDY).to_score_again:
-        print(
-            f"reidablate: the report stays as it was until {len(waiting)} of its runs are scored again", file=sys.stderr
-        )
+        logger.warning(f"reidablate: the report stays as it was until {len(waiting)} of its runs are scored again")
         return
     study = ["--study", "."]
     for command in (["aggregate", "--plan", PLAN], ["statistics", ROOT, *study], ["report", ROOT, *study]):
-        subprocess.run(["reidablate", *map(str, command)], check=False)
+        log = LOGS / f"{command[0]}.log"
+        with log.open("w") as stream:
+            done = subprocess.run(["reidablate", *map(str, command)], check=False, stdout=stream, stderr=stream)
+        if done.returncode:
+            logger.error(f"{how_it_ended(log)} [{log}]")
+            return
+
+
+def name_report():
+    """Prints where the report is and what it answers."""
+    from reidablate.report.answer import short_answer
+    from reidablate.report.collect import collect
+
+    page = ROOT / "report" / "index.html"
+    if page.is_file():
+        try:
+            logger.info(f"report: {page}. {short_answer(collect(TABLES))}")
+        except (UserError, OSError) as error:
+            logger.error(f"reidablate: {sentence(error)}")
