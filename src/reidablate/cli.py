@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from reidablate import cells_cli, data_cli, methods_cli, scores_cli, weights_cli
+from reidablate import cells_cli, data_cli, methods_cli, scores_cli, wandb_cli, weights_cli
 from reidablate.errors import UserError, plain, refusal
 from reidablate.options import ResultsArgument, StudyOption, chosen_results
 from reidablate.stages_cli import STAGES
@@ -24,6 +24,7 @@ app.add_typer(cells_cli.app, name="cells")
 app.add_typer(methods_cli.app, name="methods")
 app.add_typer(data_cli.app, name="data")
 app.add_typer(weights_cli.app, name="weights")
+app.add_typer(wandb_cli.app, name="wandb")
 app.add_typer(stats_app, name="stats")
 for stage in STAGES:
     app.command(rich_help_panel="Stages that the workflow runs")(stage)

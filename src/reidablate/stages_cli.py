@@ -96,6 +96,10 @@ def evaluate(
         from reidablate.keeping import release
 
         release(study, run)
+        if study.settings.wandb != "disabled":
+            from reidablate.engine.pushing import push_scored
+
+            push_scored(study.root, run, study.settings.wandb)
 
 
 def diagnose(plan: PlanOption, dataset: DatasetOption) -> None:

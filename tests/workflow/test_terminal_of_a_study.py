@@ -3,11 +3,14 @@
 import shutil
 from pathlib import Path
 
+import pytest
 from filelock import FileLock
 
 from reidablate.artifacts import read_json
 from reidablate.watch import Watch
 from support import TERMINAL, run_cli
+
+pytestmark = pytest.mark.slow
 
 RESULTS = Path("results/tiny")
 RUNS = [f"market1501/{cell}/seed{seed}" for cell in ("naive_triplet", "p1") for seed in (0, 1)]

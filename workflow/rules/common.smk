@@ -1,6 +1,7 @@
 # What several rules need. Which runs have to be made is decided while planning, by content (`reidablate.standing`): a
 # rule makes those files alone, whatever their times are, and what stands is an input like any other. `PLAN` is named in
 # shell commands, not in params: its hash changes with any cell.
+import os
 import re
 import subprocess
 
@@ -139,6 +140,24 @@ def report_what_is_there():
         if done.returncode:
             logger.error(f"{how_it_ended(log)} [{log}]")
             return
+
+
+def ask_wandb():
+    """Says once why nothing can be sent to Weights & Biases, if so, and keeps the jobs from trying."""
+    if STUDY.settings.wandb == "online":
+        done = subprocess.run(["reidablate", "wandb", "check"], check=False, capture_output=True, text=True)
+        if done.returncode:
+            logger.warning(done.stderr.strip())
+            os.environ["WANDB_MODE"] = "disabled"
+
+
+def send_verdicts():
+    """Sends the verdicts to Weights & Biases, where it is asked for."""
+    if STUDY.settings.wandb != "disabled" and os.environ.get("WANDB_MODE") != "disabled":
+        offline = ["--offline"] * (STUDY.settings.wandb == "offline")
+        command = ["reidablate", "wandb", "push", str(ROOT), "--verdicts", "--study", ".", *offline]
+        with (LOGS / "wandb.log").open("w") as stream:
+            subprocess.run(command, check=False, stdout=stream, stderr=stream)
 
 
 def name_report():

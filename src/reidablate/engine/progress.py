@@ -52,10 +52,10 @@ class ProgressBar:
 
 
 class CountBar:
-    """A progress bar of images on a terminal; elsewhere a line when done, and one at least every half minute."""
+    """A progress bar of images or the like on a terminal; elsewhere a line when done, and one every half minute."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, what: str = "images") -> None:
+        self.name, self.what = name, what
         self.live = sys.stderr.isatty()
         self.last_line = time.monotonic()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -73,5 +73,5 @@ class CountBar:
         """Moves the bar."""
         self.progress.update(self.task, completed=done, total=total)
         if not self.live and (done == total or time.monotonic() - self.last_line > LINE_EVERY_S):
-            print(f"{self.name}: {done} of {total} images", file=sys.stderr, flush=True)
+            print(f"{self.name}: {done} of {total} {self.what}", file=sys.stderr, flush=True)
             self.last_line = time.monotonic()
