@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from reidablate.errors import UserError
-from reidablate.options import StudyOption
+from reidablate.options import INTERNAL, StudyOption
 
 app = typer.Typer(no_args_is_help=True, help="List, show, compare and make ablation cells.")
 
@@ -105,7 +105,7 @@ def cells_new(
     typer.echo(f"{path} written; add what differs from {parent}, then run snakemake.")
 
 
-@app.command("recorded")
+@app.command("recorded", rich_help_panel=INTERNAL)
 def cells_recorded(ablations: AblationsOption = None, study: StudyOption = None) -> None:
     """Prints how each cell as run differs from the recorded configuration of the author's code."""
     from reidablate.published import recorded_table

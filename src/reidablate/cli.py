@@ -10,28 +10,21 @@ import typer
 
 from reidablate import cells_cli, data_cli, methods_cli, scores_cli, wandb_cli, weights_cli
 from reidablate.errors import UserError, plain, refusal
-from reidablate.options import ResultsArgument, StudyOption, chosen_results
+from reidablate.options import FEATURES, INTERNAL, STUDY, ResultsArgument, StudyOption, chosen_results
 from reidablate.stages_cli import STAGES
 
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     help="Is this gain real? Benchmark and ablation harness for person re-identification.",
 )
 stats_app = typer.Typer(no_args_is_help=True, help="Check the statistics against simulated experiments.")
-app.add_typer(cells_cli.app, name="cells")
-app.add_typer(methods_cli.app, name="methods")
-app.add_typer(data_cli.app, name="data")
-app.add_typer(weights_cli.app, name="weights")
-app.add_typer(wandb_cli.app, name="wandb")
-app.add_typer(stats_app, name="stats")
-for stage in STAGES:
-    app.command(rich_help_panel="Stages that the workflow runs")(stage)
-app.command("score")(scores_cli.score)
-app.command("compare")(scores_cli.compare)
-app.command("import")(scores_cli.import_runs)
-app.command("test")(weights_cli.trial)
+app.add_typer(cells_cli.app, name="cells", rich_help_panel=STUDY)
+app.add_typer(methods_cli.app, name="methods", rich_help_panel=STUDY)
+app.add_typer(data_cli.app, name="data", rich_help_panel=FEATURES)
+app.add_typer(weights_cli.app, name="weights", rich_help_panel=FEATURES)
+app.add_typer(wandb_cli.app, name="wandb", rich_help_panel=STUDY)
+app.add_typer(stats_app, name="stats", rich_help_panel=INTERNAL)
 
 
 def main() -> None:
@@ -81,7 +74,7 @@ def _options(
 ) -> None: ...
 
 
-@app.command()
+@app.command(rich_help_panel=STUDY)
 def init(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Made if it is not there.")],
     tier: Annotated[str, typer.Option(help="Cells to begin with: core, extended or optional.")] = "core",
@@ -93,7 +86,7 @@ def init(
     typer.echo(write_study(folder, tier=None if empty else tier))
 
 
-@app.command()
+@app.command(rich_help_panel=STUDY)
 def reproduce(run: Annotated[Path, typer.Argument(help="A run's folder.")], study: StudyOption = None) -> None:
     """Trains a finished run again from its provenance; exit status 1 when the outcome differs in a bit."""
     from reidablate.engine.reproduce import reproduce_run
@@ -106,7 +99,7 @@ def reproduce(run: Annotated[Path, typer.Argument(help="A run's folder.")], stud
     raise typer.Exit(0 if outcome.identical else 1)
 
 
-@app.command()
+@app.command(rich_help_panel=STUDY)
 def watch(
     results: ResultsArgument = None,
     once: Annotated[bool, typer.Option("--once", help="Print where the study stands now, and end.")] = False,
@@ -118,20 +111,22 @@ def watch(
     follow(Watch(chosen_results(results, study)), once=once)
 
 
-@app.command()
+@app.command(rich_help_panel=STUDY)
 def clean(
     yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed.")] = False,
     results: ResultsArgument = None,
     study: StudyOption = None,
 ) -> None:
     """Lists what a study no longer needs, with sizes; removes it with --yes, when no call is using the study."""
+    from reidablate.engine.progress import Waiting
     from reidablate.places import study_of
     from reidablate.tidying import clean_study
 
     results = chosen_results(results, study).absolute()
     os.chdir(study_of(results, study))  # the paths in its plans are meant from there
-    for line in clean_study(Path(os.path.relpath(results)), remove=yes):
-        typer.echo(line)
+    with Waiting("looking through the study"):
+        lines = list(clean_study(Path(os.path.relpath(results)), remove=yes))
+    typer.echo("\n".join(lines))
 
 
 @stats_app.command("calibrate")
@@ -155,7 +150,7 @@ def stats_calibrate(
         typer.echo(write_calibration(out, experiments=experiments, seed=seed, progress=progress))
 
 
-@app.command()
+@app.command(rich_help_panel=STUDY)
 def report(
     results: ResultsArgument = None,
     templates: Annotated[
@@ -196,9 +191,20 @@ def report(
 
         typer.echo(text_summary(results / "tables"), nl=False)
         return
+    from reidablate.engine.progress import Waiting
     from reidablate.report.drawing import formats
     from reidablate.report.render import render_report
 
     page = results / "report" / "index.html"
-    render_report(results, templates, page, files=formats(figures))
+    with Waiting("drawing the report"):
+        render_report(results, templates, page, files=formats(figures))
     typer.echo(f"report: {page}")
+
+
+# Behind the commands of a study: help shows panels in the order in which they come.
+app.command("score", rich_help_panel=FEATURES)(scores_cli.score)
+app.command("compare", rich_help_panel=FEATURES)(scores_cli.compare)
+app.command("import", rich_help_panel=FEATURES)(scores_cli.import_runs)
+app.command("test", rich_help_panel=FEATURES)(weights_cli.trial)
+for stage in STAGES:
+    app.command(rich_help_panel=INTERNAL)(stage)

@@ -5,6 +5,11 @@ from typing import Annotated
 
 import typer
 
+# Panels of the help: what a user types, and what the workflow calls.
+STUDY = "A study"
+FEATURES = "Data sets, weights and features"
+INTERNAL = "Stages that the workflow runs, and checks of this project"
+
 _RESULTS = "results/<preset> of a study; not needed where there is only one."
 StudyOption = Annotated[
     Path | None, typer.Option("--study", help="The study folder; default: the nearest one from here upwards.")

@@ -42,6 +42,7 @@ def score(
     ] = "cpu",
 ) -> None:
     """Scores the features or distances of any code base under one exact protocol."""
+    from reidablate.engine.progress import Waiting
     from reidablate.metrics.distances import Product, distance_name, numpy_product
     from reidablate.metrics.files import Options, check_table_path, score_file, write_queries
     from reidablate.metrics.tables import print_scores
@@ -51,16 +52,18 @@ def score(
         from reidablate.engine.product import on_device
 
         product = on_device(device)
-    options = Options(keep_junk, rerank, single_gallery_shot, multi_query, product, distance_name(distance))
+    chosen = (keep_junk, rerank, single_gallery_shot, multi_query, product, distance_name(distance))
     if per_query is not None:
         check_table_path(per_query)
     if slices is not None:
         from reidablate.metrics.slices import check_slices, write_slices
 
-        check_slices(slices, options)
+        check_slices(slices, Options(*chosen))
         if per_query is not None and per_query.resolve() == slices.resolve():
             raise UserError(f"--per-query and --slices both name {slices}; give each a file of its own.")
-    scores, protocol = score_file(path, options)
+    with Waiting(f"scoring {path.name}") as bar:
+        options = Options(*chosen, bar.show)
+        scores, protocol = score_file(path, options)
     if as_json:
         found = {side: result.summary() for side, result in scores.items()}
         typer.echo(json.dumps({"protocol": protocol, **found}, indent=2))
@@ -69,7 +72,8 @@ def score(
     if per_query is not None:
         write_queries(scores, per_query)
     if slices is not None:
-        write_slices(path, options, scores, slices)
+        with Waiting("scoring parts of the test set"):
+            write_slices(path, options, scores, slices)
 
 
 def import_runs(
@@ -91,6 +95,7 @@ def import_runs(
     """Puts outside runs into a study's tables and report, three or more with a verdict; delete their folder to undo."""
     from tempfile import TemporaryDirectory
 
+    from reidablate.engine.progress import Waiting
     from reidablate.metrics.distances import distance_name
     from reidablate.report.imported import Origin, import_runs
 
@@ -104,7 +109,9 @@ def import_runs(
                 features = Path(scratch) / f"{number}.npz"
                 weights_cli.extract(path, features, results, dataset=dataset, cell=cell, device=device)
             runs.append(Origin(features, path))
-        typer.echo(import_runs(name, runs, dataset=dataset, results=results, reference=reference, distance=compared))
+        with Waiting(f"scoring {name}"):
+            line = import_runs(name, runs, dataset=dataset, results=results, reference=reference, distance=compared)
+    typer.echo(line)
 
 
 def compare(
@@ -114,15 +121,18 @@ def compare(
     distance: DistanceOption = "cosine",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, in fractions.")] = False,
 ) -> None:
-    """Compares two files of features query by query; one run each, so training noise stays unknown."""
+    """Says which of two files of features is better, query by query; one run each, so training noise stays unknown."""
     from dataclasses import asdict
 
+    from reidablate.engine.progress import Waiting
     from reidablate.metrics.compare import compare_files
     from reidablate.metrics.distances import distance_name
     from reidablate.metrics.tables import print_comparison
 
-    found = compare_files(first, second, side=side, distance=distance_name(distance))
+    with Waiting("comparing"):
+        found = compare_files(first, second, side=side, distance=distance_name(distance))
     if as_json:
-        typer.echo(json.dumps({"files": [str(first), str(second)], **asdict(found)}, indent=2))
+        told = {"verdicts": found.verdicts, "warning": found.warning}
+        typer.echo(json.dumps({"files": [str(first), str(second)], **asdict(found), **told}, indent=2))
     else:
         print_comparison(found, str(first), str(second))

@@ -1,12 +1,14 @@
 """The subcommands of `reidablate weights`, and `reidablate test`: argument parsing only."""
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from reidablate.errors import UserError
+from reidablate.options import ResultsOption, StudyOption
 
 app = typer.Typer(no_args_is_help=True, help="Check and convert weight files.")
 
@@ -68,29 +70,36 @@ def trial(
     preset: Annotated[str | None, typer.Option(help="Preset by name or file; as snakemake chooses it without.")] = None,
     data_root: Annotated[Path | None, typer.Option(help="Folder that holds the data sets.")] = None,
     into: Annotated[Path | None, typer.Option(help="Folder for the index and the cache of the images.")] = None,
-    results: Annotated[
-        Path | None, typer.Option(help="results/<preset> of a study, in place of preset, data root and folder.")
-    ] = None,
+    results: ResultsOption = None,
     cell: Annotated[str | None, typer.Option(help="Cell whose network it is; the preset's own without.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where to write the features; features.npz without.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     hw_ratio: RatioOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, in fractions.")] = False,
+    study: StudyOption = None,
 ) -> None:
     """Scores a fine-tuned weight file on a data set without training, and writes its features for `import`."""
     from reidablate.engine.trial import try_weights
     from reidablate.metrics.files import Options, score_file
     from reidablate.metrics.tables import print_scores
+    from reidablate.places import find_study, in_study, study_of
     from reidablate.planning import trial_study
 
-    given = {"preset": preset, "data_root": data_root, "results": into}
     target = out or Path("features.npz")
     if out is None and target.exists():
         raise UserError("features.npz is there already; name another file, or this one, with --out.")
     if target.suffix != ".npz":
         raise UserError(f"{target} should end in .npz; the suffix names the format.")
     _check_device(device)
-    plan = trial_study(dataset, results, {name: str(value) for name, value in given.items() if value is not None})
+    home = study_of(results, study) if results else find_study(study)
+    results = results and in_study(results, study).absolute()
+    weights, target = weights.absolute(), target.absolute()
+    paths = {"preset": Path(preset) if preset else None, "data_root": data_root, "results": into}
+    given = {key: str(path.absolute()) for key, path in paths.items() if path}
+    if preset and not Path(preset).is_file():
+        given["preset"] = preset
+    os.chdir(home)  # the paths of its settings and plans are meant from there
+    plan = trial_study(dataset, results, given)
     lines = try_weights(
         plan,
         weights,
