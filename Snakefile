@@ -70,14 +70,19 @@ onstart:
     TURN.take()
     STUDY.write()
     write_scope(STUDY)
+    ask_wandb()
     if workflow.local_exec and len(NEEDS.train) + len(NEEDS.transfer) + len(NEEDS.evaluate) > 1:
         start_host()
 
 
 onsuccess:
+    send_verdicts()
+    name_report()
     name_missing()
 
 
 onerror:
     report_what_is_there()
     print_failures()
+    send_verdicts()
+    name_report()

@@ -13,7 +13,7 @@ from reidablate.engine.stages import pretrain_spec
 from reidablate.engine.train import train_run
 from reidablate.planning import plan
 from reidablate.study import PRETRAIN, Study
-from support import ROOT, copy_cells, copy_project, run_cli, snakemake
+from support import ROOT, TERMINAL, copy_cells, copy_project, run_cli, snakemake
 
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("repeatable")
@@ -88,4 +88,5 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         done = snakemake()
     assert done.returncode == 0, done.stdout + done.stderr
+    (folder / TERMINAL).write_text(done.stdout + done.stderr)
     return folder

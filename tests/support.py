@@ -41,6 +41,7 @@ _OUR_STEM = {
     "conv.7": "norm3",
     "proj": "projection",
 }
+TERMINAL = "terminal.txt"  # what the call of the fixture `finished` printed
 BASE = ["preset=tiny.yaml", "datasets=market1501", "cells=naive_triplet,p1"]
 
 

@@ -8,14 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from reidablate.errors import UserError
+from reidablate.options import INTERNAL, StudyOption
 
 app = typer.Typer(no_args_is_help=True, help="List, show, compare and make ablation cells.")
 
 AblationsOption = Annotated[Path | None, typer.Option(help="Folder of the ablation cells; default: the study's.")]
 PresetOption = Annotated[str, typer.Option(help="Preset that gives the cells their scale.")]
-StudyOption = Annotated[
-    Path | None, typer.Option("--study", help="The study folder; default: the nearest one from here upwards.")
-]
 
 
 @app.command("list")
@@ -107,7 +105,7 @@ def cells_new(
     typer.echo(f"{path} written; add what differs from {parent}, then run snakemake.")
 
 
-@app.command("recorded")
+@app.command("recorded", rich_help_panel=INTERNAL)
 def cells_recorded(ablations: AblationsOption = None, study: StudyOption = None) -> None:
     """Prints how each cell as run differs from the recorded configuration of the author's code."""
     from reidablate.published import recorded_table

@@ -8,34 +8,23 @@ from typing import Annotated, Any
 
 import typer
 
-from reidablate import cells_cli, data_cli, methods_cli, publish_cli, scores_cli, weights_cli
+from reidablate import cells_cli, data_cli, methods_cli, publish_cli, scores_cli, wandb_cli, weights_cli
 from reidablate.errors import UserError, plain, refusal
-from reidablate.scores_cli import results_of
+from reidablate.options import FEATURES, INTERNAL, STUDY, ResultsArgument, StudyOption, chosen_results
 from reidablate.stages_cli import STAGES
 
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     help="Is this gain real? Benchmark and ablation harness for person re-identification.",
 )
 stats_app = typer.Typer(no_args_is_help=True, help="Check the statistics against simulated experiments.")
-app.add_typer(cells_cli.app, name="cells")
-app.add_typer(methods_cli.app, name="methods")
-app.add_typer(data_cli.app, name="data")
-app.add_typer(weights_cli.app, name="weights")
-app.add_typer(stats_app, name="stats")
-for stage in STAGES:
-    app.command(rich_help_panel="Stages that the workflow runs")(stage)
-app.command("score")(scores_cli.score)
-app.command("compare")(scores_cli.compare)
-app.command("import")(scores_cli.import_runs)
-app.command("test")(weights_cli.trial)
-app.command("plan")(publish_cli.plan)
-app.command("freeze")(publish_cli.freeze)
-app.command("pack")(publish_cli.pack)
-app.command("verify")(publish_cli.verify)
-app.command("diff")(publish_cli.diff)
+app.add_typer(cells_cli.app, name="cells", rich_help_panel=STUDY)
+app.add_typer(methods_cli.app, name="methods", rich_help_panel=STUDY)
+app.add_typer(data_cli.app, name="data", rich_help_panel=FEATURES)
+app.add_typer(weights_cli.app, name="weights", rich_help_panel=FEATURES)
+app.add_typer(wandb_cli.app, name="wandb", rich_help_panel=STUDY)
+app.add_typer(stats_app, name="stats", rich_help_panel=INTERNAL)
 
 
 def main() -> None:
@@ -85,7 +74,7 @@ def _options(
 ) -> None: ...
 
 
-@app.command()
+@app.command(rich_help_panel=STUDY)
 def init(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Made if it is not there.")],
     tier: Annotated[str, typer.Option(help="Cells to begin with: core, extended or optional.")] = "core",
@@ -97,10 +86,8 @@ def init(
     typer.echo(write_study(folder, tier=None if empty else tier))
 
 
-@app.command()
-def reproduce(
-    run: Annotated[Path, typer.Argument(help="A run's folder.")], study: cells_cli.StudyOption = None
-) -> None:
+@app.command(rich_help_panel=STUDY)
+def reproduce(run: Annotated[Path, typer.Argument(help="A run's folder.")], study: StudyOption = None) -> None:
     """Trains a finished run again from its provenance; exit status 1 when the outcome differs in a bit."""
     from reidablate.engine.reproduce import reproduce_run
     from reidablate.places import in_study, study_of
@@ -112,22 +99,34 @@ def reproduce(
     raise typer.Exit(0 if outcome.identical else 1)
 
 
-@app.command()
+@app.command(rich_help_panel=STUDY)
+def watch(
+    results: ResultsArgument = None,
+    once: Annotated[bool, typer.Option("--once", help="Print where the study stands now, and end.")] = False,
+    study: StudyOption = None,
+) -> None:
+    """Follows the call that is at work on a study, from another terminal; ends when it does."""
+    from reidablate.watch import Watch, follow
+
+    follow(Watch(chosen_results(results, study)), once=once)
+
+
+@app.command(rich_help_panel=STUDY)
 def clean(
     yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed.")] = False,
-    results: Annotated[
-        Path | None, typer.Option(help="results/<preset> of the study; not needed where there is only one.")
-    ] = None,
-    study: cells_cli.StudyOption = None,
+    results: ResultsArgument = None,
+    study: StudyOption = None,
 ) -> None:
     """Lists what a study no longer needs, with sizes; removes it with --yes, when no call is using the study."""
-    from reidablate.places import in_study, study_of
+    from reidablate.engine.progress import Waiting
+    from reidablate.places import study_of
     from reidablate.tidying import clean_study
 
-    results = (in_study(results, study) if results else results_of(study)).absolute()
+    results = chosen_results(results, study).absolute()
     os.chdir(study_of(results, study))  # the paths in its plans are meant from there
-    for line in clean_study(Path(os.path.relpath(results)), remove=yes):
-        typer.echo(line)
+    with Waiting("looking through the study"):
+        lines = list(clean_study(Path(os.path.relpath(results)), remove=yes))
+    typer.echo("\n".join(lines))
 
 
 @stats_app.command("calibrate")
@@ -151,11 +150,9 @@ def stats_calibrate(
         typer.echo(write_calibration(out, experiments=experiments, seed=seed, progress=progress))
 
 
-@app.command()
+@app.command(rich_help_panel=STUDY)
 def report(
-    results: Annotated[
-        Path | None, typer.Argument(help="results/<preset>; not needed where there is only one.", show_default=False)
-    ] = None,
+    results: ResultsArgument = None,
     templates: Annotated[
         Path | None, typer.Option(help="Folder of Jinja2 templates that replace the package's; default: the study's.")
     ] = None,
@@ -167,14 +164,14 @@ def report(
     datasets: Annotated[str, typer.Option(help="Only these data sets, separated by commas.")] = "",
     out: Annotated[Path | None, typer.Option(help="Folder of a report of some cells or data sets.")] = None,
     figures: Annotated[str, typer.Option(help="Also write every figure to report/figures: pdf, png or pdf,png.")] = "",
-    study: cells_cli.StudyOption = None,
+    study: StudyOption = None,
 ) -> None:
     """Renders the tables as one self-contained HTML file."""
-    from reidablate.places import TEMPLATES, in_study, study_of
+    from reidablate.places import TEMPLATES, study_of
 
     if templates is not None and not any(templates.glob("*.j2")):
         raise UserError(f"{templates} is not a folder with templates (*.j2); correct --templates or leave it out.")
-    results = in_study(results, study) if results else results_of(study)
+    results = chosen_results(results, study)
     templates = templates or study_of(results, study) / TEMPLATES
     if (cells or datasets) and out is None:
         raise UserError("a report of some cells or data sets needs a folder of its own; give it with --out.")
@@ -194,9 +191,25 @@ def report(
 
         typer.echo(text_summary(results / "tables"), nl=False)
         return
+    from reidablate.engine.progress import Waiting
     from reidablate.report.drawing import formats
     from reidablate.report.render import render_report
 
     page = results / "report" / "index.html"
-    render_report(results, templates, page, files=formats(figures))
+    with Waiting("drawing the report"):
+        render_report(results, templates, page, files=formats(figures))
     typer.echo(f"report: {page}")
+
+
+app.command("plan", rich_help_panel=STUDY)(publish_cli.plan)
+app.command("freeze", rich_help_panel=STUDY)(publish_cli.freeze)
+app.command("pack", rich_help_panel=STUDY)(publish_cli.pack)
+app.command("verify", rich_help_panel=STUDY)(publish_cli.verify)
+app.command("diff", rich_help_panel=STUDY)(publish_cli.diff)
+# Behind the commands of a study: help shows panels in the order in which they come.
+app.command("score", rich_help_panel=FEATURES)(scores_cli.score)
+app.command("compare", rich_help_panel=FEATURES)(scores_cli.compare)
+app.command("import", rich_help_panel=FEATURES)(scores_cli.import_runs)
+app.command("test", rich_help_panel=FEATURES)(weights_cli.trial)
+for stage in STAGES:
+    app.command(rich_help_panel=INTERNAL)(stage)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reidablate.errors import Damaged, UserError, reason
+from reidablate.options import INTERNAL
 from reidablate.stages_cli import DatasetOption, PlanOption, open_plan
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def _drawn_again(dataset: "PlannedDataset") -> Iterator[None]:
         raise UserError(f"{cause}; run the same command again, which draws the generated set again.") from None
 
 
-@app.command("index")
+@app.command("index", rich_help_panel=INTERNAL)
 def data_index(plan: PlanOption, dataset: DatasetOption, workers: WorkersOption = 2) -> None:
     """Checks a data set folder and writes its index, a row an image."""
     from reidablate.data.index import index_dataset
@@ -80,11 +81,10 @@ def data_index(plan: PlanOption, dataset: DatasetOption, workers: WorkersOption 
     with _drawn_again(chosen):
         index = index_dataset(chosen.root, chosen.layout, folder, workers=workers, sample=sample)
     for warning in index.summary["warnings"]:
-        for stream in (sys.stdout, sys.stderr):  # Snakemake shows the first and logs the second
-            print(f"{chosen.title} in {chosen.root}: {warning}.", file=stream)
+        print(f"{chosen.title} in {chosen.root}: {warning}.", file=sys.stderr)
 
 
-@app.command("cache")
+@app.command("cache", rich_help_panel=INTERNAL)
 def data_cache(plan: PlanOption, dataset: DatasetOption, workers: WorkersOption = 2) -> None:
     """Decodes and resizes every image once, to memory-mapped uint8 arrays."""
     from reidablate.data.cache import build_cache
@@ -115,9 +115,11 @@ def data_check(
     """Checks names, counts, identities, files and, if asked, every pixel of a data set folder."""
     from reidablate.data.check import check_folder, choose_layout, print_check
     from reidablate.data.table import shipped_table
+    from reidablate.engine.progress import Waiting
 
     root, layout = choose_layout(root, format, shipped_table())
-    found = check_folder(root, layout, strict=strict, decode=decode, workers=workers)
+    with Waiting(f"reading {root}"):
+        found = check_folder(root, layout, strict=strict, decode=decode, workers=workers)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     else:

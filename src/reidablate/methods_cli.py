@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from reidablate.cells_cli import StudyOption
+from reidablate.options import StudyOption
 
 app = typer.Typer(no_args_is_help=True, help="Make losses, metrics and formats of a study's own.")
 

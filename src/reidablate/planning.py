@@ -22,7 +22,16 @@ from reidablate.sources import Search, choose_datasets, earlier_datasets, name_n
 from reidablate.study import PRETRAIN, PlannedCell, PlannedDataset, Selection, Settings, Study, latest_study
 from reidablate.trees import load_yaml, merge, yaml_files
 
-RESERVED = {"data", "imported", "logs", "plans", "pretrain", "report", "tables"}  # folders beside the data sets'
+RESERVED = {
+    "data",
+    "imported",
+    "logs",
+    "plans",
+    "pretrain",
+    "report",
+    "tables",
+    "wandb",
+}  # folders beside the data sets'
 
 
 def load_presets(study: Path = Path()) -> dict[str, Preset]:

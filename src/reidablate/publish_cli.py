@@ -5,13 +5,8 @@ from typing import Annotated
 
 import typer
 
-from reidablate import cells_cli
 from reidablate.errors import UserError
-from reidablate.scores_cli import results_of
-
-ResultsOption = Annotated[
-    Path | None, typer.Option(help="results/<preset> of the study; not needed where there is only one.")
-]
+from reidablate.options import ResultsOption, StudyOption, chosen_results
 
 
 def plan(
@@ -21,16 +16,15 @@ def plan(
     ] = 1,
     priors: Annotated[bool, typer.Option("--priors", help="Use published variances even if there is a study.")] = False,
     results: ResultsOption = None,
-    study: cells_cli.StudyOption = None,
+    study: StudyOption = None,
 ) -> None:
     """Prints how many seeds, runs and hours find a difference, and where the test set itself is the limit."""
-    from reidablate.places import in_study
     from reidablate.stats.design import prior_lines, study_lines
 
     if priors:
         lines = prior_lines(detect, comparisons)
     else:
-        lines = study_lines(in_study(results, study) if results else results_of(study), detect)
+        lines = study_lines(chosen_results(results, study), detect)
     typer.echo("\n".join(lines))
 
 
@@ -41,7 +35,7 @@ def freeze(
             metavar="[KEY=VALUE]...", help="What snakemake will be given after --config.", show_default=False
         ),
     ] = None,
-    study: cells_cli.StudyOption = None,
+    study: StudyOption = None,
 ) -> None:
     """Declares a study before its runs: comparisons, seeds and deltas that come later are marked exploratory."""
     import os
@@ -68,13 +62,13 @@ def pack(
     author: Annotated[str | None, typer.Option(help="Whose study it is.")] = None,
     license_: Annotated[str | None, typer.Option("--license", metavar="URL", help="Address of its license.")] = None,
     results: ResultsOption = None,
-    study: cells_cli.StudyOption = None,
+    study: StudyOption = None,
 ) -> None:
     """Writes a study to one RO-Crate zip: tables, report, configuration, provenance, checksums; never images."""
     from reidablate.archive.pack import pack_study
-    from reidablate.places import in_study, study_of
+    from reidablate.places import study_of
 
-    results = in_study(results, study) if results else results_of(study)
+    results = chosen_results(results, study)
     options = {"weights": weights, "title": title, "author": author, "license_": license_}
     typer.echo(pack_study(results, study_of(results, study), out, **options))  # type: ignore[arg-type]
 

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from reidablate import cells_cli, weights_cli
+from reidablate import weights_cli
 from reidablate.errors import UserError
+from reidablate.options import ResultsOption, StudyOption, chosen_results
 
 DistanceOption = Annotated[
     str, typer.Option("--distance", help="cosine, or euclidean: of features as they are, not normalised.")
@@ -41,6 +42,7 @@ def score(
     ] = "cpu",
 ) -> None:
     """Scores the features or distances of any code base under one exact protocol."""
+    from reidablate.engine.progress import Waiting
     from reidablate.metrics.distances import Product, distance_name, numpy_product
     from reidablate.metrics.files import Options, check_table_path, score_file, write_queries
     from reidablate.metrics.tables import print_scores
@@ -50,16 +52,18 @@ def score(
         from reidablate.engine.product import on_device
 
         product = on_device(device)
-    options = Options(keep_junk, rerank, single_gallery_shot, multi_query, product, distance_name(distance))
+    chosen = (keep_junk, rerank, single_gallery_shot, multi_query, product, distance_name(distance))
     if per_query is not None:
         check_table_path(per_query)
     if slices is not None:
         from reidablate.metrics.slices import check_slices, write_slices
 
-        check_slices(slices, options)
+        check_slices(slices, Options(*chosen))
         if per_query is not None and per_query.resolve() == slices.resolve():
             raise UserError(f"--per-query and --slices both name {slices}; give each a file of its own.")
-    scores, protocol = score_file(path, options)
+    with Waiting(f"scoring {path.name}") as bar:
+        options = Options(*chosen, bar.show)
+        scores, protocol = score_file(path, options)
     if as_json:
         found = {side: result.summary() for side, result in scores.items()}
         typer.echo(json.dumps({"protocol": protocol, **found}, indent=2))
@@ -68,7 +72,8 @@ def score(
     if per_query is not None:
         write_queries(scores, per_query)
     if slices is not None:
-        write_slices(path, options, scores, slices)
+        with Waiting("scoring parts of the test set"):
+            write_slices(path, options, scores, slices)
 
 
 def import_runs(
@@ -84,20 +89,18 @@ def import_runs(
     distance: DistanceOption = "cosine",
     cell: Annotated[str | None, typer.Option(help="Cell whose network weights are of; the preset's without.")] = None,
     device: Annotated[str, typer.Option(help="Where features of weights are made: auto, cpu or cuda.")] = "auto",
-    results: Annotated[
-        Path | None, typer.Option(help="results/<preset> of the study; not needed where there is only one.")
-    ] = None,
-    study: cells_cli.StudyOption = None,
+    results: ResultsOption = None,
+    study: StudyOption = None,
 ) -> None:
     """Puts outside runs into a study's tables and report, three or more with a verdict; delete their folder to undo."""
     from tempfile import TemporaryDirectory
 
+    from reidablate.engine.progress import Waiting
     from reidablate.metrics.distances import distance_name
-    from reidablate.places import in_study
     from reidablate.plugins import study_around
     from reidablate.report.imported import Origin, import_runs
 
-    results = in_study(results, study) if results else results_of(study)
+    results = chosen_results(results, study)
     compared = distance_name(distance)
     with study_around(results), TemporaryDirectory() as scratch:
         runs = []
@@ -107,7 +110,9 @@ def import_runs(
                 features = Path(scratch) / f"{number}.npz"
                 weights_cli.extract(path, features, results, dataset=dataset, cell=cell, device=device)
             runs.append(Origin(features, path))
-        typer.echo(import_runs(name, runs, dataset=dataset, results=results, reference=reference, distance=compared))
+        with Waiting(f"scoring {name}"):
+            line = import_runs(name, runs, dataset=dataset, results=results, reference=reference, distance=compared)
+    typer.echo(line)
 
 
 def compare(
@@ -117,24 +122,18 @@ def compare(
     distance: DistanceOption = "cosine",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, in fractions.")] = False,
 ) -> None:
-    """Compares two files of features query by query; one run each, so training noise stays unknown."""
+    """Says which of two files of features is better, query by query; one run each, so training noise stays unknown."""
     from dataclasses import asdict
 
+    from reidablate.engine.progress import Waiting
     from reidablate.metrics.compare import compare_files
     from reidablate.metrics.distances import distance_name
     from reidablate.metrics.tables import print_comparison
 
-    found = compare_files(first, second, side=side, distance=distance_name(distance))
+    with Waiting("comparing"):
+        found = compare_files(first, second, side=side, distance=distance_name(distance))
     if as_json:
-        typer.echo(json.dumps({"files": [str(first), str(second)], **asdict(found)}, indent=2))
+        told = {"verdicts": found.verdicts, "warning": found.warning}
+        typer.echo(json.dumps({"files": [str(first), str(second)], **asdict(found), **told}, indent=2))
     else:
         print_comparison(found, str(first), str(second))
-
-
-def results_of(study: Path | None) -> Path:
-    """Returns the one `results/<preset>` of a study."""
-    from reidablate.places import find_study, settings
-    from reidablate.report.imported import find_results
-
-    folder = find_study(study)
-    return find_results(folder / str(settings(folder)["results"]))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reidablate import cells_cli
+from reidablate.options import StudyOption
 
 if TYPE_CHECKING:
     from reidablate.study import Study
@@ -96,6 +96,10 @@ def evaluate(
         from reidablate.keeping import release
 
         release(study, run)
+        if study.settings.wandb != "disabled":
+            from reidablate.engine.pushing import push_scored
+
+            push_scored(study.root, run, study.settings.wandb)
 
 
 def diagnose(plan: PlanOption, dataset: DatasetOption) -> None:
@@ -112,9 +116,7 @@ def aggregate(plan: PlanOption) -> None:
     typer.echo(aggregate_study(open_plan(plan)))
 
 
-def statistics(
-    results: Annotated[Path, typer.Argument(help="results/<preset>")], study: cells_cli.StudyOption = None
-) -> None:
+def statistics(results: Annotated[Path, typer.Argument(help="results/<preset>")], study: StudyOption = None) -> None:
     """Compares every cell with its references, seed by seed and query by query."""
     from reidablate.places import in_study, study_of
     from reidablate.stats.pipeline import write_statistics

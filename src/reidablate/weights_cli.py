@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from reidablate.cells_cli import StudyOption
 from reidablate.errors import UserError
+from reidablate.options import ResultsOption, StudyOption
 
 app = typer.Typer(no_args_is_help=True, help="Check and convert weight files.")
 
@@ -70,9 +70,7 @@ def trial(
     preset: Annotated[str | None, typer.Option(help="Preset by name or file; as snakemake chooses it without.")] = None,
     data_root: Annotated[Path | None, typer.Option(help="Folder that holds the data sets.")] = None,
     into: Annotated[Path | None, typer.Option(help="Folder for the index and the cache of the images.")] = None,
-    results: Annotated[
-        Path | None, typer.Option(help="results/<preset> of a study, in place of preset, data root and folder.")
-    ] = None,
+    results: ResultsOption = None,
     cell: Annotated[str | None, typer.Option(help="Cell whose network it is; the preset's own without.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where to write the features; features.npz without.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -84,17 +82,24 @@ def trial(
     from reidablate.engine.trial import try_weights
     from reidablate.metrics.files import Options, score_file
     from reidablate.metrics.tables import print_scores
+    from reidablate.places import find_study, in_study, study_of
     from reidablate.planning import trial_study
 
-    start = Path() if results else _go_to_study(study)
-    weights, target = start / weights, start / (out or "features.npz")
-    given = {"preset": preset, "data_root": data_root and start / data_root, "results": into and start / into}
+    target = out or Path("features.npz")
     if out is None and target.exists():
         raise UserError("features.npz is there already; name another file, or this one, with --out.")
     if target.suffix != ".npz":
         raise UserError(f"{target} should end in .npz; the suffix names the format.")
     _check_device(device)
-    plan = trial_study(dataset, results, {name: str(value) for name, value in given.items() if value is not None})
+    home = study_of(results, study) if results else find_study(study)
+    results = results and in_study(results, study).absolute()
+    weights, target = weights.absolute(), target.absolute()
+    paths = {"preset": Path(preset) if preset else None, "data_root": data_root, "results": into}
+    given = {key: str(path.absolute()) for key, path in paths.items() if path}
+    if preset and not Path(preset).is_file():
+        given["preset"] = preset
+    os.chdir(home)  # the paths of its settings and plans are meant from there
+    plan = trial_study(dataset, results, given)
     lines = try_weights(
         plan,
         weights,
@@ -111,15 +116,6 @@ def trial(
     else:
         print_scores(scores, protocol)
         typer.echo("\n".join(lines))
-
-
-def _go_to_study(given: Path | None) -> Path:
-    """Goes to the study folder, and returns what stands before a path that was meant from the folder until now."""
-    from reidablate.places import find_study
-
-    home, here = find_study(given).absolute(), Path().absolute()
-    os.chdir(home)
-    return Path() if home == here else here
 
 
 def extract(weights: Path, out: Path, results: Path, *, dataset: str, cell: str | None, device: str) -> None:

@@ -1,6 +1,7 @@
 """Commands that no stage of the workflow calls."""
 
 import importlib.metadata
+import os
 import re
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 
 from reidablate.cli import app, main
 from reidablate.errors import UserError
+from reidablate.options import INTERNAL
 
 
 def run(*arguments: object) -> str:
@@ -167,3 +169,41 @@ def test_closed_streams_are_no_obstacle(closed: str) -> None:
     command = ["bash", "-c", f'"$0" -m reidablate --version {closed}', sys.executable]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_commands_of_a_user_and_stages_stand_in_panels_of_their_own() -> None:
+    for group, users, stages in (
+        ([], {"init", "watch", "report", "score", "cells", "wandb"}, {"train", "evaluate", "aggregate", "stats"}),
+        (["data"], {"check", "synthesize"}, {"index", "cache"}),
+        (["cells"], {"new", "list"}, {"recorded"}),
+    ):
+        text = run(*group, "--help")
+        before, _, behind = text.partition(INTERNAL)
+        names = [{line.split()[1] for line in part.splitlines() if line.startswith("│ ")} for part in (before, behind)]
+        assert users <= names[0] - names[1]
+        assert stages <= names[1] - names[0]
+
+
+def test_the_shell_completes_commands() -> None:
+    asked = {"_REIDABLATE_COMPLETE": "complete_bash", "COMP_WORDS": "reidablate wa", "COMP_CWORD": "1"}
+    program = Path(sys.executable).with_name("reidablate")
+    done = subprocess.run([program], env={**os.environ, **asked}, check=False, capture_output=True, text=True)
+    assert "watch" in done.stdout.split()
+    assert done.stderr == ""
+
+
+def test_commands_on_results_find_them_from_the_study_and_name_it_where_there_is_none(
+    project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    monkeypatch.chdir(elsewhere)
+    commands = {name: [name] for name in ("report", "watch", "clean")} | {"wandb": ["wandb", "push", "--offline"]}
+    commands |= {"import": ["import", "x", "a.npz", "--dataset", "market1501"]}
+    commands |= {"test": ["test", "a.pth", "--dataset", "market1501"]}
+    for words in commands.values():
+        with pytest.raises(UserError, match=r"name one with --study DIR, or make one with `reidablate init DIR`"):
+            run(*words)
+    for name, words in commands.items():
+        if name != "test":  # it needs no results
+            with pytest.raises(UserError, match=f"there is no study in {project}/results; run snakemake first"):
+                run(*words, "--study", project)

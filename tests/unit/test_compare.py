@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from reidablate.cli import app
 from reidablate.errors import UserError
 from reidablate.metrics import score
-from reidablate.metrics.compare import LABEL, compare_files
+from reidablate.metrics.compare import LABEL, WARNING, compare_files
 from support import present
 
 METRICS = ["mAP", "mAP_trapezoid", "mINP", "rank1", "rank5", "rank10"]
@@ -180,3 +180,17 @@ def test_a_name_of_a_file_is_shown_as_it_is_and_steers_no_terminal(pair: Pair, t
     other.write_bytes(one.read_bytes())
     shown = CliRunner().invoke(app, ["compare", str(other), str(two)], catch_exceptions=False).stdout
     assert f"first: {tmp_path}/a[/red].npz\n" in shown
+
+
+def test_a_verdict_says_on_which_side_of_zero_the_interval_lies_and_warns(pair: Pair) -> None:
+    _, paths = pair
+    found, turned = compare_files(*paths), compare_files(*paths[::-1])
+    for metric, row in found.metrics.items():
+        low, high = present(row["low"]), present(row["high"])
+        assert found.verdicts[metric] == ("improves" if low > 0 else "worsens" if high < 0 else "undecided")
+    assert (found.verdicts["mAP"], turned.verdicts["mAP"]) == ("improves", "worsens")
+    same = compare_files(paths[0], paths[0])
+    assert set(same.verdicts.values()) == {"undecided"}
+    done = CliRunner().invoke(app, ["compare", *map(str, paths)], env={"COLUMNS": "140"}, catch_exceptions=False)
+    assert "improves" in done.stdout
+    assert f"{WARNING}." in done.stdout

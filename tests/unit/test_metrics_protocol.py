@@ -11,8 +11,9 @@ import pytest
 
 from reidablate.errors import UserError
 from reidablate.metrics import score, score_distances
-from reidablate.metrics.distances import FeatureDistances, fixed_point
-from reidablate.metrics.protocol import Scores
+from reidablate.metrics.checks import check_labels
+from reidablate.metrics.distances import Distances, FeatureDistances, GivenDistances, fixed_point
+from reidablate.metrics.protocol import Scores, score_by
 
 METRICS = ["mAP", "mAP_trapezoid", "mAP_optimistic", "mAP_pessimistic", "mINP", "rank1", "rank5", "rank10", "rank20"]
 
@@ -136,6 +137,19 @@ def test_block_size_changes_no_bit_over_many_tiles(block_size: int) -> None:
 def test_one_identity_everywhere_is_split_into_blocks_of_bounded_pairs() -> None:
     query, gallery, labels = problem(num_queries=50, num_gallery=90, num_ids=1)
     assert_same(score(query, gallery, **labels, block_size=8), score(query, gallery, **labels))
+
+
+@pytest.mark.parametrize("of", [FeatureDistances, lambda query, gallery: GivenDistances(np.abs(query @ gallery.T))])
+def test_progress_ends_with_every_pair_of_a_query_and_an_image_that_counts(of: Callable[..., Distances]) -> None:
+    query, gallery, labels = problem(num_queries=50, num_gallery=300)
+    pids, camids = ((labels[f"query_{ids}"], labels[f"gallery_{ids}"]) for ids in ("pids", "camids"))
+    told: list[tuple[int, int]] = []
+    checked = check_labels((50, 300), pids=pids, camids=camids, names=None)
+    score_by(of(query, gallery), checked, block_size=64, progress=lambda done, total: told.append((done, total)))
+    total = 50 * int((labels["gallery_pids"] != -1).sum())
+    assert told[-1] == (total, total)
+    assert len(told) > 4
+    assert sorted(told) == told
 
 
 def test_row_of_fixed_point_depends_on_that_row_alone() -> None:

@@ -13,7 +13,7 @@ rule aggregate:
         LOGS / "aggregate.log",
     localrule: True
     shell:
-        "reidablate aggregate --plan {PLAN:q} 2> {log:q}"
+        "reidablate aggregate --plan {PLAN:q} > {log:q} 2>&1"
 
 
 rule statistics:
@@ -33,4 +33,4 @@ rule statistics:
         LOGS / "statistics.log",
     localrule: True
     shell:
-        "reidablate statistics {ROOT:q} --study . 2> {log:q}"
+        "reidablate statistics {ROOT:q} --study . > {log:q} 2>&1"

@@ -1,8 +1,11 @@
 # What several rules need. Which runs have to be made is decided while planning, by content (`reidablate.standing`): a
 # rule makes those files alone, whatever their times are, and what stands is an input like any other. `PLAN` is named in
 # shell commands, not in params: its hash changes with any cell.
+import os
 import re
 import subprocess
+
+from snakemake.logging import logger
 
 from reidablate.engine.devices import usable_gpus
 from reidablate.errors import how_it_ended
@@ -118,14 +121,14 @@ def name_missing():
     runs = [*STUDY.asked_runs, *(transfer for transfer in STUDY.transfers if transfer.run in asked)]
     missing = [f"{run.id} ({reason})" for run in runs if (reason := standing.unscored(run))]
     if missing:
-        print(f"reidablate: not in the tables: {', '.join(missing)}", file=sys.stderr)
+        logger.error(f"reidablate: not in the tables: {', '.join(missing)}")
         sys.exit(1)
 
 
 def print_failures():
     """Prints the last words of every failed job, and where its log is."""
     for log in sorted(Path(log) for job in workflow.scheduler.failed for log in job.log):
-        print(f"{how_it_ended(log)} [{log}]", file=sys.stderr)
+        logger.error(f"{how_it_ended(log)} [{log}]")
 
 
 def report_what_is_there():
@@ -135,14 +138,48 @@ def report_what_is_there():
     because an upgrade is still scoring its runs again, is left alone. Ctrl-C ends the call at once, without a traceback.
     """
     if waiting := Standing(STUDY).to_score_again:
-        print(
-            f"reidablate: the report stays as it was until {len(waiting)} of its runs are scored again", file=sys.stderr
-        )
+        logger.warning(f"reidablate: the report stays as it was until {len(waiting)} of its runs are scored again")
         return
-    print("reidablate: writing the report of what is finished; press Ctrl-C to stop at once", file=sys.stderr)
+    logger.warning("reidablate: writing the report of what is finished; press Ctrl-C to stop at once")
     study = ["--study", "."]
-    try:
-        for command in (["aggregate", "--plan", PLAN], ["statistics", ROOT, *study], ["report", ROOT, *study]):
-            subprocess.run(["reidablate", *map(str, command)], check=False)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    for command in (["aggregate", "--plan", PLAN], ["statistics", ROOT, *study], ["report", ROOT, *study]):
+        log = LOGS / f"{command[0]}.log"
+        try:
+            with log.open("w") as stream:
+                done = subprocess.run(["reidablate", *map(str, command)], check=False, stdout=stream, stderr=stream)
+        except KeyboardInterrupt:
+            sys.exit(130)
+        if done.returncode:
+            logger.error(f"{how_it_ended(log)} [{log}]")
+            return
+
+
+def ask_wandb():
+    """Says once why nothing can be sent to Weights & Biases, if so, and keeps the jobs from trying."""
+    if STUDY.settings.wandb == "online":
+        done = subprocess.run(["reidablate", "wandb", "check"], check=False, capture_output=True, text=True)
+        if done.returncode:
+            logger.warning(done.stderr.strip())
+            os.environ["WANDB_MODE"] = "disabled"
+
+
+def send_verdicts():
+    """Sends the verdicts to Weights & Biases, where it is asked for."""
+    if STUDY.settings.wandb != "disabled" and os.environ.get("WANDB_MODE") != "disabled":
+        offline = ["--offline"] * (STUDY.settings.wandb == "offline")
+        command = ["reidablate", "wandb", "push", str(ROOT), "--verdicts", "--study", ".", *offline]
+        with (LOGS / "wandb.log").open("w") as stream:
+            subprocess.run(command, check=False, stdout=stream, stderr=stream)
+
+
+def name_report():
+    """Prints where the report is and what it answers."""
+    from reidablate.report.answer import short_answer
+    from reidablate.report.collect import collect
+
+    page = ROOT / "report" / "index.html"
+    if page.is_file():
+        try:
+            logger.info(f"report: {page}. {short_answer(collect(TABLES))}")
+        except (UserError, OSError) as error:
+            logger.error(f"reidablate: {sentence(error)}")

@@ -14,7 +14,7 @@ if STUDY.preset.synthetic:
         params:
             recipe=lambda wildcards: canonical_json(STUDY.synthetic_recipe(wildcards.dataset)),
         shell:
-            'reidablate data synthesize "$(dirname {output:q})" --recipe {params.recipe:q} 2> {log:q}'
+            'reidablate data synthesize "$(dirname {output:q})" --recipe {params.recipe:q} > {log:q} 2>&1'
 
 
 rule index:
@@ -29,7 +29,7 @@ rule index:
         dataset=one_of(NEEDS.indexes),
     threads: 2
     shell:
-        "reidablate data index --plan {PLAN:q} --dataset {wildcards.dataset} --workers {threads} 2> {log:q}"
+        "reidablate data index --plan {PLAN:q} --dataset {wildcards.dataset} --workers {threads} > {log:q} 2>&1"
 
 
 rule cache:
@@ -44,4 +44,4 @@ rule cache:
         dataset=one_of(NEEDS.caches),
     threads: 2
     shell:
-        "reidablate data cache --plan {PLAN:q} --dataset {wildcards.dataset} --workers {threads} 2> {log:q}"
+        "reidablate data cache --plan {PLAN:q} --dataset {wildcards.dataset} --workers {threads} > {log:q} 2>&1"

@@ -13,4 +13,4 @@ rule diagnose:
     wildcard_constraints:
         dataset=one_of(NEEDS.floors),
     shell:
-        "reidablate diagnose --plan {PLAN:q} --dataset {wildcards.dataset} 2> {log:q}"
+        "reidablate diagnose --plan {PLAN:q} --dataset {wildcards.dataset} > {log:q} 2>&1"

@@ -22,7 +22,7 @@ rule transfer:
         run=lambda wildcards: Run.of(wildcards.run),
     shell:
         "reidablate transfer --plan {PLAN:q} --dataset {params.run.dataset} --cell {params.run.cell}"
-        " --seed {params.run.seed} --on {wildcards.other} --gpus {resources.gpu} 2> {log:q}"
+        " --seed {params.run.seed} --on {wildcards.other} --gpus {resources.gpu} > {log:q} 2>&1"
 
 
 rule evaluate:
@@ -38,4 +38,4 @@ rule evaluate:
     wildcard_constraints:
         scored=one_of(run.id for run in NEEDS.evaluate),
     shell:
-        'reidablate evaluate "$(dirname {output.queries:q})" --plan {PLAN:q} 2> {log:q}'
+        'reidablate evaluate "$(dirname {output.queries:q})" --plan {PLAN:q} > {log:q} 2>&1'

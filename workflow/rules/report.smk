@@ -20,4 +20,4 @@ rule report:
         LOGS / "report.log",
     localrule: True
     shell:
-        "reidablate report {ROOT:q} --study . 2> {log:q}"
+        "reidablate report {ROOT:q} --study . > {log:q} 2>&1"

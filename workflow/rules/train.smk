@@ -18,7 +18,7 @@ if NEEDS.pretrain:
         resources:
             gpu=STUDY.gpus_per_run,
         shell:
-            "reidablate pretrain --plan {PLAN:q} 2> {log:q}"
+            "reidablate pretrain --plan {PLAN:q} > {log:q} 2>&1"
 
 
 rule train:
@@ -38,7 +38,7 @@ rule train:
         run=lambda wildcards: Run.of(wildcards.run),
     shell:
         "reidablate train --plan {PLAN:q} --dataset {params.run.dataset} --cell {params.run.cell}"
-        " --seed {params.run.seed} --gpus {resources.gpu} 2> {log:q}"
+        " --seed {params.run.seed} --gpus {resources.gpu} > {log:q} 2>&1"
 
 
 rule external:
@@ -57,4 +57,4 @@ rule external:
         run=lambda wildcards: Run.of(wildcards.foreign),
     shell:
         "reidablate external --plan {PLAN:q} --dataset {params.run.dataset} --cell {params.run.cell}"
-        " --seed {params.run.seed} --gpus {resources.gpu} 2> {log:q}"
+        " --seed {params.run.seed} --gpus {resources.gpu} > {log:q} 2>&1"

@@ -141,9 +141,3 @@ def longest_run(marks: torch.Tensor) -> int:
     2
     """
     return max((len(list(run)) for mark, run in groupby(marks.bool().tolist()) if mark), default=0)
-
-
-def epoch_means(history: dict[str, torch.Tensor], epoch: int) -> dict[str, float]:
-    """Returns the mean of every column over one epoch's steps."""
-    rows = history["epoch"] == epoch
-    return {name: float(column[rows].mean()) for name, column in history.items()}

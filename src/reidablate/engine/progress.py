@@ -1,12 +1,24 @@
 """What a person sees of a training while it runs."""
 
 import sys
+import threading
 import time
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from reidablate.errors import plain
 
 LINE_EVERY_S = 30.0
+PATIENCE_S = 2.0
+"""After which a command that works in silence shows that it does."""
 
 
 class ProgressBar:
@@ -52,10 +64,10 @@ class ProgressBar:
 
 
 class CountBar:
-    """A progress bar of images on a terminal; elsewhere a line when done, and one at least every half minute."""
+    """A progress bar of images or the like on a terminal; elsewhere a line when done, and one every half minute."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, what: str = "images") -> None:
+        self.name, self.what = name, what
         self.live = sys.stderr.isatty()
         self.last_line = time.monotonic()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -73,5 +85,34 @@ class CountBar:
         """Moves the bar."""
         self.progress.update(self.task, completed=done, total=total)
         if not self.live and (done == total or time.monotonic() - self.last_line > LINE_EVERY_S):
-            print(f"{self.name}: {done} of {total} images", file=sys.stderr, flush=True)
+            print(f"{self.name}: {done} of {total} {self.what}", file=sys.stderr, flush=True)
             self.last_line = time.monotonic()
+
+
+class Waiting:
+    """A bar on a terminal for work that takes longer than two seconds; elsewhere nothing.
+
+    It shows how far the work is where `show` is told, and otherwise only that it goes on.
+    """
+
+    def __init__(self, name: str) -> None:
+        title = TextColumn("{task.description}", markup=False)
+        columns = (title, BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        console = Console(stderr=True)
+        self._progress = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+        self._task = self._progress.add_task(plain(name), total=None)
+        self._timer = threading.Timer(PATIENCE_S, self._progress.start)
+        self._timer.daemon = True
+
+    def __enter__(self) -> "Waiting":
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        self._timer.join()
+        self._progress.stop()
+
+    def show(self, done: int, total: int) -> None:
+        """Moves the bar."""
+        self._progress.update(self._task, completed=done, total=total)

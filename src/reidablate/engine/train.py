@@ -35,13 +35,13 @@ from reidablate.engine.batches import image_batches
 from reidablate.engine.checkpoint import Checkpoint, load_checkpoint, refusals, save_checkpoint, training_folder
 from reidablate.engine.devices import lease
 from reidablate.engine.extract import Features, extract_features, no_features
-from reidablate.engine.fit import Divergence, Fit, epoch_means, find_divergence
+from reidablate.engine.fit import Divergence, Fit, find_divergence
 from reidablate.engine.progress import CountBar, ProgressBar
 from reidablate.engine.schedule import build_optimiser, build_schedule, set_epoch
 from reidablate.engine.spec import RunSpec, be_deterministic, naming_batch, place, torch_device
 from reidablate.engine.step import Place, draw_inputs, take_step
 from reidablate.engine.stopping import StopSignal
-from reidablate.engine.tracking import Tracker
+from reidablate.engine.tracking import LiveTracker, card_of_training
 from reidablate.engine.transfer import Trained, trained_model
 from reidablate.errors import UserError, reading
 from reidablate.losses import Shape, StudyLoss
@@ -138,13 +138,8 @@ class _Training:
     def run(self, stop: StopSignal) -> str:
         """Trains, extracts, writes, and returns the line that sums it up."""
         fit = self._restore()
-        tracker = Tracker(
-            self.spec.wandb,
-            folder=self.spec.out,
-            run=self.spec.name,
-            group=self.spec.cell,
-            config=self.config.dump(),
-        )
+        card = card_of_training(self.spec, self.planned, synthetic=self.synthetic)
+        tracker = LiveTracker(self.spec.wandb, card)
         loader = image_batches(
             self.images,
             self._rows_left(fit),
@@ -155,10 +150,8 @@ class _Training:
         divergence = None
         with ProgressBar(self.spec.name, self.config.train.num_epochs) as bar, closing(loader):
             while fit.epochs_done < self.config.train.num_epochs and not divergence:
-                epoch = fit.epochs_done
                 divergence = self._epoch(fit, loader, bar, stop)
-                row = epoch_means(fit.history, epoch)
-                tracker.log(row, step=epoch)
+                tracker.history(fit.history)
         tracker.finish()
         if divergence:
             diverged, fit = fit, self._restore(whole_epoch=True)

@@ -24,6 +24,10 @@ from reidablate.stats.intervals import t_interval
 from reidablate.stats.paired import effective_identities, identity_sums, paired_components, probability_better
 from reidablate.stats.scores import METRICS, metric_values
 
+WARNING = (
+    "the verdicts are of these two runs; trained again, either may turn out otherwise. A verdict on a method takes "
+    "three seeds or more of both, in a study or with `reidablate import`"
+)
 LABEL = "interval of query sampling alone; one run each says nothing about training noise"
 
 
@@ -44,6 +48,22 @@ class Comparison:
     num_queries: int
     num_identities: int
     label: str
+
+    @property
+    def warning(self) -> str:
+        """What the verdicts do not say; empty where there is no interval, and so no verdict."""
+        return WARNING if self.label == LABEL else ""
+
+    @property
+    def verdicts(self) -> dict[str, str]:
+        """What the interval of each metric says of the second: improves, worsens or undecided."""
+        return {metric: _verdict(row["low"], row["high"]) for metric, row in self.metrics.items()}
+
+
+def _verdict(low: float | None, high: float | None) -> str:
+    if low is None or high is None:
+        return "undecided"
+    return "improves" if low > 0 else "worsens" if high < 0 else "undecided"
 
 
 def compare_files(

@@ -31,7 +31,7 @@ from reidablate.metrics.distances import (
     numpy_product,
 )
 from reidablate.metrics.own import OwnMetrics
-from reidablate.metrics.protocol import JUNK_PID, Scores, score_by
+from reidablate.metrics.protocol import JUNK_PID, Progress, Scores, score_by
 from reidablate.metrics.ranking import IntArray
 from reidablate.rng import generator
 from reidablate.runs import SIDES
@@ -90,6 +90,7 @@ class Options:
             L2-normalised ones, is the query.
         product: What multiplies matrices of features; it changes time, never a score.
         distance: `cosine` of features, or `euclidean` distance of features as they are.
+        progress: Told now and then how many pairs of a retrieval are compared, and of how many.
     """
 
     keep_junk: bool = False
@@ -98,6 +99,7 @@ class Options:
     multi_query: bool = False
     product: Product = numpy_product
     distance: DistanceName = "cosine"
+    progress: Progress | None = None
 
 
 def score_file(path: Path, options: Options) -> tuple[dict[str, Scores], dict[str, Any]]:
@@ -181,7 +183,7 @@ def score_retrieval(problem: Retrieval, options: Options, own: OwnMetrics | None
     if options.rerank is not None and options.single_gallery_shot is not None:
         raise UserError("re-ranking needs the whole gallery; choose either it or a single gallery shot.")
     if options.single_gallery_shot is None:
-        return score_by(*ranked(problem, options), own=own)
+        return score_by(*ranked(problem, options), own=own, progress=options.progress)
     return _score_single_shots(_prepared(problem, options), options)
 
 

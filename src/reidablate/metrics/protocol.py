@@ -13,7 +13,7 @@ Memory is bounded by the block size, whatever Q and G; besides it only the label
 Legend: Q queries, V valid queries, G gallery images, D feature, P pairs of a query and a gallery image.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -48,6 +48,7 @@ from reidablate.metrics.ranking import (
 if TYPE_CHECKING:
     import pandas as pd
 
+Progress = Callable[[int, int], None]
 JUNK_PID = -1
 BLOCK_SIZE = 8192
 # Rows of a tile, and columns where its distances are exact: 32 MB of estimates, 16 MB of distances.
@@ -168,9 +169,21 @@ def score_distances(
 
 
 def score_by(
-    distances: Distances, labels: Labels, *, block_size: int = BLOCK_SIZE, own: OwnMetrics | None = None
+    distances: Distances,
+    labels: Labels,
+    *,
+    block_size: int = BLOCK_SIZE,
+    own: OwnMetrics | None = None,
+    progress: Progress | None = None,
 ) -> Scores:
     """Returns the scores of a retrieval by any source of distances.
+
+    Args:
+        distances: Of queries and gallery images.
+        labels: Of both.
+        block_size: Queries and gallery images handled at a time.
+        own: Metrics of a study's own.
+        progress: Told now and then how many pairs are compared, and of how many.
 
     Raises:
         UserError: No query has a positive, or the block size is not positive.
@@ -182,6 +195,7 @@ def score_by(
     pids = labels.gallery_pids[gallery[by_pid]]
     low, high = (pids.searchsorted(labels.query_pids, side=side) for side in ("left", "right"))
     tables = []
+    told = _Told(progress, len(labels.query_pids) * len(gallery))
     for block in _query_blocks(labels.query_pids, high - low, block_size):
         size = high[block] - low[block]
         row = np.repeat(np.arange(len(block)), size)
@@ -191,9 +205,10 @@ def score_by(
         if valid.size:
             kept = np.isin(row, valid)
             pairs = _Pairs(valid.searchsorted(row[kept]), column[kept], positive[kept])
-            ranks = _rank(distances, block[valid], gallery, pairs, block_size)
+            ranks = _rank(_Task(distances, block[valid], gallery, pairs, told), block_size)
             extra = own.columns(ranks.written, ranks.starts) if own else {}
             tables.append((block[valid], _table(labels, block[valid], ranks) | extra))
+        told.add((len(block) - len(valid)) * len(gallery))
     if not tables:
         raise UserError(
             "no query has a positive, a gallery image of its pid under another camid; "
@@ -228,16 +243,17 @@ class _Pairs:
     positive: npt.NDArray[np.bool_]
 
 
-def _rank(distances: Distances, queries: IntArray, gallery: IntArray, pairs: _Pairs, block_size: int) -> PositiveRanks:
-    """Returns the ranks of the positives: row i of `pairs` is query `queries[i]`, column j is image `gallery[j]`."""
+def _rank(task: "_Task", block_size: int) -> PositiveRanks:
+    """Returns the ranks of the positives."""
+    distances, queries, gallery, pairs = task.distances, task.queries, task.gallery, task.pairs
     row, column = pairs.row[pairs.positive], pairs.column[pairs.positive]
     distance = _pair_distances(distances, queries[row], gallery[column])
     order = np.lexsort((column, distance, row))
     tally = Tally(distance[order], column[order], np.flatnonzero(np.diff(row, prepend=-1)))
-    task = _Task(distances, queries, gallery, pairs)
     if distances.estimates is None:
         for tile in task.tiles(list(_slices(len(queries), ROWS_AT_ONCE)), slice(0, len(gallery)), block_size):
             tally.add(*tile)
+            task.told.add(tile[2].size)
     else:
         _count_by_estimates(task, distances.estimates, tally, block_size)
     return tally.ranks()
@@ -264,6 +280,7 @@ def _count_by_estimates(task: "_Task", estimates: Estimates, tally: Tally, block
             tally.add_pairs(positive, column, found)
         for exact in task.tiles(list(too_open.values()), columns, block_size):
             tally.add(*exact)
+        task.told.add(len(task.queries) * (columns.stop - columns.start))
 
 
 def _pair_distances(distances: Distances, queries: IntArray, gallery: IntArray) -> FloatArray:
@@ -276,14 +293,27 @@ def _pair_distances(distances: Distances, queries: IntArray, gallery: IntArray) 
     return found
 
 
+class _Told:
+    """How many pairs are compared, told to whoever wants to know."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+
+    def add(self, pairs: int) -> None:
+        self._done += pairs
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+
 @dataclass(frozen=True)
 class _Task:
-    """What is compared: row i is query `queries[i]`, column j is gallery image `gallery[j]`."""
+    """What is compared: row i of `pairs` is query `queries[i]`, column j is gallery image `gallery[j]`."""
 
     distances: Distances
     queries: IntArray
     gallery: IntArray
     pairs: _Pairs
+    told: _Told
 
     def tiles(self, rows: list[slice], columns: slice, block_size: int) -> Iterator[tuple[int, int, FloatArray]]:
         """Yields first row, first column and distances of the negatives of each tile of this part."""

@@ -42,8 +42,8 @@ def print_scores(scores: Mapping[str, Scores], protocol: Mapping[str, Any]) -> N
 def print_comparison(found: "Comparison", first: str, second: str) -> None:
     """Prints both retrievals and their difference in points, with what the interval does and does not say."""
     console = Console()
-    table = Table("points", "first", "second", "difference", "95 % interval", "p", "P(better)")
-    for column in table.columns[1:]:
+    table = Table("points", "first", "second", "difference", "95 % interval", "p", "P(better)", "verdict")
+    for column in table.columns[1:-1]:
         column.justify, column.no_wrap = "right", True
     for metric, row in found.metrics.items():
         low, high, p_value = row["low"], row["high"], row["p_value"]
@@ -55,9 +55,12 @@ def print_comparison(found: "Comparison", first: str, second: str) -> None:
             f"{100 * (low or 0):+.2f} to {100 * (high or 0):+.2f}" if known else "none",
             f"{p_value:.3g}" if known else "",
             f"{row['p_better']:.3f}",
+            found.verdicts[metric],
         )
     console.print(table)
     console.print(f"first: {plain(first)}", highlight=False, soft_wrap=True, markup=False)
     console.print(f"second: {plain(second)}", highlight=False, soft_wrap=True, markup=False)
     units = f"{found.num_queries} queries of {found.num_identities} identities, paired"
     console.print(f"{units}; {found.label}.", highlight=False, soft_wrap=True, markup=False)
+    if found.warning:
+        console.print(f"{found.warning}.", highlight=False, soft_wrap=True)

@@ -189,3 +189,14 @@ def answer_text(study: StudyTables, names: Iterable[str] = ()) -> list[str]:
         for answer in answers(study)
         if answer.dataset in wanted
     ]
+
+
+def short_answer(study: StudyTables) -> str:
+    """Returns the answer in one line: the headline of each data set, and behind a *yes* what is better."""
+    titles = {d["name"]: str(d.get("title") or d["name"]) for d in study.datasets}
+    lines = [f"{study.smoke}."] if study.smoke else []
+    for answer in answers(study):
+        mark = " (synthetic)" if answer.dataset in study.synthetic_names else ""
+        told = (answer.head, *answer.sentences[: answer.word == "yes"])
+        lines.append(f"{titles[answer.dataset]}{mark}: {' '.join(map(plain_text, told))}")
+    return " ".join(lines)
