@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from reidablate import cells_cli, data_cli, methods_cli, scores_cli, weights_cli
+from reidablate import cells_cli, data_cli, diagnose_cli, methods_cli, scores_cli, weights_cli
 from reidablate.errors import UserError, knob, plain, sentence
 from reidablate.scores_cli import results_of
 from reidablate.stages_cli import STAGES
@@ -31,6 +31,7 @@ app.command("score")(scores_cli.score)
 app.command("compare")(scores_cli.compare)
 app.command("import")(scores_cli.import_runs)
 app.command("test")(weights_cli.trial)
+app.command("diagnose")(diagnose_cli.diagnose)
 
 
 def main() -> None:
