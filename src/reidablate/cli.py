@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from reidablate import cells_cli, data_cli, methods_cli, publish_cli, scores_cli, wandb_cli, weights_cli
+from reidablate import cells_cli, data_cli, diagnose_cli, methods_cli, publish_cli, scores_cli, wandb_cli, weights_cli
 from reidablate.errors import UserError, plain, refusal
 from reidablate.options import FEATURES, INTERNAL, STUDY, ResultsArgument, StudyOption, chosen_results
 from reidablate.stages_cli import STAGES
@@ -201,6 +201,7 @@ def report(
     typer.echo(f"report: {page}")
 
 
+app.command("diagnose", rich_help_panel=STUDY)(diagnose_cli.diagnose)
 app.command("plan", rich_help_panel=STUDY)(publish_cli.plan)
 app.command("freeze", rich_help_panel=STUDY)(publish_cli.freeze)
 app.command("pack", rich_help_panel=STUDY)(publish_cli.pack)

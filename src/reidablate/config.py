@@ -310,6 +310,12 @@ class EvaluateConfig(Section):
         return [value] if isinstance(value, str) and value != "all" else value
 
 
+class ReportSettings(Section):
+    """What may leave the study in reports and pages."""
+
+    blur_faces: bool = True  # of real people; what a program drew is shown as it is
+
+
 class Sample(Section):
     """How few images of a data set a smoke test reads."""
 
@@ -332,6 +338,7 @@ class Preset(Section):
     execution: Execution = Execution()
     evaluate: EvaluateConfig = EvaluateConfig()
     keep: Literal["all", "last", "none"] = "all"  # whose weights and features stay when all scores are there
+    diagnose: Literal["none", "brief", "full"] = "none"  # pages of diagnostics, of the first seed of each cell
     primary: list[str] = []
     synthetic: dict[str, SyntheticRecipe] | None = None
     pretrain: dict[str, Any] | None = None

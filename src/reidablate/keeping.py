@@ -1,6 +1,7 @@
 """Which weights and features outlive their scores: `keep` of a preset, and the record of what was removed.
 
-all: those of every run. last: of each cell and data set, those of the last seed. none: none. Scores, histories and
+all: those of every run. last: of each cell and data set, those of the last seed. none: none. Where the preset asks for
+diagnostics, those of the first seed stay too. Scores, histories and
 provenance always stay, so a run whose weights were removed is finished all the same. To score it on another data set or
 under a new protocol it must be trained again.
 """
@@ -35,6 +36,8 @@ def removed(folder: Path) -> frozenset[str]:
 
 def is_kept(study: Study, run: Run) -> bool:
     """Returns whether the preset keeps the weights and features of a run."""
+    if study.preset.diagnose != "none" and run.seed == min(study.planned[run.dataset][run.cell]):
+        return True
     if study.preset.keep != "last":
         return study.preset.keep == "all"
     return run.seed == max(study.planned[run.dataset][run.cell])

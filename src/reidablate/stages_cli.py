@@ -102,13 +102,6 @@ def evaluate(
             push_scored(study.root, run, study.settings.wandb)
 
 
-def diagnose(plan: PlanOption, dataset: DatasetOption) -> None:
-    """Draws a sample sheet of a data set and scores what any model has to beat on it."""
-    from reidablate.diagnostics.floors import diagnose_dataset
-
-    typer.echo(diagnose_dataset(open_plan(plan), dataset))
-
-
 def aggregate(plan: PlanOption) -> None:
     """Gathers the runs of a study into tidy tables; what is missing is named, not invented."""
     from reidablate.report.aggregate import aggregate_study
@@ -125,4 +118,4 @@ def statistics(results: Annotated[Path, typer.Argument(help="results/<preset>")]
     typer.echo(write_statistics(results, study_of(results, study)))
 
 
-STAGES = (pretrain, train, external, transfer, evaluate, diagnose, aggregate, statistics)
+STAGES = (pretrain, train, external, transfer, evaluate, aggregate, statistics)

@@ -14,7 +14,7 @@ from pydantic import field_validator, model_validator
 
 from reidablate.artifacts import content_hash, read_json, write_json
 from reidablate.cell_files import Tier
-from reidablate.config import MOST_SEEDS, PATCH_PX, Preset, RunConfig, Section, nearest, validate
+from reidablate.config import MOST_SEEDS, PATCH_PX, Preset, ReportSettings, RunConfig, Section, nearest, validate
 from reidablate.data.formats import Grammar, Layout, Published, source_of
 from reidablate.data.table import DatasetEntry, MetricName, layout_of
 from reidablate.errors import UserError
@@ -50,6 +50,7 @@ class Settings(Section):
     smoke_of: str = "auto"  # the preset that preset=smoke tests
     dataset_table: dict[str, DatasetEntry]
     metrics: list[str] = []  # of the study's own
+    report: ReportSettings = ReportSettings()
 
     @field_validator("data_root", "results", "ablations", mode="before")
     @classmethod

@@ -144,6 +144,6 @@ def class_gradients(model: ReidModel, parts: TransformerParts, images: Tensor) -
     """
     with torch.enable_grad(), traced(parts) as trace:
         logits = model(images).logits
-    best = logits.argmax(1)
-    chosen = logits.gather(1, best[:, None]).sum()
+        best = logits.argmax(1)
+        chosen = logits.gather(1, best[:, None]).sum()
     return trace, list(torch.autograd.grad(chosen, trace.attention)), best

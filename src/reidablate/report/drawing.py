@@ -133,7 +133,9 @@ def _drawn(study: StudyTables, job: _Job, folder: Path, files: Sequence[str]) ->
         slug = unique_slug("_".join(filter(None, (job.kind, job.group, job.dataset["name"]))))
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # the layout is found once, not at every save
-        image = _inline(figure, slug, f"{smoke}{job.caption} Data set: {label}{mark}. The tables hold the same values.")
+        image = inline_svg(
+            figure, slug, f"{smoke}{job.caption} Data set: {label}{mark}. The tables hold the same values."
+        )
         for suffix in files:
             metadata = {"CreationDate": None} if suffix == "pdf" else {"Software": None}
             with atomic_path(folder / f"{slug}.{suffix}") as path:
@@ -170,7 +172,7 @@ def _catalogue(study: StudyTables) -> Iterator[_Job]:
         yield _Job("power", power, {"name": "", "title": "Simulated experiments"}, "", _POWER)
 
 
-def _inline(figure: Figure, slug: str, alternative: str) -> str:
+def inline_svg(figure: Figure, slug: str, alternative: str) -> str:
     """Returns the figure as an SVG element that takes its inks from the page, or as a PNG when that is large."""
     stream = io.StringIO()
     figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
