@@ -104,7 +104,7 @@ def test_labels_keep_their_digits() -> None:
     with mpl.rc_context(STYLE):
         figure = Figure()
         figure.text(1 / 3, 0.5, "0.0051")
-        svg = drawing._inline(figure, "slug", "alternative")
+        svg = drawing.inline_svg(figure, "slug", "alternative")
     assert "0.0051" in "".join(ET.fromstring(svg).itertext())
     assert not re.search(r"\d\.\d{3,}", re.sub(r">[^<]*<", "><", svg))
 
