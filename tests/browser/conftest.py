@@ -45,3 +45,9 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = results / "report" / "index.html"
     render_report(results, TEMPLATES, out)
     return out
+
+
+@pytest.fixture(scope="session")
+def made(finished: Path) -> Path:
+    """The report that a whole study made, from drawing its data sets on."""
+    return finished / "results" / "tiny" / "report" / "index.html"

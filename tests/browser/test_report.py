@@ -14,6 +14,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 
+from reidablate.artifacts import read_json
+
 pytestmark = pytest.mark.slow
 
 CONTRASTS = """() => {
@@ -134,10 +136,15 @@ def test_axe_finds_nothing_serious(browser: Browser, report: Path, width: int, s
         assert serious(page) == set()
 
 
+@pytest.mark.parametrize("of", ["example", "made"])
 @pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1440, "dark")])
-def test_the_report_of_a_real_quickstart_passes_too(browser: Browser, example: Path, width: int, scheme: Any) -> None:
-    with opened(browser, example, width, color_scheme=scheme, bypass_csp=True) as page:
-        assert page.locator("#summary .answer .head").count() == 2
+def test_the_report_of_a_real_study_passes_too(
+    browser: Browser, request: pytest.FixtureRequest, of: str, width: int, scheme: Any
+) -> None:
+    report: Path = request.getfixturevalue(of)
+    num_sets = len(read_json(report.parents[1] / "tables" / "study.json")["datasets"])
+    with opened(browser, report, width, color_scheme=scheme, bypass_csp=True) as page:
+        assert page.locator("#summary .answer .head").count() == num_sets
         assert page.evaluate(SIDEWAYS) == [width, 0]
         assert page.evaluate(CONTRASTS) == []
         assert serious(page) == set()
@@ -333,3 +340,17 @@ def test_paper_shows_what_is_folded_and_hides_the_tools(browser: Browser, report
         assert page.locator("details:not([open], .columns)").count() == 0
         page.pdf(path=tmp_path / "report.pdf", format="A4")
         assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_copy_buttons_stand_below_their_table_and_no_claim_is_cut(browser: Browser, example: Path) -> None:
+    with opened(browser, example) as page:
+        page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true; })")
+        offsets = page.eval_on_selector_all(
+            ".copies",
+            """bars => bars.map(bar => [bar, bar.previousElementSibling].map(node => node.getBoundingClientRect()))
+              .map(([own, table]) => [own.left - table.left, own.top - table.bottom])""",
+        )
+        assert len(offsets) > 10
+        assert [place for place in offsets if place[0] != 0 or not 0 <= place[1] < 20] == []
+        claims = page.locator("[aria-label='Published claims']")
+        assert claims.evaluate("table => table.scrollWidth - table.clientWidth") == 0

@@ -274,6 +274,19 @@ def test_a_run_that_never_failed_itself_shows_what_failed_around_it(study: Study
     assert runs.loc["p1", "reason"] == "reidablate: it is broken; mend it."
 
 
+def test_an_edited_run_that_fails_shows_why_and_not_that_it_was_edited(study: Study) -> None:
+    path = study.root / "market1501" / "p1" / "seed0" / "provenance.json"
+    write_json(path, merge(read_json(path), {"config": {"train": {"lr": 9.0}}}))
+    aggregate_study(study)
+    assert "trained with another configuration" in str(tables(study)["runs"].set_index("cell").loc["p1", "reason"])
+    log = study.root / "logs" / "train" / "market1501" / "p1" / "seed0.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("reidablate: methods/mine.py, line 3: division by zero; correct it.\n")
+    aggregate_study(study)
+    reason = tables(study)["runs"].set_index("cell").loc["p1", "reason"]
+    assert reason == "reidablate: methods/mine.py, line 3: division by zero; correct it."
+
+
 def test_a_progress_line_is_no_reason(study: Study) -> None:
     shutil.rmtree(study.root / "market1501" / "p1")
     log = study.root / "logs" / "train" / "market1501" / "p1" / "seed0.log"

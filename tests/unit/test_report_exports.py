@@ -115,3 +115,18 @@ def test_the_latex_table_compiles(folder: Path, tmp_path: Path) -> None:
     command = [latex, "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=120)
     assert (tmp_path / "t.pdf").stat().st_size > 1000
+
+
+def test_a_difference_to_another_baseline_than_most_cells_have_names_it(tmp_path: Path) -> None:
+    tables = TEMPLATES.parent / "docs" / "example" / "tables"
+    study = collect(tables)
+    write_exports(study, make_environment(TEMPLATES), tmp_path)
+    title = study.by_name["longer_demo"].title
+    for name in ("exports/main_table.md", "summary.md", "exports/main_table.tex"):
+        lines = (tmp_path / name).read_text().splitlines()
+        (line,) = [line for line in lines if r" over shorter\_demo" in line]
+        assert line.removeprefix("| ").startswith(title)
+        assert line.count("over shorter") == len(study.datasets)
+    told = [line for line in text_summary(tables).splitlines() if "] over " in line]
+    assert [line.split()[0] for line in told] == ["longer_demo"] * len(study.datasets)
+    assert all("over shorter_demo" in line for line in told)

@@ -2,9 +2,11 @@
 
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
@@ -12,8 +14,9 @@ from reidablate.errors import UserError
 from reidablate.report import drawing
 from reidablate.report.collect import StudyTables, collect
 from reidablate.report.drawing import Plot, draw, formats
-from reidablate.report.figures import COLOURS, STYLE, colour, marker
+from reidablate.report.figures import COLOURS, STYLE, cmc, colour, marker, scores
 from report_fixture import write_results
+from support import present
 
 CSS = (Path(__file__).parents[2] / "report_templates" / "style.css.j2").read_text(encoding="utf-8")
 
@@ -101,7 +104,7 @@ def test_labels_keep_their_digits() -> None:
     with mpl.rc_context(STYLE):
         figure = Figure()
         figure.text(1 / 3, 0.5, "0.0051")
-        svg = drawing._inline(figure, "slug", "alternative")
+        svg = drawing.inline_svg(figure, "slug", "alternative")
     assert "0.0051" in "".join(ET.fromstring(svg).itertext())
     assert not re.search(r"\d\.\d{3,}", re.sub(r">[^<]*<", "><", svg))
 
@@ -141,3 +144,16 @@ def test_a_large_figure_becomes_an_image(study: StudyTables, tmp_path: Path, mon
     monkeypatch.setattr(drawing, "_BY_GROUP", ())
     images = [plot.image for plot in draw(study, tmp_path, ("pdf", "png"))]
     assert all(image.startswith("<img ") and "data:image/png;base64," in image for image in images)
+
+
+def test_the_figures_of_a_group_compare_with_what_its_cells_start_from(study: StudyTables) -> None:
+    baseline, first, second = study.cells
+    moved = replace(second, references=(first.name, baseline.name))
+    chained = replace(study, cells=(baseline, first, moved))
+    (dataset, *_) = chained.datasets
+    with mpl.rc_context(STYLE):
+        figure = present(scores(chained, dataset, [moved], "title"))
+        panels = present(cmc(chained, dataset, [moved], "title")).axes
+    (mean,) = [np.ravel(line.get_xdata())[0] for line in figure.axes[0].lines if line.get_linestyle() == "--"]
+    assert mean == chained.score(dataset["name"], first.name, "mAP").value
+    assert [axes.get_title(loc="left") or axes.get_title() for axes in panels if axes.get_visible()] == ["p1", "p1_rpe"]

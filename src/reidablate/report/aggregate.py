@@ -71,7 +71,7 @@ def _write_tables(study: Study) -> str:
     everywhere = [*study.datasets, *study.test_only]
     summaries = {dataset.name: standing.summary(dataset.name) for dataset in everywhere}
     asked = set(study.asked_runs)
-    parts = {run: _collect(study, run, standing.unscored(run), asked=run in asked) for run in study.runs}
+    parts = {run: _collect(study, run, standing, asked=run in asked) for run in study.runs}
     tables = study.root / "tables"
     finished = [run for run, part in parts.items() if part.run["status"] == "finished"]
     fingerprints = {name: summary.get("fingerprint") for name, summary in summaries.items()}
@@ -111,13 +111,12 @@ def _key(run: Run) -> dict[str, Any]:
     return {"dataset": run.dataset, "cell": run.cell, "seed": run.seed}
 
 
-def _collect(study: Study, run: Run, unscored: str, *, asked: bool) -> _Parts:
-    """Returns what a run adds, or why it adds nothing; `unscored` says in words why it does not stand."""
+def _collect(study: Study, run: Run, standing: Standing, *, asked: bool) -> _Parts:
+    """Returns what a run adds, or why it adds nothing."""
     folder = study.root / run.id
-    if unscored:
-        trained = (folder / "provenance.json").is_file()
-        said = _last_words(study.root / "logs", run, trained=trained) if asked else ""
-        if not trained and not asked:
+    if unscored := standing.unscored(run):
+        said = _last_words(study.root / "logs", run, trained=not standing.untrained(run)) if asked else ""
+        if not (folder / "provenance.json").is_file() and not asked:
             unscored = "planned by an earlier call, not run yet"
         return _Parts({"status": "missing", "reason": said or f"{folder}: {unscored}."}, [], None, None)
     try:

@@ -149,13 +149,17 @@ _WHOLE = (
     ("cost", cost, "Gain in mAP over the baseline against the time of a training step, both with their intervals."),
 )
 _BY_GROUP = (
-    ("scores", scores, "mAP of each seed and mean of each cell; the dashed line is the baseline's mean."),
+    ("scores", scores, "mAP of each seed and mean of each cell; the dashed line is the mean of what they start from."),
     (
         "cmc",
         cmc,
-        "CMC of the baseline, and of each cell minus the baseline's, in points: mean, lowest and highest seed.",
+        "CMC of what the cells start from, and of each cell minus that, in points: mean, lowest and highest seed.",
     ),
-    ("learning", learning, "Total loss by epoch, one line per seed; the baseline's seeds in grey."),
+    (
+        "learning",
+        learning,
+        "Total loss by epoch, one line per seed; in grey those of the cell that it starts from.",
+    ),
     ("terms", terms, "Loss terms, learning rate and norms by epoch: mean, lowest and highest seed."),
 )
 

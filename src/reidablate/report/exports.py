@@ -19,7 +19,7 @@ from reidablate.artifacts import write_table, write_text
 from reidablate.errors import plain
 from reidablate.report.answer import answer_text
 from reidablate.report.collect import StudyTables, collect
-from reidablate.report.records import Contrast
+from reidablate.report.records import Contrast, main_baseline
 
 _TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -98,7 +98,8 @@ def write_exports(study: StudyTables, environment: Environment, folder: Path) ->
     for record in table.astype(object).where(table.notna(), None).to_dict("records"):
         rows.setdefault(record["cell"], {})[record["dataset"]] = {str(key): value for key, value in record.items()}
     ranks = {d["name"]: best_cells(study, d["name"], study.to_baseline(d["name"])) for d in study.datasets}
-    context = {"study": study, "answer": answer_text(study), "rows": rows, "ranks": ranks}
+    usual = main_baseline(study.cells)
+    context = {"study": study, "answer": answer_text(study), "rows": rows, "ranks": ranks, "baseline": usual}
     rendered = ["exports/main_table.tex", "exports/main_table.md", "summary.md"]
     for name in rendered:
         template = environment.get_template(f"{Path(name).name}.j2")
@@ -145,15 +146,17 @@ def _terminal_table(study: StudyTables, dataset: dict[str, Any]) -> Table:
         box=None,
         pad_edge=False,
     )
-    for header in ("cell", "seeds", "mAP", "Rank-1", "mAP over baseline", "verdict"):
+    for header in ("cell", "seeds", "mAP", "Rank-1", "mAP difference", "verdict"):
         table.add_column(header, justify="left" if header in ("cell", "verdict") else "right")
-    contrasts = study.to_baseline(name)
+    contrasts, usual = study.to_baseline(name), main_baseline(study.cells)
     for cell in study.ran(name):
         finished, planned = (study.num_runs(word, name, cell.name).value or 0 for word in ("finished", ""))
         contrast = contrasts.get(cell.name)
         difference = _signed(contrast.estimate.value) if contrast else ""
         if contrast and contrast.interval:
             difference += " [{}, {}]".format(*map(_signed, contrast.interval))
+        if contrast and contrast.reference.name != usual:
+            difference += f" over {contrast.reference.name}"
         word = f"{SIGNS.get(contrast.word, '')} {contrast.verdict or 'no interval'}" if contrast else ""
         scores = [
             _spread(study.score(name, cell.name, metric).value, study.score(name, cell.name, metric, "sd").value)

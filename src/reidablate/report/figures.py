@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from reidablate.report.collect import StudyTables
-from reidablate.report.records import Cell, Contrast
+from reidablate.report.records import Cell, Contrast, main_baseline
 
 # At least 3:1 against white; style.css.j2 has a lighter set for the dark page, in this order. The markers differ too.
 COLOURS = (
@@ -136,15 +136,21 @@ def _interval(axes: Axes, row: Contrast, y: float) -> None:
 
 
 def scores(study: StudyTables, dataset: dict[str, Any], cells: list[Cell], title: str) -> Figure | None:
-    """Returns the mAP of every seed (pale) and their mean (strong), a row a cell, the baseline's mean as a line."""
+    """Returns the mAP of every seed (pale) and their mean (strong), a row a cell, and what they start from as lines.
+
+    Those are the means of the references outside the group, or of its own cells that have none.
+    """
     values = {c.name: list(study.seed_scores(dataset["name"], c.name, study.headline, "mAP").values()) for c in cells}
     shown = [cell for cell in cells if values[cell.name]]
     if not shown:
         return None
     figure, axes = _axes(0.95 + 0.27 * len(shown), title)
-    baseline = study.score(dataset["name"], shown[0].baseline or shown[0].name, "mAP").value
-    if baseline is not None:
-        axes.axvline(baseline, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+    own_names = {cell.name for cell in cells}
+    outside = [cell.start for cell in shown if cell.start and cell.start not in own_names]
+    for name in dict.fromkeys(outside or [cell.name for cell in shown if not cell.start]):
+        mean = study.score(dataset["name"], name, "mAP").value
+        if mean is not None:
+            axes.axvline(mean, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
     for y, cell in enumerate(shown):
         own = values[cell.name]
         axes.plot(own, [y] * len(own), marker(cell), color=colour(cell), markersize=5, alpha=0.6, markeredgewidth=0)
@@ -155,7 +161,7 @@ def scores(study: StudyTables, dataset: dict[str, Any], cells: list[Cell], title
 
 
 def cmc(study: StudyTables, dataset: dict[str, Any], cells: list[Cell], title: str) -> Figure | None:
-    """Returns the CMC of each cell minus its baseline's, a panel a cell, behind the curves of the baselines themselves.
+    """Returns the CMC of each cell minus its reference's, a panel a cell, behind the curves of the references.
 
     Lines are means over paired seeds, bands reach from the lowest to the highest seed.
     """
@@ -166,8 +172,8 @@ def cmc(study: StudyTables, dataset: dict[str, Any], cells: list[Cell], title: s
     shown = [cell for cell in cells if cell.name in curves]
     if not shown:
         return None
-    bases = list(dict.fromkeys(str(cell.baseline) if cell.baseline in curves else cell.name for cell in shown))
-    compared = [cell for cell in shown if cell.baseline in curves]
+    bases = list(dict.fromkeys(str(cell.start) if cell.start in curves else cell.name for cell in shown))
+    compared = [cell for cell in shown if cell.start in curves]
     figure, panels = _panels(len(bases) + len(compared), title, "rank k", 1.45)
     for axes, name in zip(panels, bases, strict=False):
         _band(axes, curves[name], study.by_name[name])
@@ -176,14 +182,14 @@ def cmc(study: StudyTables, dataset: dict[str, Any], cells: list[Cell], title: s
     below = panels[len(bases) : len(bases) + len(compared)]
     for axes, cell in zip(below, compared, strict=True):
         axes.axhline(0, color=MUTED, linewidth=1)
-        _band(axes, curves[cell.name] - curves[str(cell.baseline)], cell)
+        _band(axes, curves[cell.name] - curves[str(cell.start)], cell)
         axes.set_title(cell.name, fontsize=9)
         axes.sharey(below[0])
     for axes in panels:
         axes.set_xticks([1, 5, 10, 15, 20])
         axes.yaxis.set_major_formatter(FuncFormatter(_points))
     if compared:
-        below[0].set_ylabel("minus baseline", fontsize=9)
+        below[0].set_ylabel("minus reference", fontsize=9)
     return figure
 
 
@@ -213,7 +219,7 @@ def _band(axes: Axes, wide: pd.DataFrame, cell: Cell) -> None:
 
 
 def learning(study: StudyTables, dataset: dict[str, Any], cells: list[Cell], title: str) -> Figure | None:
-    """Returns the total loss of every seed, a panel a cell, over the seeds of its baseline in grey."""
+    """Returns the total loss of every seed, a panel a cell, over the seeds of its reference in grey."""
     frame = _history(study, dataset, cells)
     if frame is None:
         return None
@@ -229,7 +235,7 @@ def learning(study: StudyTables, dataset: dict[str, Any], cells: list[Cell], tit
         for (name, _), part in totals.items():
             if name == cell.name:
                 axes.plot(part["epoch"] + 1, part["value"], color=colour(cell), linewidth=1.1, zorder=3)
-            elif name == cell.baseline:
+            elif name == cell.start:
                 axes.plot(part["epoch"] + 1, part["value"], color=GRID, linewidth=1.1, zorder=2)
         axes.set_title(cell.name, fontsize=9)
         axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
@@ -245,7 +251,8 @@ def learning(study: StudyTables, dataset: dict[str, Any], cells: list[Cell], tit
 def terms(study: StudyTables, dataset: dict[str, Any], cells: list[Cell], title: str) -> Figure | None:
     """Returns every other recorded series, a panel a name, as means over seeds with bands.
 
-    What the baseline records too is shown as the difference to it, seed by seed; what is the same in all cells, once.
+    What the reference of a cell records too is shown as the difference to it, seed by seed; what is the same in all
+    cells, once.
     """
     frame = _history(study, dataset, cells)
     own = None if frame is None else frame[frame["cell"].isin([cell.name for cell in cells])]
@@ -268,7 +275,7 @@ def terms(study: StudyTables, dataset: dict[str, Any], cells: list[Cell], title:
             _band(axes, values.set_axis(values.index + 1), cell)
         if minus:
             axes.axhline(0, color=MUTED, linewidth=1)
-        axes.set_title(TERMS[name] + (",\nminus baseline" if minus else ""), fontsize=8.5)
+        axes.set_title(TERMS[name] + (",\nminus reference" if minus else ""), fontsize=8.5)
         axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.tick_params(labelsize=8)
@@ -282,9 +289,9 @@ def terms(study: StudyTables, dataset: dict[str, Any], cells: list[Cell], title:
 def _against(
     wide: dict[tuple[Any, Any], pd.DataFrame], cells: list[Cell], name: str
 ) -> tuple[bool, list[tuple[Cell, pd.DataFrame]]]:
-    """Returns whether a series is shown minus the baseline's, and the curves (epoch x seed) of the cells to draw."""
+    """Returns whether a series is shown minus the reference's, and the curves (epoch x seed) of the cells to draw."""
     own = [(cell, wide[cell.name, name]) for cell in cells if (cell.name, name) in wide]
-    known = [(cell, values, wide.get((cell.baseline, name))) for cell, values in own if cell.baseline]
+    known = [(cell, values, wide.get((cell.start, name))) for cell, values in own if cell.start]
     if not known or any(base is None for _, _, base in known):
         return False, own
     differences = [(cell, values - base) for cell, values, base in known if base is not None]
@@ -295,7 +302,7 @@ def _against(
 def _history(study: StudyTables, dataset: dict[str, Any], cells: list[Cell]) -> pd.DataFrame | None:
     if study.history is None:
         return None
-    names = {name for cell in cells for name in (cell.name, cell.baseline) if name}
+    names = {name for cell in cells for name in (cell.name, cell.start) if name}
     mask = (study.history["dataset"] == dataset["name"]) & study.history["cell"].isin(names)
     chosen: pd.DataFrame = study.history[mask].sort_values(["cell", "seed", "epoch"])
     return chosen
@@ -304,9 +311,10 @@ def _history(study: StudyTables, dataset: dict[str, Any], cells: list[Cell]) -> 
 def cost(study: StudyTables, dataset: dict[str, Any], cells: list[Cell], title: str) -> Figure | None:
     """Returns the gain in mAP over the baseline against the time of a training step relative to it.
 
-    None where no cell's step takes a time that differs from the baseline's by more than it varies between seeds.
+    A cell with another baseline than most names it. None where no cell's step takes a time that differs from the
+    baseline's by more than it varies between seeds.
     """
-    points = []
+    points, usual = [], main_baseline(study.cells)
     for contrast in study.to_baseline(dataset["name"]).values():
         ratio = study.step_ratio(dataset["name"], contrast.cell, contrast.reference)
         if contrast.cell in cells and ratio is not None and contrast.estimate.value is not None:
@@ -317,18 +325,19 @@ def cost(study: StudyTables, dataset: dict[str, Any], cells: list[Cell], title: 
     axes.axhline(0, color=MUTED, linewidth=1)
     axes.axvline(1, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
     for (middle, low, high), contrast in points:
-        shade = colour(contrast.cell)
+        shade, other = colour(contrast.cell), contrast.reference.name
+        label = contrast.cell.name if other == usual else f"{contrast.cell.name} over {other}"
         if contrast.interval:
             axes.plot((middle, middle), contrast.interval, color=shade, linewidth=1.4)
         axes.plot((low, high), [contrast.value] * 2, color=shade, linewidth=1.4)
         axes.plot(
             [middle], [contrast.value], marker(contrast.cell), color=shade, markersize=7, markeredgewidth=1.4,
-            markerfacecolor=shade if contrast.word in ("improves", "worsens") else "none", label=contrast.cell.name,
+            markerfacecolor=shade if contrast.word in ("improves", "worsens") else "none", label=label,
         )  # fmt: skip
     axes.yaxis.set_major_formatter(FuncFormatter(_points))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.3g}\N{MULTIPLICATION SIGN}"))
     axes.set_xlabel("time of a training step, multiples of the baseline's")
-    axes.set_ylabel("mAP over baseline, points")
+    axes.set_ylabel("difference in mAP, points")
     figure.legend(loc="outside lower left", ncols=3, handlelength=1, columnspacing=1.2)
     return figure
 

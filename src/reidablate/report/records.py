@@ -4,7 +4,8 @@ Everything is in fractions, seconds and bytes; only the templates make points.
 """
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +53,11 @@ class Cell:
     def baseline(self) -> str | None:
         """The last reference: by default the root of the `extends` chain."""
         return self.references[-1] if self.references else None
+
+    @property
+    def start(self) -> str | None:
+        """The first reference: by default the parent. The tables and figures of a group compare with it."""
+        return self.references[0] if self.references else None
 
 
 @dataclass(frozen=True)
@@ -192,3 +198,8 @@ def _section(name: str, keys: dict[str, list[Any]]) -> list[Change]:
     if not after and (whole or isinstance(before.get(name), dict)):
         return [Change(name, "removed", None, None)]
     return [Change(key, "changed", *pair) for key, pair in keys.items()]
+
+
+def main_baseline(cells: Iterable[Cell]) -> str:
+    """Returns the baseline of most cells, which goes without saying; others are named. Empty where there is none."""
+    return next(iter(Counter(cell.baseline for cell in cells if cell.baseline).most_common(1)), ("", 0))[0]

@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from reidablate.report.drawing import Plot, draw
 from reidablate.report.exports import best_cells, export_filters, write_exports
 from reidablate.report.figures import marker, paint
 from reidablate.report.parts import first_contrasts, parts_of
-from reidablate.report.records import VERDICTS, Cell, Contrast, Number, changes, fixed, over_rows
+from reidablate.report.records import VERDICTS, Cell, Contrast, Number, changes, fixed, main_baseline, over_rows
 from reidablate.report.relations import RelationLog
 from reidablate.report.sections import own_sections
 from reidablate.report.slices import KINDS
@@ -91,7 +90,7 @@ def render_html(study: StudyTables, plots: list[Plot], environment: Environment)
         "plots": plots,
         "overall": overall,
         "titles": {d["name"]: str(d.get("title") or d["name"])[:60] for d in everywhere},
-        "baseline": next(iter(Counter(c.baseline for c in study.cells if c.baseline).most_common(1)), ("", 0))[0],
+        "baseline": main_baseline(study.cells),
         "spans": {name: span(contrasts.values()) for name, contrasts in overall.items()},
         "answers": answers(study),
         "relations": RelationLog(study.history),
