@@ -45,10 +45,11 @@ from reidablate.config import ModelConfig, Preset, RunConfig
 from reidablate.data.augment import to_float
 from reidablate.engine.batches import image_batches
 from reidablate.engine.checkpoint import Checkpoint, checkpoints, save_checkpoint
+from reidablate.engine.extract import precision_on
 from reidablate.engine.fit import Fit
 from reidablate.engine.schedule import build_optimiser
-from reidablate.engine.spec import be_deterministic
-from reidablate.engine.step import AUTOCAST, Place, draw_inputs, take_step
+from reidablate.engine.spec import AUTOCAST, be_deterministic
+from reidablate.engine.step import Place, draw_inputs, take_step
 from reidablate.losses import Shape, StudyLoss
 from reidablate.models.neck import ReidModel, initialise
 
@@ -269,8 +270,10 @@ def extraction(bench: Bench, _: Any) -> dict[str, Any]:
     config = bench.cells()["naive_triplet"]
     train, model = bench.step(config), bench.fit(config).model.eval()
 
+    autocast = AUTOCAST.get(precision_on(bench.device, config.train.precision))
+
     def extract() -> None:
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast(bench.device.type, dtype=autocast, enabled=autocast is not None):
             model(to_float(bench.images.to(bench.device)))
 
     median_s = bench.turns({"training": train, "extraction": extract})

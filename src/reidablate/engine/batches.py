@@ -22,10 +22,25 @@ SPARE_BYTES = 2**22  # for the queues of the processes and for others
 
 
 class _Rows(Dataset[torch.Tensor]):
-    """Images by row numbers, many at once."""
+    """Images by row numbers, many at once.
+
+    A loader process that is not a fork maps the cache's file again: pickled, a map would be all of its images.
+    """
 
     def __init__(self, images: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
         self.images = images
+
+    def __getstate__(self) -> dict[str, Any]:
+        images = self.images
+        if not isinstance(images, np.memmap) or images.filename is None:
+            return {"images": images}
+        return {"file": images.filename, "offset": images.offset, "shape": images.shape}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if "file" in state:
+            self.images = np.memmap(state["file"], np.uint8, "r", offset=state["offset"], shape=state["shape"])
+        else:
+            self.images = state["images"]
 
     def __getitem__(self, rows: Sequence[int]) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(self.images[np.asarray(rows)]))

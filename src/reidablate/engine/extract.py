@@ -17,6 +17,7 @@ from reidablate.data.augment import to_float
 from reidablate.data.cache import read_cache
 from reidablate.data.index import read_index
 from reidablate.engine.batches import image_batches
+from reidablate.engine.spec import AUTOCAST
 from reidablate.errors import UserError
 from reidablate.models.neck import ReidModel
 from reidablate.runs import SIDES
@@ -44,6 +45,7 @@ def extract_features(
     device: torch.device,
     *,
     workers: int = 0,
+    precision: str = "fp32",
     parts: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Features:
@@ -54,6 +56,7 @@ def extract_features(
         data: Folder with the data set's `index/` and `cache/`.
         device: Where the model is.
         workers: Loader processes.
+        precision: That of the training, fp32, bf16 or fp16; see `precision_on`.
         parts: A folder for finished parts of this very model on this very data. An interrupted extraction goes on
             behind those that it finds whole; each carries checksums. None keeps nothing.
         progress: Called with the images done and their total, after every part.
@@ -70,7 +73,7 @@ def extract_features(
         with contextlib.closing(loader):
             for numbers, part in found.items():
                 if part is None:
-                    found[numbers] = part = _forward(model, islice(loader, len(_batches(numbers))), device)
+                    found[numbers] = part = _forward(model, islice(loader, len(_batches(numbers))), device, precision)
                     if parts is not None:
                         write_npz(_part_path(parts, split, numbers), part)
                 done += len(numbers)
@@ -103,10 +106,19 @@ def _batches(numbers: range) -> list[range]:
     return [numbers[start : start + BATCH] for start in range(0, len(numbers), BATCH)]
 
 
-def _forward(model: ReidModel, batches: Iterable[torch.Tensor], device: torch.device) -> Features:
+def precision_on(device: torch.device, precision: str) -> str:
+    """Returns the precision that features are extracted in: the training's on a GPU, float32 on a CPU.
+
+    A GPU computes in half precision an order of magnitude faster; a CPU gains little, and float32 is exact there.
+    """
+    return precision if device.type == "cuda" else "fp32"
+
+
+def _forward(model: ReidModel, batches: Iterable[torch.Tensor], device: torch.device, precision: str) -> Features:
     """Returns both sides of the features, (N, D) each, of the images in `batches`."""
     sides: dict[str, list[np.ndarray[Any, Any]]] = {side: [] for side in SIDES}
-    with torch.inference_mode():
+    autocast = AUTOCAST.get(precision_on(device, precision))
+    with torch.inference_mode(), torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
         for images in batches:
             outputs = model(to_float(images.to(device, non_blocking=True)))
             for side in SIDES:

@@ -13,6 +13,8 @@ from reidablate.config import RunConfig
 from reidablate.engine.tracking import Mode
 from reidablate.errors import UserError, out_of_memory, shortened
 
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunSpec:
@@ -122,3 +124,5 @@ def be_deterministic(threads: int) -> None:
     # Filling new memory, which nobody reads, takes 3 % of a step on a CPU.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
+    # float32 means float32, in products and convolutions alike; PyTorch's own default is TF32 in the latter.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False

@@ -11,13 +11,12 @@ from torch import Tensor
 from reidablate.config import RunConfig
 from reidablate.data import augment
 from reidablate.engine.fit import Fit, batch_of
+from reidablate.engine.spec import AUTOCAST
 from reidablate.losses import PositionState
 from reidablate.losses.relation_log import relation_numbers
 from reidablate.models.neck import ReidModel, ReidOutput
 from reidablate.pinned import to_device
 from reidablate.rng import seed_globals, seed_int, torch_generator
-
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Inputs(NamedTuple):

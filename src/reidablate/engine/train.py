@@ -34,7 +34,7 @@ from reidablate.data.sampler import PKSampler
 from reidablate.engine.batches import image_batches
 from reidablate.engine.checkpoint import Checkpoint, load_checkpoint, refusals, save_checkpoint, training_folder
 from reidablate.engine.devices import lease
-from reidablate.engine.extract import Features, extract_features, no_features
+from reidablate.engine.extract import Features, extract_features, no_features, precision_on
 from reidablate.engine.fit import Divergence, Fit, find_divergence
 from reidablate.engine.progress import CountBar, ProgressBar
 from reidablate.engine.schedule import build_optimiser, build_schedule, set_epoch
@@ -290,7 +290,8 @@ class _Training:
 
     def _features(self, model: ReidModel, stop: StopSignal) -> Features:
         """Returns the run's features; parts that an earlier call finished with these weights are not computed again."""
-        made_of = content_hash([sha256_file(self.spec.out / "model.safetensors"), self.fingerprint])
+        precision = precision_on(self.device, self.config.train.precision)
+        made_of = content_hash([sha256_file(self.spec.out / "model.safetensors"), self.fingerprint, precision])
         name = f"{self.spec.name} features"
         with CountBar(name) as bar:
 
@@ -304,6 +305,7 @@ class _Training:
                 self.spec.data,
                 self.device,
                 workers=self.spec.workers,
+                precision=self.config.train.precision,
                 parts=self.state / f"features-{made_of}",
                 progress=progress,
             )
@@ -340,8 +342,10 @@ class _Training:
                 "cublas_workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
                 "cudnn_benchmark": torch.backends.cudnn.benchmark,
                 "float32_matmul": torch.get_float32_matmul_precision(),
+                "tf32": torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32,
             },
             "precision": self.config.train.precision,
+            "extraction_precision": precision_on(self.device, self.config.train.precision),
             "loss_scaling": _loss_scaling(fit.history),
             "num_parameters": sum(p.numel() for p in fit.model.parameters()),
             "num_classes": self.num_classes,

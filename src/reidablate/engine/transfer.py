@@ -16,7 +16,7 @@ from reidablate.artifacts import content_hash, only_writer, read_record, write_n
 from reidablate.config import RunConfig, validate
 from reidablate.data.index import read_index
 from reidablate.engine.devices import lease
-from reidablate.engine.extract import extract_features, no_features
+from reidablate.engine.extract import extract_features, no_features, precision_on
 from reidablate.engine.progress import CountBar
 from reidablate.engine.spec import RunSpec, be_deterministic, place, torch_device
 from reidablate.errors import UserError
@@ -69,9 +69,18 @@ def transfer_run(spec: RunSpec, *, on: str, data: Path) -> str:
         if diverged:
             features = no_features(model)
         else:
-            parts = state_folder(out) / f"features-{content_hash([weights, fingerprint])}"
+            precision = precision_on(device, spec.config.train.precision)
+            parts = state_folder(out) / f"features-{content_hash([weights, fingerprint, precision])}"
             with CountBar(f"{name} features") as bar:
-                features = extract_features(model, data, device, workers=spec.workers, parts=parts, progress=bar.show)
+                features = extract_features(
+                    model,
+                    data,
+                    device,
+                    workers=spec.workers,
+                    precision=spec.config.train.precision,
+                    parts=parts,
+                    progress=bar.show,
+                )
         write_npz(out / "features.npz", features)
         facts = {
             "on": on,

@@ -51,7 +51,8 @@ def try_weights(
     Raises:
         UserError: The file does not fit the model, or the data set is not there or not a good one.
     """
-    config = (study.cell(cell).config if cell else study.base_config()).model
+    run = study.cell(cell).config if cell else study.base_config()
+    config = run.model
     model, report = _loaded(weights, config, hw_ratio)
     chosen = study.dataset(dataset)
     summary = prepare(study, chosen)
@@ -63,7 +64,12 @@ def try_weights(
         workers = min(study.preset.execution.workers, usable_cores())
         with CountBar(f"{weights.name} on {dataset}") as bar:
             features = extract_features(
-                model.to(place), study.data_folder(dataset), place, workers=workers, progress=bar.show
+                model.to(place),
+                study.data_folder(dataset),
+                place,
+                workers=workers,
+                precision=run.train.precision,
+                progress=bar.show,
             )
     write_npz(out, features if report.has_neck else _before_neck(features))
     smoke = [MARK] if study.preset.sample is not None else []
