@@ -71,8 +71,8 @@ onstart:
     STUDY.write()
     write_scope(STUDY)
     ask_wandb()
-    if workflow.local_exec and len(NEEDS.train) + len(NEEDS.transfer) + len(NEEDS.evaluate) > 1:
-        start_host()
+    if workflow.local_exec and len(NEEDS.train) + len(NEEDS.transfer) + len(NEEDS.evaluate) + len(EXPLAINED) > 1:
+        start_host(*["reidablate.diagnostics.cell"] * bool(EXPLAINED))
 
 
 onsuccess:

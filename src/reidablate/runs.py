@@ -248,6 +248,7 @@ class Floors(BaseModel):
     floors: list[Floor]
     data_fingerprint: str | None = None  # null in those of 0.1.0, which are a list
     weights_sha256: str | None = None
+    blurred: bool = False  # whether the samples show no faces
 
     @model_validator(mode="before")
     @classmethod

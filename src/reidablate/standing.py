@@ -332,15 +332,16 @@ class Standing:
 
     def _unmeasured(self, dataset: str) -> bool:
         folder = self.study.data_folder(dataset) / "diagnostics"
-        there = all((folder / name).is_file() for name in ("floors.json", "samples.jpg"))
-        if self._broken(folder) or not there or self.unindexed(dataset):
+        gone = not ((folder / "floors.json").is_file() and (folder / "samples.jpg").is_file())
+        if gone or self._broken(folder) or self.unindexed(dataset):
             return True
         try:
             made = read_record(folder / "floors.json", Floors)
         except UserError:
             return True
         other_images = (folder.parent / "cache" / "cache.json").is_file() and self.uncached(dataset)
-        return other_images or made.data_fingerprint not in (None, self.fingerprint(dataset))
+        blur = self.study.settings.report.blur_faces and not self.summary(dataset)["synthetic"]
+        return other_images or made.blurred != blur or made.data_fingerprint not in (None, self.fingerprint(dataset))
 
     @property
     def _untabled(self) -> bool:

@@ -42,8 +42,12 @@ _PDEATHSIG, _NAME = 1, 15  # of prctl
 _HOSTS: list["subprocess.Popen[bytes]"] = []  # their standard input stays open as long as this process
 
 
-def start_host() -> None:
-    """Starts the host of this process's jobs and names it in the environment; does nothing where it cannot work."""
+def start_host(*also: str) -> None:
+    """Starts the host of this process's jobs and names it in the environment; does nothing where it cannot work.
+
+    Args:
+        also: Modules that it imports besides those of every study.
+    """
     if sys.platform != "linux" or VARIABLE in os.environ:
         return
     name = f"reidablate-{uuid.uuid4().hex}"
@@ -52,7 +56,7 @@ def start_host() -> None:
         listener.bind(f"\0{name}")  # a name without a file, so that no kill leaves one behind
         listener.listen(128)
         host = subprocess.Popen(
-            [sys.executable, "-m", "reidablate.warm", str(listener.fileno())],
+            [sys.executable, "-m", "reidablate.warm", str(listener.fileno()), *also],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -143,12 +147,12 @@ def _sources() -> dict[str, tuple[int, int]]:
 class _Host:
     """Forks jobs until its standard input ends, then waits for the last one."""
 
-    def __init__(self, listener: socket.socket) -> None:
+    def __init__(self, listener: socket.socket, also: Sequence[str] = ()) -> None:
         self._sources = _sources()
         self._listener = listener
         self._jobs: dict[int, socket.socket] = {}  # by process id
         self._selector = selectors.DefaultSelector()
-        for module in _PRELOADED:
+        for module in (*_PRELOADED, *also):
             importlib.import_module(module)
         reader, writer = socket.socketpair()
         writer.setblocking(False)
@@ -283,7 +287,7 @@ def _become(host: int, request: dict[str, Any], descriptors: list[int]) -> NoRet
 
 def _main() -> None:
     gc.disable()  # nothing that is imported is garbage
-    _Host(socket.socket(fileno=int(sys.argv[1]))).serve()
+    _Host(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:]).serve()
 
 
 if __name__ == "__main__":

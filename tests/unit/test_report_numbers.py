@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -231,3 +232,8 @@ def test_variants_that_only_the_tables_tell_apart_are_not_informative_without_th
 def test_large_tables_or_none_that_were_logged_mark_nothing(tmp_path: Path) -> None:
     results = write_shares(tmp_path, {"p1_rpe_jsd": 0.001, "jsd_layer": 0.02})
     assert "not informative" not in html_of(results)
+    study = collect(results / "tables")
+    layer = next(c for c in study.contrasts_of("market1501", study.cells) if c.cell.name == "jsd_layer")
+    added = {"losses.position_relation": [None, {"grouping": "head"}]}  # a whole section, as the first reference has it
+    cell = replace(layer.cell, differences={layer.reference.name: added})
+    assert RelationLog(study.history).same_loss(replace(layer, cell=cell)) is None

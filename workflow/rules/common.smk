@@ -7,6 +7,7 @@ import subprocess
 
 from snakemake.logging import logger
 
+from reidablate.diagnosing import compared_runs, pages_folder, pages_to_make
 from reidablate.engine.devices import usable_gpus
 from reidablate.errors import how_it_ended
 from reidablate.gpus import share_of_cores
@@ -36,8 +37,10 @@ localrules:
 DATA = ROOT / "data"
 LOGS = ROOT / "logs"
 TABLES = ROOT / "tables"
+PAGES = pages_folder(ROOT)
 LASTING_FILES = [name for name in TRAINED_FILES if name not in REMOVABLE]  # `keep` may remove the others in between
 TRAINED_HERE = [run for run in NEEDS.train if not STUDY.cell(run.cell).external]
+EXPLAINED = {f"{run.dataset}/{run.cell}": run for run in pages_to_make(STUDY, NEEDS)}
 ALL_TABLES = (*GATHERED, "contrasts.parquet", "claims.parquet", "slices.parquet", "joint.parquet")
 
 
@@ -60,6 +63,20 @@ def there(name):
     return [ROOT / run.id / name for run in [*STUDY.runs, *STUDY.transfers] if run in made or run in NEEDS.stands]
 
 
+def looked_into(name):
+    """The files of a run, and of those that its page compares it with, as far as they stand or are made."""
+    run = EXPLAINED[name]
+    reference, others = compared_runs(STUDY, run)
+    made = {*NEEDS.train, *NEEDS.evaluate}
+    there = [r for r in (run, reference, *others) if r and (r in made or r in NEEDS.stands)]
+    return [ROOT / r.id / name for r in there for name in ("provenance.json", "metrics.json")]
+
+
+def pages():
+    """The records of the pages that this call makes."""
+    return [PAGES / f"{name}.json" for name in EXPLAINED]
+
+
 def stale(needs):
     """What is there and has to be made again all the same. By its own rules Snakemake might leave it."""
     files = [ROOT / run.id / "provenance.json" for run in [*needs.train, *needs.transfer]]
@@ -71,7 +88,8 @@ def stale(needs):
         files += [DATA / dataset / "cache" / "cache.json"] * (dataset in needs.caches)
     files += [TABLES / "study.json"] * needs.tables
     files += [TABLES / "contrasts.parquet"] * needs.statistics
-    files += [ROOT / "report" / "index.html"] * needs.report
+    files += pages()
+    files += [ROOT / "report" / "index.html"] * (needs.report or bool(EXPLAINED))
     return [str(path) for path in files if path.is_file()]
 
 

@@ -5,6 +5,7 @@ rule report:
     input:
         tables=[TABLES / name for name in ALL_TABLES],
         templates=places.templates(Path()),
+        pages=pages(),
     output:
         report(
             ROOT / "report" / "index.html",

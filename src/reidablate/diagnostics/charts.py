@@ -56,7 +56,7 @@ def heads(slug: str, title: str, values: npt.NDArray[np.float64], *, y_label: st
         axes.axhline(level, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label=words)
         axes.set_xticks(range(1, len(values) + 1))
         axes.set_xlim(0.5, len(values) + 0.5)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.1 * max(level, float(values.max())))
         axes.set_xlabel("block")
         axes.set_ylabel(y_label)
         figure.legend(loc="outside lower left")

@@ -16,6 +16,7 @@ from reidablate.artifacts import atomic_path, only_writer, sha256_file, write_re
 from reidablate.data.cache import read_cache
 from reidablate.data.index import read_index
 from reidablate.data.stripes import standardise_by_camera, stripe_means
+from reidablate.diagnostics.faces import blur_face
 from reidablate.metrics.evaluate import score_side
 from reidablate.metrics.protocol import Scores, score_distances
 from reidablate.runs import NO_WEIGHTS
@@ -42,10 +43,13 @@ def diagnose_dataset(study: Study, dataset: str) -> str:
         rows.append(_row("untrained network", _network(study, folder, None), "initial weights of seed 0"))
         if weights is not None:
             rows.append(_row("pre-trained network", _network(study, folder, weights), "before any fine-tuning"))
-    sheet = sample_sheet(read_cache(folder / "cache", "train"), frame.loc[frame["split"] == "train", "pid"].to_numpy())
+    blur = study.settings.report.blur_faces and not index.summary["synthetic"]
+    pids = frame.loc[frame["split"] == "train", "pid"].to_numpy()
+    sheet = sample_sheet(read_cache(folder / "cache", "train"), pids, blur=blur)
     made_of = {
         "data_fingerprint": index.summary["fingerprint"],
         "weights_sha256": NO_WEIGHTS if weights is None else sha256_file(weights),
+        "blurred": blur,
     }
     with only_writer(out, "diagnose"):
         with atomic_path(out / "samples.jpg") as temporary:
@@ -94,12 +98,15 @@ def _network(study: Study, folder: Path, weights: Path | None) -> Scores:
     return score_side(features, side)
 
 
-def sample_sheet(images: "np.ndarray[Any, np.dtype[np.uint8]]", pids: "np.ndarray[Any, Any]") -> bytes:
+def sample_sheet(
+    images: "np.ndarray[Any, np.dtype[np.uint8]]", pids: "np.ndarray[Any, Any]", *, blur: bool = False
+) -> bytes:
     """Returns a JPEG with one row of training images for each of a few identities, spread over the set.
 
     Args:
         images: (N, H, W, 3).
         pids: (N,) identity of each image.
+        blur: Whether faces are made unrecognisable; see `faces.blur_face`.
     """
     num_ids, num_images = SHEET
     names = np.unique(pids)
@@ -109,7 +116,8 @@ def sample_sheet(images: "np.ndarray[Any, np.dtype[np.uint8]]", pids: "np.ndarra
     for row, pid in enumerate(chosen):
         for column, image in enumerate(np.flatnonzero(pids == pid)[:num_images]):
             top, left = row * (height + 4) + 2, column * (width + 4) + 2
-            sheet[top : top + height, left : left + width] = images[image]
+            shown = blur_face(images[image]) if blur else images[image]
+            sheet[top : top + height, left : left + width] = shown
     stream = io.BytesIO()
     Image.fromarray(sheet).save(stream, "JPEG", quality=85)
     return stream.getvalue()

@@ -4,6 +4,7 @@ Legend: N images, n patches, D width, G groups, E entries of a distribution, C i
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -89,21 +90,21 @@ def hypothesis_test(
         num_permutations: How many.
     """
     counted = camids[:, None] != camids[None, :]
-    names, labels = np.unique(pids, return_inverse=True)
-    observed = _difference(divergences, counted, labels, len(names))
-    if np.isnan(observed):
+    _, labels = np.unique(pids, return_inverse=True)
+    same = counted & (labels[:, None] == labels[None, :])
+    if not same.any():
         return None
+    statistic = _Statistic.of(divergences, counted, same, labels)
+    places = np.arange(len(labels))
+    observed = statistic(places)
     cameras = [np.flatnonzero(camids == camid) for camid in np.unique(camids)]
     drawn = np.empty(num_permutations)
     for number in range(num_permutations):
-        shuffled = labels.copy()
         for images in cameras:
-            shuffled[images] = labels[rng.permutation(images)]
-        drawn[number] = _difference(divergences, counted, shuffled, len(names))
-    drawn = drawn[~np.isnan(drawn)]
+            places[images] = rng.permutation(images)
+        drawn[number] = statistic(places)
     low, high = np.quantile(drawn, [0.025, 0.975])
     upper = np.triu(counted, 1)
-    same = labels[:, None] == labels[None, :]
     within, between = divergences[upper & same], divergences[upper & ~same]
     return HypothesisTest(
         within=within,
@@ -113,7 +114,7 @@ def hypothesis_test(
         high=float(high),
         p_value=float((1 + (drawn >= observed - 1e-12).sum()) / (1 + len(drawn))),
         overlap=histogram_overlap(within, between),
-        num_ids=int(((counted & same).any(1) * 1.0 @ np.eye(len(names))[labels] > 0).sum()),
+        num_ids=len(np.unique(labels[same.any(1)])),
     )
 
 
@@ -126,16 +127,39 @@ def histogram_overlap(first: FloatArray, second: FloatArray, bins: int = 40) -> 
     return float(np.minimum(*shares).sum())
 
 
-def _difference(
-    divergences: FloatArray, counted: npt.NDArray[np.bool_], labels: npt.NDArray[np.intp], num_ids: int
-) -> float:
-    """Returns the mean over identities of mean divergence to others minus mean divergence within; NaN without any."""
-    members = np.eye(num_ids)[labels]
-    sums, numbers = ((part @ members).T @ members for part in (divergences * counted, counted.astype(float)))
-    within, within_number = np.diag(sums), np.diag(numbers)
-    between, between_number = sums.sum(1) - within, numbers.sum(1) - within_number
-    there = (within_number > 0) & (between_number > 0)
-    if not there.any():
-        return float("nan")
-    gaps = between[there] / between_number[there] - within[there] / within_number[there]
-    return float(gaps.mean())
+@dataclass(frozen=True)
+class _Statistic:
+    """The mean over identities of mean divergence to others minus mean divergence within.
+
+    Called with the image (N,) that stands in the place of each: as images only change places within a camera, which
+    pairs count and how many each identity has stays as it was.
+    """
+
+    divergences: FloatArray
+    first: npt.NDArray[np.intp]  # (P,) both places of each pair of one identity that counts
+    second: npt.NDArray[np.intp]
+    labels: npt.NDArray[np.intp]  # (N,) identity of each place
+    totals: FloatArray  # (N,) sum of an image's divergences that count
+    num_within: npt.NDArray[Any]  # by identity
+    num_between: npt.NDArray[Any]
+
+    @classmethod
+    def of(
+        cls,
+        divergences: FloatArray,
+        counted: npt.NDArray[np.bool_],
+        same: npt.NDArray[np.bool_],
+        labels: npt.NDArray[np.intp],
+    ) -> "_Statistic":
+        within, everything = (np.bincount(labels, part.sum(1).astype(float)) for part in (same, counted))
+        totals = np.where(counted, divergences, 0.0).sum(1)
+        first, second = np.nonzero(same)
+        return cls(divergences, first, second, labels, totals, within, everything - within)
+
+    def __call__(self, places: npt.NDArray[np.intp]) -> float:
+        pairs = self.divergences[places[self.first], places[self.second]]
+        within = np.bincount(self.labels[self.first], pairs, len(self.num_within))
+        between = np.bincount(self.labels, self.totals[places]) - within
+        there = (self.num_within > 0) & (self.num_between > 0)
+        gaps = between[there] / self.num_between[there] - within[there] / self.num_within[there]
+        return float(gaps.mean())

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from reidablate.diagnostics.pictures import Pixels, blur_face
+from reidablate.diagnostics.faces import Pixels, blur_face
 from reidablate.diagnostics.subject import Amount, Subject
 
 

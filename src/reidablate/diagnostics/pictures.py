@@ -12,29 +12,14 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw
 
+from reidablate.diagnostics.faces import Pixels
 from reidablate.models.position import Grid
 
-Pixels = npt.NDArray[np.uint8]
-HEAD_SHARE = 0.2  # of the height: where a detector's box of a standing person has the face
 SHOWN_PX = 128  # height at which people are stored
 MOST_BYTES = 60_000  # of a cell on the main page
 COLOURS = {"right": "#128a6b", "wrong": "#d23f46", "junk": "#8a95a1", "query": "#1f2933"}
-
-
-def blur_face(pixels: Pixels) -> Pixels:
-    """Returns an image (H, W, 3) whose upper fifth cannot be recognised.
-
-    No detector ships with this package: the face of a standing person is expected there, as it is in the boxes of the
-    data sets. It is reduced to a few pixels and enlarged again, which no sharpening undoes.
-    """
-    head = max(1, round(HEAD_SHARE * len(pixels)))
-    image = Image.fromarray(pixels)
-    part = image.crop((0, 0, image.width, head))
-    few = part.resize((4, 3), Image.Resampling.BOX)
-    image.paste(few.resize(part.size, Image.Resampling.BICUBIC).filter(ImageFilter.GaussianBlur(2)), (0, 0))
-    return np.asarray(image)
 
 
 def person(pixels: Pixels) -> Image.Image:

@@ -17,6 +17,7 @@ from reidablate.report.collect import HEADLINE, StudyTables, collect
 from reidablate.report.drawing import Plot, draw
 from reidablate.report.exports import best_cells, export_filters, write_exports
 from reidablate.report.figures import marker, paint
+from reidablate.report.pages import Page, find_pages
 from reidablate.report.parts import first_contrasts, parts_of
 from reidablate.report.records import VERDICTS, Cell, Contrast, Number, changes, fixed, main_baseline, over_rows
 from reidablate.report.relations import RelationLog
@@ -50,7 +51,8 @@ def render_report(results: Path, templates: Path, out: Path, *, files: Sequence[
             record = out.parent / RECORD
             record.unlink(missing_ok=True)  # it vouches for the others, so it comes last
             plots = draw(study, out.parent / "figures", files)
-            write_text(out, render_html(study, plots, environment))
+            pages = find_pages(results, out.parent)
+            write_text(out, render_html(study, plots, environment, pages))
             exports = write_exports(study, environment, out.parent)
             figures = [f"figures/{plot.name}.{suffix}" for plot in plots for suffix in plot.files]
             made_of = integrity.digests_of(results / "tables" / name for name in ("study.json", "statistics.json"))
@@ -79,7 +81,7 @@ def make_environment(templates: Path) -> Environment:
     return environment
 
 
-def render_html(study: StudyTables, plots: list[Plot], environment: Environment) -> str:
+def render_html(study: StudyTables, plots: list[Plot], environment: Environment, pages: Sequence[Page] = ()) -> str:
     """Returns the page; its own script is allowed by hash, every other script and every request is refused."""
     everywhere = [*study.datasets, *study.about.get("test_only", [])]
     overall = {dataset["name"]: study.to_baseline(dataset["name"]) for dataset in study.datasets}
@@ -94,6 +96,7 @@ def render_html(study: StudyTables, plots: list[Plot], environment: Environment)
         "spans": {name: span(contrasts.values()) for name, contrasts in overall.items()},
         "answers": answers(study),
         "relations": RelationLog(study.history),
+        "pages": [page for page in pages if page.dataset in {d["name"] for d in study.datasets}],
         "counts": verdict_counts([c for contrasts in overall.values() for c in contrasts.values()]),
         "ranks": {name: best_cells(study, name, contrasts) for name, contrasts in overall.items()},
         "parts": {group: _parts(study, cells) for group, cells in study.groups.items()},
@@ -107,7 +110,7 @@ def render_html(study: StudyTables, plots: list[Plot], environment: Environment)
         },
     }
     own = own_sections(environment, study, context)
-    sections = _sections(study, [(section.anchor, section.title) for section in own])
+    sections = _sections(study, [(section.anchor, section.title) for section in own], pages=bool(context["pages"]))
     return environment.get_template("report.html.j2").render({**context, "own_sections": own, "sections": sections})
 
 
@@ -142,7 +145,7 @@ def _parts(study: StudyTables, cells: list[Cell]) -> list[dict[str, Any]]:
     return found
 
 
-def _sections(study: StudyTables, own: list[tuple[str, str]]) -> list[tuple[str, str]]:
+def _sections(study: StudyTables, own: list[tuple[str, str]], *, pages: bool) -> list[tuple[str, str]]:
     """Returns (anchor, title) of every section in the order of the page, those that a study brings among them."""
     groups = [
         (f"group-{number}", f"Group: {group.replace('_', ' ')}") for number, group in enumerate(study.groups, start=1)
@@ -161,6 +164,7 @@ def _sections(study: StudyTables, own: list[tuple[str, str]]) -> list[tuple[str,
         *([("slices", "Parts of the test set")] if study.slices is not None else []),
         *((anchor, title) for anchor, title, table in extra if table is not None),
         *own,
+        *([("diagnostics", "Diagnostics")] if pages else []),
         ("cost", "Cost"),
         ("data", "Data sets"),
         ("calibration", "Calibration"),
