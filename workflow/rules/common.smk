@@ -178,12 +178,12 @@ def ask_wandb():
         done = subprocess.run(["reidablate", "wandb", "check"], check=False, capture_output=True, text=True)
         if done.returncode:
             logger.warning(done.stderr.strip())
-            os.environ["WANDB_MODE"] = "disabled"
+            os.environ.update(WANDB_MODE="disabled")  # jobs inherit it
 
 
 def send_verdicts():
     """Sends the verdicts to Weights & Biases, where it is asked for."""
-    if STUDY.settings.wandb != "disabled" and os.environ.get("WANDB_MODE") != "disabled":
+    if STUDY.settings.wandb != "disabled" and os.getenv("WANDB_MODE") != "disabled":
         offline = ["--offline"] * (STUDY.settings.wandb == "offline")
         command = ["reidablate", "wandb", "push", str(ROOT), "--verdicts", "--study", ".", *offline]
         with (LOGS / "wandb.log").open("w") as stream:
