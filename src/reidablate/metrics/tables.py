@@ -42,9 +42,11 @@ def print_scores(scores: Mapping[str, Scores], protocol: Mapping[str, Any]) -> N
 def print_comparison(found: "Comparison", first: str, second: str) -> None:
     """Prints both retrievals and their difference in points, with what the interval does and does not say."""
     console = Console()
-    table = Table("points", "first", "second", "difference", "95 % interval", "p", "P(better)", "verdict")
-    for column in table.columns[1:-1]:
+    headers = ("points", "first", "second", "difference", "95 % interval", "p", "P(better)", "verdict")
+    table = Table(*headers, box=None, pad_edge=False, padding=(0, 1, 0, 0))  # whole within 80 letters
+    for column in table.columns[1:]:
         column.justify, column.no_wrap = "right", True
+    table.columns[-1].justify = "left"
     for metric, row in found.metrics.items():
         low, high, p_value = row["low"], row["high"], row["p_value"]
         known = low is not None and high is not None and p_value is not None
