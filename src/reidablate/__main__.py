@@ -19,6 +19,9 @@ def main() -> None:
 
         status = run_by_host(sys.argv[1:])
         if status is None:
+            from reidablate.provenance import limit_blas
+
+            limit_blas()
             from reidablate import cli
     except MemoryError:
         print(_NO_MEMORY, file=sys.stderr)

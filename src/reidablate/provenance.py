@@ -160,9 +160,24 @@ def machine() -> dict[str, Any]:
     }
 
 
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""Microseconds of processor time that a container may use, or `max`, and of which period."""
+
+
 def usable_cores() -> int:
-    """Returns how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Returns how many cores this process may use: by its affinity, and by the quota of the container it is in."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = CPU_QUOTA.read_text(encoding="ascii").split()
+        return cores if quota == "max" else max(1, min(cores, -(-int(quota) // int(period))))
+    except (OSError, ValueError):
+        return cores
+
+
+def limit_blas() -> None:
+    """Gives NumPy's BLAS, before it is loaded, as many threads as there are usable cores, unless the user says."""
+    for name in ("OPENBLAS", "MKL"):
+        os.environ.setdefault(f"{name}_NUM_THREADS", str(usable_cores()))
 
 
 def _processor() -> str:

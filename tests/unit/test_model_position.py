@@ -12,10 +12,13 @@ from reidablate.models.position import (
     ClsBias,
     RelativeBias,
     RelativeKeys,
+    _KeysOfTable,
+    _RowsOfTable,
     full_index,
     mirrored_index,
     sinusoid,
 )
+from support import gradient
 
 GRID = (6, 4)
 
@@ -172,3 +175,29 @@ def test_absolute_position_without_cls_row_has_no_cls_gradient() -> None:
     assert ape.table.grad is not None
     assert torch.equal(ape.table.grad[0], torch.zeros(8))
     assert torch.equal(ape.table.grad[1:], torch.ones(24, 8))
+
+
+@pytest.mark.parametrize("kind", RELATIVE_KINDS)
+def test_the_gradient_of_a_table_on_a_gpu_is_that_of_indexing(kind: str) -> None:
+    """The same sums in another order: exact here, where all summands are small whole numbers."""
+    module, generator = RelativeBias(kind, GRID, 5), torch.Generator().manual_seed(0)
+    upstream = torch.randint(-99, 100, (*module.index.shape, 5), generator=generator).float()
+    (module.table[module.index] * upstream).sum().backward()
+    wanted, module.table.grad = gradient(module.table), None
+    rows = _RowsOfTable.apply(module.table, module.index, module.pairs)
+    assert torch.equal(rows, module.table[module.index])
+    (rows * upstream).sum().backward()
+    assert torch.equal(gradient(module.table), wanted)
+
+
+def test_the_gradient_of_relative_keys_on_a_gpu_is_that_of_gather() -> None:
+    module, generator = RelativeKeys("shaw_key", GRID, 4), torch.Generator().manual_seed(0)
+    scores = torch.randn(2, 3, len(module.index), len(module.table), generator=generator, requires_grad=True)
+    index = module.index.expand(2, 3, -1, -1)
+    upstream = torch.randn(index.shape, generator=generator)
+    (scores.gather(-1, index) * upstream).sum().backward()
+    wanted, scores.grad = gradient(scores), None
+    found = _KeysOfTable.apply(scores, module.index, module.keys)
+    assert torch.equal(found, scores.gather(-1, index))
+    (found * upstream).sum().backward()
+    assert torch.equal(gradient(scores), wanted)

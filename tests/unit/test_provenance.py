@@ -1,5 +1,6 @@
 """Which edits of the sources change the name of the code, and what is kept of them."""
 
+import os
 import zipfile
 from pathlib import Path
 
@@ -91,3 +92,25 @@ def test_released_versions_need_no_copy_and_share_a_name(tmp_path: Path, monkeyp
     monkeypatch.setitem(provenance.RELEASED, code_hash(), "next")
     assert keep_sources(tmp_path) is None
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [("max 100000", None), ("100000 100000", 1), ("50000 100000", 1), ("6400000 100000", None), ("", None)],
+)
+def test_a_container_with_a_quota_has_no_more_cores_than_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str, cores: int | None
+) -> None:
+    monkeypatch.setattr(provenance, "CPU_QUOTA", tmp_path / "cpu.max")
+    everything = provenance.usable_cores()
+    (tmp_path / "cpu.max").write_text(f"{quota}\n")
+    assert provenance.usable_cores() == (cores or everything)
+
+
+def test_a_command_gives_blas_the_usable_cores_unless_the_user_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "7")
+    monkeypatch.setenv("MKL_NUM_THREADS", "1")  # so that it is put back in the end
+    monkeypatch.delenv("MKL_NUM_THREADS")
+    provenance.limit_blas()
+    assert os.environ["OPENBLAS_NUM_THREADS"] == "7"
+    assert os.environ["MKL_NUM_THREADS"] == str(provenance.usable_cores())

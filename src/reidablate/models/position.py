@@ -6,12 +6,15 @@ A grid is (rows, cols). Token 0 is CLS, token 1 + k is patch k.
 No parameter name here contains "bias": recipes that give every "bias" a doubled learning rate must not catch a table.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 Grid = tuple[int, int]
 
@@ -88,12 +91,77 @@ class RelativeTable(nn.Module):
         self.centre_row = RELATIVE_KINDS[kind].centre(grid)  # a number: a GPU would be waited for to read it in `index`
 
 
+@functools.cache
+def pairs_of_rows(kind: str, grid: Grid) -> Tensor:
+    """Returns the pairs a n + b of patches that share each row of a table, (R, m), filled up with n * n."""
+    with torch.device("cpu"):  # also while a model without numbers is built
+        index = RELATIVE_KINDS[kind].index(grid).flatten()
+        order, counts = index.argsort(stable=True), index.bincount()
+        first = counts.cumsum(0) - counts
+        place = torch.arange(len(index)) - first[index[order]]
+        pairs = torch.full((len(counts), int(counts.max())), len(index))
+        pairs[index[order], place] = order
+        return pairs
+
+
+@functools.cache
+def keys_of_rows(kind: str, grid: Grid) -> Tensor:
+    """Returns the key patch that has each row of a table for a query patch, (n, R), or n where none has it.
+
+    No two keys share a row: seen from one patch, every other one has an offset of its own.
+    """
+    with torch.device("cpu"):
+        index = RELATIVE_KINDS[kind].index(grid)
+        keys = torch.full((len(index), RELATIVE_KINDS[kind].num_rows(grid)), len(index))
+        return keys.scatter(1, index, torch.arange(len(index)).expand_as(index))
+
+
+class _RowsOfTable(torch.autograd.Function):
+    """`table[index]`, (n, n, h), whose gradient adds up, for each row, the pairs that share it.
+
+    PyTorch's own sorts all pairs first to be repeatable on a GPU. The sums are the same but for the order of summands.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, index: Tensor, pairs: Tensor) -> Tensor:
+        ctx.save_for_backward(pairs)
+        return table[index]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (pairs,) = ctx.saved_tensors
+        return F.pad(gradient.flatten(0, 1), (0, 0, 0, 1))[pairs].sum(1), None, None
+
+
+class _KeysOfTable(torch.autograd.Function):
+    """`scores.gather(-1, index)` of (B, h, n, R), whose gradient is a gather too, since no two keys share a row."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, index: Tensor, keys: Tensor) -> Tensor:
+        ctx.save_for_backward(keys)
+        return scores.gather(-1, index.expand(*scores.shape[:2], -1, -1))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (keys,) = ctx.saved_tensors
+        return F.pad(gradient, (0, 1)).gather(-1, keys.expand(*gradient.shape[:2], -1, -1)), None, None
+
+
 class RelativeBias(RelativeTable):
     """One number per relative position and head, table (R, h), added to the logits between patches."""
 
+    pairs: Tensor
+
+    def __init__(self, kind: str, grid: Grid, columns: int) -> None:
+        super().__init__(kind, grid, columns)
+        self.register_buffer("pairs", pairs_of_rows(kind, grid), persistent=False)
+
     def forward(self) -> Tensor:
         """Returns what is added to the patch-patch logits, (h, n, n); rows are queries."""
-        return self.table[self.index].permute(2, 0, 1)
+        rows = _RowsOfTable.apply(self.table, self.index, self.pairs) if self.table.is_cuda else self.table[self.index]
+        return cast("Tensor", rows).permute(2, 0, 1)
 
     def centre(self) -> Tensor:
         """Returns what a patch's logit for itself gets, (h,)."""
@@ -106,9 +174,17 @@ class RelativeKeys(RelativeTable):
     `e_ab = q_a . (k_b + a_idx(a,b)) / sqrt(d)`; this module gives the second summand.
     """
 
+    keys: Tensor
+
+    def __init__(self, kind: str, grid: Grid, columns: int) -> None:
+        super().__init__(kind, grid, columns)
+        self.register_buffer("keys", keys_of_rows(kind, grid), persistent=False)
+
     def forward(self, queries: Tensor) -> Tensor:
         """Returns `q_a . a_idx(a,b)`, (B, h, n, n), of patch queries (B, h, n, d) that are already scaled."""
         scores = queries @ self.table.T
+        if scores.is_cuda:
+            return cast("Tensor", _KeysOfTable.apply(scores, self.index, self.keys))
         return scores.gather(-1, self.index.expand(*scores.shape[:2], -1, -1))
 
 
