@@ -23,7 +23,7 @@ def pages_folder(results: Path) -> Path:
 
 def page_of(study: Study, run: Run) -> Path:
     """Returns the page of a run; that of another than the first seed names its seed."""
-    seed = "" if run in first_runs(study) else f"_seed{run.seed}"
+    seed = "" if run.seed == min(study.planned[run.dataset][run.cell]) else f"_seed{run.seed}"
     return pages_folder(study.root) / run.dataset / f"{run.cell}{seed}.html"
 
 

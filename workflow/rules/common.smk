@@ -7,7 +7,7 @@ import subprocess
 
 from snakemake.logging import logger
 
-from reidablate.diagnosing import compared_runs, pages_folder, pages_to_make
+from reidablate.diagnosing import compared_runs, first_runs, page_of, pages_folder, pages_to_make
 from reidablate.engine.devices import usable_gpus
 from reidablate.errors import how_it_ended
 from reidablate.gpus import share_of_cores
@@ -73,8 +73,9 @@ def looked_into(name):
 
 
 def pages():
-    """The records of the pages that this call makes."""
-    return [PAGES / f"{name}.json" for name in EXPLAINED]
+    """The records of the pages that are there or that this call makes."""
+    records = {f"{run.dataset}/{run.cell}": page_of(STUDY, run).with_suffix(".json") for run in first_runs(STUDY)}
+    return [record for name, record in records.items() if name in EXPLAINED or record.is_file()]
 
 
 def stale(needs):
@@ -88,7 +89,7 @@ def stale(needs):
         files += [DATA / dataset / "cache" / "cache.json"] * (dataset in needs.caches)
     files += [TABLES / "study.json"] * needs.tables
     files += [TABLES / "contrasts.parquet"] * needs.statistics
-    files += pages()
+    files += [PAGES / f"{name}.json" for name in EXPLAINED]
     files += [ROOT / "report" / "index.html"] * (needs.report or bool(EXPLAINED))
     return [str(path) for path in files if path.is_file()]
 

@@ -41,13 +41,21 @@ def absolute_positions(look: Look) -> Section:
     maps = similarity_maps(rows[1:], grid)
     step = max(1, int(np.ceil((len(maps) / MOST_MAPS) ** 0.5)))
     chosen = [y * grid[1] + x for y in range(0, grid[0], step) for x in range(0, grid[1], step)]
-    tiles = [element(heat(maps[k].numpy()), f"similarity to patch {k}", enlarge=4) for k in chosen]
+    tiles = [element(heat(maps[k].numpy()), f"similarity to patch {k}", enlarge=_enlarged(grid)) for k in chosen]
     columns = len(range(0, grid[1], step))
     picture = f'<div class="grid" style="grid-template-columns:repeat({columns},max-content)">{"".join(tiles)}</div>'
     cls = torch.nn.functional.cosine_similarity(rows[:1], rows[1:]).view(grid)
     found = [picture]
     if bool(rows[0].any()):
-        found.append(strip([captioned(element(heat(cls.numpy()), "CLS", enlarge=6), "row of CLS with all patches")]))
+        found.append(
+            strip(
+                [
+                    captioned(
+                        element(heat(cls.numpy()), "CLS", enlarge=2 * _enlarged(grid)), "row of CLS with all patches"
+                    )
+                ]
+            )
+        )
     attention = look.subject.model.backbone.blocks[0]
     normed = attention.norm1(rows[1:])
     seen = first_block_proximity(normed, attention.attn.qkv.weight, attention.attn.qkv.bias, attention.attn.num_heads)
@@ -56,6 +64,11 @@ def absolute_positions(look: Look) -> Section:
 
 
 _NO_APE = "{} has no absolute position rows of the study's transformers, so there are none to compare."
+
+
+def _enlarged(shape: tuple[int, ...]) -> int:
+    """Returns how many pixels of the screen a place of a small map takes."""
+    return max(2, 72 // max(shape))
 
 
 def _absolute_rows(look: Look) -> Tensor | None:
@@ -105,13 +118,16 @@ def relative_positions(look: Look) -> Section:
     found = []
     for block, heads in enumerate(maps, start=1):
         tiles = [
-            captioned(element(signed_heat(values), f"block {block}, head {head}", enlarge=5), f"head {head}")
+            captioned(
+                element(signed_heat(values), f"block {block}, head {head}", enlarge=_enlarged(values.shape)),
+                f"head {head}",
+            )
             for head, values in enumerate(heads, start=1)
         ]
         found.append(strip(tiles, f"Block {block}: root mean square {np.sqrt(np.square(heads).mean()):.3f}"))
         if look.amount.full:
             bias = tables[block - 1].detach()[index].mean(-1).numpy()
-            picture = element(signed_heat(bias), f"bias of block {block}", enlarge=2)
+            picture = element(signed_heat(bias), f"bias of block {block}", enlarge=max(1, 160 // len(bias)))
             found.append(strip([captioned(picture, "all pairs, mean of heads; rows are queries")]))
     return Section("rpe", "Relative positions", how, found)
 

@@ -69,8 +69,8 @@ class RelationLog:
         That is so where they differ in the grouping of heads, or in the order of pairs, and in nothing else.
         """
         changed = contrast.cell.differences.get(contrast.reference.name, {})
-        values = [(value, _EQUAL_WITHOUT_TABLES.get(key, ())) for key, pair in changed.items() for value in pair]
-        if not values or any(value not in equal for value, equal in values):
+        known = (value in _EQUAL_WITHOUT_TABLES.get(key, ()) for key, pair in changed.items() for value in pair)
+        if not changed or not all(known):
             return None
         shares = [self.share(contrast.dataset, cell.name) for cell in (contrast.cell, contrast.reference)]
         if any(share.value is None for share in shares):
