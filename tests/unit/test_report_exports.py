@@ -67,9 +67,16 @@ def test_latex_names_the_best_only_where_the_verdict_allows(folder: Path, study:
 
 
 def test_markdown_rows_have_the_columns_of_the_header(folder: Path, study: StudyTables) -> None:
-    lines = (folder / "exports" / "main_table.md").read_text().strip().splitlines()
+    lines = [line for line in (folder / "exports" / "main_table.md").read_text().splitlines() if line.startswith("|")]
     assert len(lines) == 2 + len(study.cells)
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {10}
+
+
+@pytest.mark.parametrize("suffix", ["md", "tex"])
+def test_tables_for_papers_carry_the_protocol_and_the_number_of_seeds(folder: Path, suffix: str) -> None:
+    text = (folder / "exports" / f"main_table.{suffix}").read_text()
+    assert "Synthetic data. Points, mean" in text
+    assert "over 3 seeds. Single query, features before neck, cosine distance" in text
 
 
 def test_the_summary_says_synthetic_and_counts_runs(folder: Path) -> None:

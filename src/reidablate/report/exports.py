@@ -100,11 +100,18 @@ def write_exports(study: StudyTables, environment: Environment, folder: Path) ->
     ranks = {d["name"]: best_cells(study, d["name"], study.to_baseline(d["name"])) for d in study.datasets}
     usual = main_baseline(study.cells)
     context = {"study": study, "answer": answer_text(study), "rows": rows, "ranks": ranks, "baseline": usual}
+    context |= {"protocol": protocol_line(study)}
     rendered = ["exports/main_table.tex", "exports/main_table.md", "summary.md"]
     for name in rendered:
         template = environment.get_template(f"{Path(name).name}.j2")
         write_text(folder / name, template.render(context))
     return ["exports/main_table.csv", "exports/main_table.parquet", *rendered]
+
+
+def protocol_line(study: StudyTables) -> str:
+    """Returns how the scores of a study were made, as a sentence for captions."""
+    side = study.headline.replace("_", " ")
+    return f"Single query, features {side}, cosine distance, the query's own camera and junk left out, AP as step sum."
 
 
 def text_summary(tables: Path) -> str:
