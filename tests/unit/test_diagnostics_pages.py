@@ -1,7 +1,6 @@
 """A page of diagnostics of a real, tiny run: complete, self-contained, and of what stands."""
 
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +12,8 @@ from reidablate.diagnosing import is_of, made_of, page_of, pages_to_make
 from reidablate.diagnostics.cell import SECTIONS, diagnose_cell
 from reidablate.diagnostics.faces import blur_face
 from reidablate.diagnostics.pictures import MOST_BYTES, small_jpeg
-from reidablate.engine.stages import train_spec
-from reidablate.engine.train import train_run
 from reidablate.errors import UserError
 from reidablate.keeping import is_kept
-from reidablate.metrics.evaluate import evaluate_run
 from reidablate.report.pages import find_pages
 from reidablate.standing import Standing
 from reidablate.study import Run, Study
@@ -26,26 +22,17 @@ CELL = Run(dataset="market1501", cell="p1_rpe_jsd", seed=0)
 REFERENCE = Run(dataset="market1501", cell="p1_rpe", seed=0)
 
 
-@pytest.fixture(scope="module")
-def study(tiny_study: Study, tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """The tiny study with a cell and its first reference trained and scored, in a preset that asks for pages."""
-    results = tmp_path_factory.mktemp("pages")
-    shutil.copytree(tiny_study.root, results / tiny_study.preset.name)
-    settings = tiny_study.settings.model_copy(update={"results": results})
-    study = tiny_study.model_copy(update={"settings": settings, "preset": _asking(tiny_study.preset, "brief")})
-    for run in (REFERENCE, CELL):
-        train_run(train_spec(study, dataset=run.dataset, cell=run.cell, seed=run.seed))
-        evaluate_run(study.root / run.id)
-    return study
-
-
 def _asking(preset: Preset, diagnose: str) -> Preset:
     return preset.model_copy(update={"diagnose": diagnose})
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
+def study(explained: Study) -> Study:
+    return explained
+
+
+@pytest.fixture
 def page(study: Study) -> Path:
-    diagnose_cell(study, CELL, detail="full")
     return page_of(study, CELL)
 
 
