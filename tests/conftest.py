@@ -1,6 +1,7 @@
 """What several test modules share: a tiny study on disk, made once by the real stages."""
 
 import os
+import shutil
 from collections.abc import Generator
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import pytest
 import yaml
 
 from reidablate.artifacts import canonical_json
-from reidablate.engine.stages import pretrain_spec
+from reidablate.diagnostics.cell import diagnose_cell
+from reidablate.engine.stages import pretrain_spec, train_spec
 from reidablate.engine.train import train_run
+from reidablate.metrics.evaluate import evaluate_run
 from reidablate.planning import plan
-from reidablate.study import PRETRAIN, Study
+from reidablate.study import PRETRAIN, Run, Study
 from support import ROOT, TERMINAL, copy_cells, copy_project, run_cli, snakemake
 
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
@@ -76,6 +79,22 @@ def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> Study:
         run_cli("data", "index", *arguments, dataset)
         run_cli("data", "cache", *arguments, dataset)
     train_run(pretrain_spec(study))
+    return study
+
+
+@pytest.fixture(scope="session")
+def explained(tiny_study: Study, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """A tiny study with a cell and its first reference trained and scored, and the cell's page in full."""
+    results = tmp_path_factory.mktemp("pages")
+    shutil.copytree(tiny_study.root, results / tiny_study.preset.name)
+    settings = tiny_study.settings.model_copy(update={"results": results})
+    preset = tiny_study.preset.model_copy(update={"diagnose": "brief"})
+    study = tiny_study.model_copy(update={"settings": settings, "preset": preset})
+    for cell in ("p1_rpe", "p1_rpe_jsd"):
+        run = Run(dataset="market1501", cell=cell, seed=0)
+        train_run(train_spec(study, dataset=run.dataset, cell=run.cell, seed=run.seed))
+        evaluate_run(study.root / run.id)
+    diagnose_cell(study, run, detail="full")
     return study
 
 

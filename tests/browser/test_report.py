@@ -15,6 +15,8 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 
 from reidablate.artifacts import read_json
+from reidablate.diagnosing import page_of
+from reidablate.study import Run, Study
 
 pytestmark = pytest.mark.slow
 
@@ -153,6 +155,22 @@ def test_the_report_of_a_real_study_passes_too(
         for word in WORDS:
             page.select_option("#verdict", word)
             assert page.evaluate(EMPTY) == 0, word
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1440, "dark")])
+def test_a_page_of_diagnostics_passes_too(browser: Browser, explained: Study, width: int, scheme: Any) -> None:
+    made = page_of(explained, Run(dataset="market1501", cell="p1_rpe_jsd", seed=0))
+    with opened(browser, made, width, color_scheme=scheme) as page:
+        assert page.evaluate(SIDEWAYS) == [width, 0]
+        assert page.evaluate(CONTRASTS) == []
+        sizes = page.evaluate("[...document.images].map(image => image.complete && image.naturalWidth)")
+        assert len(sizes) > 100
+        assert all(sizes)
+        assert page.locator("main section > svg").count() >= 8
+        anchors = page.eval_on_selector_all(".contents a", "nodes => nodes.map(node => node.getAttribute('href'))")
+        assert anchors == page.eval_on_selector_all("main h2", "nodes => nodes.map(node => '#' + node.id)")
+    with opened(browser, made, width, color_scheme=scheme, bypass_csp=True) as page:
+        assert serious(page) == set()
 
 
 def test_sorting_orders_rows_by_value_and_back(browser: Browser, report: Path) -> None:

@@ -1,23 +1,22 @@
 """A page of diagnostics of a real, tiny run: complete, self-contained, and of what stands."""
 
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from reidablate.artifacts import read_json
-from reidablate.config import Preset
+from reidablate.config import ModelConfig, Preset
 from reidablate.diagnosing import is_of, made_of, page_of, pages_to_make
 from reidablate.diagnostics.cell import SECTIONS, diagnose_cell
 from reidablate.diagnostics.faces import blur_face
+from reidablate.diagnostics.look import Look
 from reidablate.diagnostics.pictures import MOST_BYTES, small_jpeg
-from reidablate.engine.stages import train_spec
-from reidablate.engine.train import train_run
+from reidablate.diagnostics.subject import Amount, Subject
 from reidablate.errors import UserError
 from reidablate.keeping import is_kept
-from reidablate.metrics.evaluate import evaluate_run
+from reidablate.models.neck import ReidModel
 from reidablate.report.pages import find_pages
 from reidablate.standing import Standing
 from reidablate.study import Run, Study
@@ -26,26 +25,17 @@ CELL = Run(dataset="market1501", cell="p1_rpe_jsd", seed=0)
 REFERENCE = Run(dataset="market1501", cell="p1_rpe", seed=0)
 
 
-@pytest.fixture(scope="module")
-def study(tiny_study: Study, tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """The tiny study with a cell and its first reference trained and scored, in a preset that asks for pages."""
-    results = tmp_path_factory.mktemp("pages")
-    shutil.copytree(tiny_study.root, results / tiny_study.preset.name)
-    settings = tiny_study.settings.model_copy(update={"results": results})
-    study = tiny_study.model_copy(update={"settings": settings, "preset": _asking(tiny_study.preset, "brief")})
-    for run in (REFERENCE, CELL):
-        train_run(train_spec(study, dataset=run.dataset, cell=run.cell, seed=run.seed))
-        evaluate_run(study.root / run.id)
-    return study
-
-
 def _asking(preset: Preset, diagnose: str) -> Preset:
     return preset.model_copy(update={"diagnose": diagnose})
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
+def study(explained: Study) -> Study:
+    return explained
+
+
+@pytest.fixture
 def page(study: Study) -> Path:
-    diagnose_cell(study, CELL, detail="full")
     return page_of(study, CELL)
 
 
@@ -120,3 +110,24 @@ def test_a_thumbnail_of_anything_is_small() -> None:
 
     noise = np.random.default_rng(0).integers(0, 256, (600, 600, 3)).astype(np.uint8)
     assert len(small_jpeg(Image.fromarray(noise))) <= MOST_BYTES
+
+
+@pytest.mark.parametrize("backbone", ["timm/resnet10t", "timm/deit_tiny_distilled_patch16_224"])
+def test_networks_of_timm_have_what_exists_in_them_and_say_what_does_not(study: Study, backbone: str) -> None:
+    transformer = Subject.of(study, CELL)
+    config = ModelConfig.model_validate({"backbone": backbone, "image_size": transformer.model.config.image_size})
+    model = ReidModel(config.model_copy(update={"drop_path": 0.0}), num_classes=8).eval()
+    made = transformer.made.model_copy(update={"config": {"losses": {}}})
+    subject = Subject(CELL, "", made, model, transformer.data, transformer.folder)
+    amount = Amount(images=4, shown=2, queries=1, probed=16, moved=0, full=True)
+    look = Look(subject, None, amount, blur=True, others=[transformer])
+    found = {section.anchor: section for make in SECTIONS if (section := make(look)) is not None}
+    told = {anchor for anchor, section in found.items() if any('class="aside"' in part for part in section.parts)}
+    assert all(section.parts for section in found.values())
+    positions = {"ape", "rpe", "hypothesis"}
+    assert told - {"attention"} == positions | ({"distance", "skips", "probes"} if "resnet" in backbone else set())
+    if "resnet" in backbone:
+        assert "layer4" in found["cka"].parts[0]
+        assert f"{backbone} has no plain attention blocks" in found["attention"].parts[0]
+    else:
+        assert len(found["attention"].parts) >= 2
