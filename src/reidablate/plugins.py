@@ -38,6 +38,10 @@ SHIPPED: dict[Kind, dict[str, str]] = {
         "position_relation": "reidablate.losses.position_relation:position_relation",
         "position_triplet": "reidablate.losses.position_triplet:position_triplet",
         "pml": "reidablate.losses.pml:Pml",
+        "l2_softmax": "reidablate.losses.l2_softmax:l2_softmax",
+        "patch_triplet": "reidablate.losses.patch_triplet:patch_triplet",
+        "element_weighted": "reidablate.losses.element_weighted:element_weighted",
+        "four_weight": "reidablate.losses.four_weight:four_weight",
     },
     "backbones": {
         "vit_base": "reidablate.models.vit:VisionTransformer",
