@@ -29,7 +29,7 @@ from reidablate.plugin_code import FOLDER, code_of, file_of, shown, version_of
 from reidablate.provenance import PACKAGE
 from reidablate.sections import Section, nearest
 
-Kind = Literal["losses", "backbones", "metrics", "formats"]
+Kind = Literal["losses", "backbones", "parts", "metrics", "formats"]
 SHIPPED: dict[Kind, dict[str, str]] = {
     "losses": {
         "identity": "reidablate.losses.identity:identity",
@@ -48,6 +48,11 @@ SHIPPED: dict[Kind, dict[str, str]] = {
         "vit_small": "reidablate.models.vit:VisionTransformer",
         "vit_quickstart": "reidablate.models.vit:VisionTransformer",
         "timm": "reidablate.models.timm_backbone:TimmBackbone",
+    },
+    "parts": {
+        "conditional_position": "reidablate.models.conditional_position:ConditionalPosition",
+        "vertical_windows": "reidablate.models.vertical_windows:VerticalWindows",
+        "untied_position": "reidablate.models.untied_position:UntiedPosition",
     },
     "metrics": {},
     "formats": {},

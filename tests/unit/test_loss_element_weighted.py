@@ -81,7 +81,8 @@ def test_the_first_term_pulls_alone_and_the_third_pushes_alone() -> None:
 
 def test_a_batch_of_one_identity_gives_zero_and_no_gradient() -> None:
     given = batch(labels=[1, 1, 1])
-    total = sum(element_weighted(given, ElementWeightedOptions()).values())  # type: ignore[union-attr]
+    terms: Any = element_weighted(given, ElementWeightedOptions())
+    total: torch.Tensor = sum(terms.values(), torch.zeros(()))
     (gradient,) = torch.autograd.grad(total, given.feature)
     assert total.item() == 0
     assert not gradient.any()

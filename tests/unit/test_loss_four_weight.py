@@ -44,6 +44,10 @@ def similarity(c: np.ndarray, patches: np.ndarray, options: FourWeightOptions) -
     return dots if options.form == "common_and_different" else softmax([d / math.sqrt(len(c)) for d in dots])
 
 
+def length(values: np.ndarray) -> float:
+    return float(np.linalg.norm(values))
+
+
 def top(scores: list[float], ratio: float) -> set[int]:
     order = sorted(range(len(scores)), key=lambda k: (-scores[k], k))
     return set(order[: math.floor(ratio * len(scores))])
@@ -59,8 +63,7 @@ def loop(feature: torch.Tensor, images: torch.Tensor, triplets: Triplets, option
     """Straight from the definition, anchor by anchor."""
     c, patches = feature.numpy(), images.numpy()
     own = [similarity(c[i], patches[i], options) for i in range(len(c))]
-    length = np.linalg.norm
-    terms = []
+    terms: list[float] = []
     for a in range(len(c)):
         p, q = int(triplets.positive[a]), int(triplets.negative[a])
         common, left = {}, {}
@@ -78,27 +81,26 @@ def loop(feature: torch.Tensor, images: torch.Tensor, triplets: Triplets, option
                     whole = sum(s * x for s, x in zip(own[image], patches[image], strict=True))
                 else:
                     whole = dom
-                r = length(c[image]) / max(length(whole), 1e-6)
+                smallest = 1e-6
+                r = length(c[image]) / (length(whole) if length(whole) > smallest else smallest)
                 common[side, who], left[side, who] = r * dom, c[image] - r * dom
         sides = [("p", "a"), ("p", "o"), ("q", "a"), ("q", "o")]
+        all_weights: list[list[np.ndarray]] = []
         if options.form == "four_weight":
             weights = [1 + z((left if side == "p" else common)[side, who]) for side, who in sides]
             if options.exchanged:
                 weights[1], weights[2] = weights[2], weights[1]
-            all_weights = [weights]
+            all_weights.append(weights)
         elif options.form == "mixed":
-            weights = []
-            for side, who in sides:
-                u = left[side, who]
-                value = (1 - z(u) if side == "p" else z(u)) / np.abs(u).max()
-                weights.append(np.where(value > 1, 0, 2 - value))
-            all_weights = [weights]
+            values = [1 - z(left[key]) if key[0] == "p" else z(left[key]) for key in sides]
+            values = [value / np.abs(left[key]).max() for value, key in zip(values, sides, strict=True)]
+            all_weights.append([np.where(value > 1, 0, 2 - value) for value in values])
         else:
-            all_weights = [[form(z(left[key])) for key in sides] for form in (lambda v: 1 + v, lambda v: 2 - v)]
+            all_weights += [[1 + z(left[key]) for key in sides], [2 - z(left[key]) for key in sides]]
         for w_a, w_p, v_a, w_q in all_weights:
             gap = length(w_a * c[a] - w_p * c[p]) - length(v_a * c[a] - w_q * c[q])
             terms.append(math.log1p(math.exp(gap)) if options.margin == "soft" else max(0.0, gap + options.margin))
-    return float(sum(terms) / len(c))
+    return sum(terms) / len(c)
 
 
 @pytest.mark.parametrize("values", FORMS, ids=str)
@@ -128,7 +130,7 @@ def test_a_row_of_zeros_stays_one() -> None:
 @pytest.mark.parametrize("values", FORMS, ids=str)
 def test_a_batch_of_one_identity_gives_zero_and_equal_images_a_finite_gradient(values: dict[str, Any]) -> None:
     options = FourWeightOptions(**values)
-    feature, patches, _ = (part for part in inputs())
+    feature, patches, _ = inputs()
     alone = batch_hard(feature, torch.zeros(6, dtype=torch.int64))
     assert four_weight_loss(feature, patches, alone, options).item() == 0
     same = torch.ones(4, WIDTH, requires_grad=True)
