@@ -42,6 +42,8 @@ SHIPPED: dict[Kind, dict[str, str]] = {
         "patch_triplet": "reidablate.losses.patch_triplet:patch_triplet",
         "element_weighted": "reidablate.losses.element_weighted:element_weighted",
         "four_weight": "reidablate.losses.four_weight:four_weight",
+        "weighted_branch": "reidablate.losses.branches:WeightedBranch",
+        "cross_attention_triplet": "reidablate.losses.branches:CrossAttentionTriplet",
     },
     "backbones": {
         "vit_base": "reidablate.models.vit:VisionTransformer",

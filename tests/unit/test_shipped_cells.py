@@ -19,14 +19,15 @@ GROUPS = {
     "main": "naive_triplet p1 p1_rpe p1_rpe_jsd p2",
     "as_run": "naive_triplet_as_run p1_as_run p1_classifier_as_run p1_rpe_as_run p1_rpe_jsd_as_run p2_as_run "
     "pos_triplet_as_run naive_triplet_as_run_longer naive_triplet_as_run_faster p1_rpe_jsd_as_run_0513 "
-    "cls_untie_as_run cls_per_patch_as_run p1_four_weight_as_run",
+    "cls_untie_as_run cls_per_patch_as_run",
     "recipe": "gap fraction_50 fraction_10",
     "backbone": "resnet50",
     "demo": "shorter_demo longer_demo",
     "proposed_1": "p1_detach p1_mean_negative p1_classifier p1_hinge p1_both p1_common p1_shrinking p1_four_weight "
-    "p1_mixed p1_common_and_different",
+    "p1_four_weight_exchanged p1_mixed p1_common_and_different",
     "earlier_losses": "l2_softmax patch_triplet_distance_cosine patch_triplet_distance_euclidean "
-    "element_weighted_form_th element_weighted_form_ewth element_weighted_form_hnth element_weighted_form_newth",
+    "element_weighted_form_th element_weighted_form_ewth element_weighted_form_hnth element_weighted_form_newth "
+    "weighted_branch cross_attention_triplet",
     "positions": "rpe ape_off ape_sinusoidal rpe_only abs_x y_only x_only shaw_key rpe_zero_init rpe_double_lr "
     "conditional_position vertical_windows",
     "cls_position": "cls_no_ape cls_untie cls_untie_beit cls_untie_shared cls_per_patch cls_term tupe_reset",
