@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, WithJsonSchema, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
 from reidablate import plugins
 from reidablate.artifacts import content_hash
+from reidablate.errors import UserError
 from reidablate.loss_options import (
     IdentityConfig,
     LossesConfig,
@@ -79,8 +80,42 @@ Backbone = Annotated[
     AfterValidator(check_backbone),
     WithJsonSchema({"anyOf": [{"enum": list(PATCH_PX)}, {"type": "string", "pattern": f"^({_FOREIGN})$"}]}),
 ]
+
+
+class PartsConfig(Section):
+    """Parts of the transformer that ship, by name, each with its options."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, data: Any) -> Any:
+        """Fills in the options of each part."""
+        return (
+            {name: _part_options(name, options) for name, options in data.items()} if isinstance(data, dict) else data
+        )
+
+    @property
+    def options(self) -> dict[str, dict[str, Any]]:
+        """The options of each part, complete."""
+        return dict(self.model_extra or {})
+
+
+def _part_options(name: str, options: Any) -> dict[str, Any]:
+    known = list(plugins.SHIPPED["parts"])
+    if name not in known:
+        raise UserError(f"unknown key 'model.parts.{name}'; {nearest(name, known)}")
+    model = plugins.options_model(plugins.find("parts", name), Section)
+    return validate(model, options, where=f"model.parts.{name}").model_dump(mode="json")
+
+
 # Of another backbone, what an option of the study's transformers must be; `stem` stays unused there.
-_TRANSFORMER_ONLY = {"ape": "learned", "rpe.kind": "none", "cls_position": "none"}
+_TRANSFORMER_ONLY: dict[str, Any] = {
+    "ape": "learned",
+    "rpe.kind": "none",
+    "cls_position": "none",
+    "parts": PartsConfig(),
+}
 
 
 class ModelConfig(Section):
@@ -94,6 +129,7 @@ class ModelConfig(Section):
     rpe: RpeConfig = RpeConfig()
     cls_position: ClsPosition = "none"
     cls_lr_factor: Factor = 1.0  # of the learned CLS numbers
+    parts: PartsConfig = PartsConfig()
     pool: Literal["cls", "mean"] = "cls"
     test_feature: Literal["before_neck", "after_neck"] = "before_neck"
     last_stride: Literal[1, 2] = 2  # of the last stage of a ResNet
@@ -120,7 +156,8 @@ class ModelConfig(Section):
             section, _, key = dotted.rpartition(".")
             value = getattr(getattr(self, section) if section else self, key)
             if value != neutral:
-                raise ValueError(f"{dotted}: {self.backbone} has no such option; leave it at {neutral}.")
+                shown = "{}" if isinstance(neutral, Section) else neutral
+                raise ValueError(f"{dotted}: {self.backbone} has no such option; leave it at {shown}.")
         return self
 
     @model_validator(mode="after")

@@ -29,7 +29,7 @@ from reidablate.plugin_code import FOLDER, code_of, file_of, shown, version_of
 from reidablate.provenance import PACKAGE
 from reidablate.sections import Section, nearest
 
-Kind = Literal["losses", "backbones", "metrics", "formats"]
+Kind = Literal["losses", "backbones", "parts", "metrics", "formats"]
 SHIPPED: dict[Kind, dict[str, str]] = {
     "losses": {
         "identity": "reidablate.losses.identity:identity",
@@ -38,12 +38,23 @@ SHIPPED: dict[Kind, dict[str, str]] = {
         "position_relation": "reidablate.losses.position_relation:position_relation",
         "position_triplet": "reidablate.losses.position_triplet:position_triplet",
         "pml": "reidablate.losses.pml:Pml",
+        "l2_softmax": "reidablate.losses.l2_softmax:l2_softmax",
+        "patch_triplet": "reidablate.losses.patch_triplet:patch_triplet",
+        "element_weighted": "reidablate.losses.element_weighted:element_weighted",
+        "four_weight": "reidablate.losses.four_weight:four_weight",
+        "weighted_branch": "reidablate.losses.branches:WeightedBranch",
+        "cross_attention_triplet": "reidablate.losses.branches:CrossAttentionTriplet",
     },
     "backbones": {
         "vit_base": "reidablate.models.vit:VisionTransformer",
         "vit_small": "reidablate.models.vit:VisionTransformer",
         "vit_quickstart": "reidablate.models.vit:VisionTransformer",
         "timm": "reidablate.models.timm_backbone:TimmBackbone",
+    },
+    "parts": {
+        "conditional_position": "reidablate.models.conditional_position:ConditionalPosition",
+        "vertical_windows": "reidablate.models.vertical_windows:VerticalWindows",
+        "untied_position": "reidablate.models.untied_position:UntiedPosition",
     },
     "metrics": {},
     "formats": {},

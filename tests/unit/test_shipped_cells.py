@@ -23,9 +23,14 @@ GROUPS = {
     "recipe": "gap fraction_50 fraction_10",
     "backbone": "resnet50",
     "demo": "shorter_demo longer_demo",
-    "proposed_1": "p1_detach p1_mean_negative p1_classifier p1_hinge p1_both",
-    "positions": "rpe ape_off ape_sinusoidal rpe_only abs_x y_only x_only shaw_key rpe_zero_init rpe_double_lr",
-    "cls_position": "cls_no_ape cls_untie cls_untie_beit cls_untie_shared cls_per_patch cls_term",
+    "proposed_1": "p1_detach p1_mean_negative p1_classifier p1_hinge p1_both p1_common p1_shrinking p1_four_weight "
+    "p1_four_weight_exchanged p1_mixed p1_common_and_different",
+    "earlier_losses": "l2_softmax patch_triplet_distance_cosine patch_triplet_distance_euclidean "
+    "element_weighted_form_th element_weighted_form_ewth element_weighted_form_hnth element_weighted_form_newth "
+    "weighted_branch cross_attention_triplet",
+    "positions": "rpe ape_off ape_sinusoidal rpe_only abs_x y_only x_only shaw_key rpe_zero_init rpe_double_lr "
+    "conditional_position vertical_windows",
+    "cls_position": "cls_no_ape cls_untie cls_untie_beit cls_untie_shared cls_per_patch cls_term tupe_reset",
     "position_relation": "jsd_layer jsd_permutations p2_without_rpe p2_rpe_detached p2_classifier p2_shifted_ape "
     "p2_scaled_ape p2_token_order p2_identity_mean p2_weight_0.5 p2_weight_12 p2_weight_144 p2_patches_3 p2_patches_10 "
     "p2_pairs_combinations_with_replacement p2_pairs_permutations p2_pairs_product p2_grouping_layer "

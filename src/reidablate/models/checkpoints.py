@@ -23,7 +23,7 @@ from reidablate.models.weight_names import UNUSED, Network, num_blocks, translat
 _APE = "backbone.ape.table"
 _PROJECTION = "backbone.stem.projection.weight"
 # What a model may have and a file may lack or hold in another shape.
-_OPTIONAL = re.compile(r"(neck|classifier)\.|backbone\.blocks\.\d+\.attn\.(rpe|cls_position)\.table$")
+_OPTIONAL = re.compile(r"(neck|classifier)\.|backbone\.blocks\.\d+\.attn\.(rpe|cls_position)\.table$|backbone\.parts\.")
 _NAMED = 5  # names that a refusal spells out before it only counts
 
 
@@ -101,8 +101,8 @@ def load_weights(model: ReidModel, path: Path, *, head: bool = True, hw_ratio: f
 
     Accepted are our own files and those that `weight_names` knows: TransReID and TransReID-SSL (pre-trained ones, of a
     DINO checkpoint the teacher, and fine-tuned ones with their BNNeck), timm, DeiT, MAE; one prefix of all names does
-    not matter. Absolute positions of another grid are resized. Only the classifier, the BNNeck, relative tables and CLS
-    numbers may be missing or of another shape, and keep their values then; only they, the parts in
+    not matter. Absolute positions of another grid are resized. Only the classifier, the BNNeck, relative tables, CLS
+    numbers and parts may be missing or of another shape, and keep their values then; only they, the parts in
     `weight_names.UNUSED`, and the positions of a model without learned ones are ignored.
 
     Args:

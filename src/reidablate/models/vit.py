@@ -4,8 +4,10 @@ Legend: B batch, H x W image, n = rows * cols patches, D width, h heads, d = D /
 patch k of the row-major grid.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import cast
 
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from reidablate.config import PATCH_PX, ModelConfig
+from reidablate.models.parts import Part, Size, made_parts
 from reidablate.models.position import AbsolutePosition, ClsBias, Grid, RelativeBias, RelativeKeys
 from reidablate.models.stem import STEMS, patch_grid
 from reidablate.models.tokens import Tokens
@@ -50,6 +53,7 @@ class PositionAttention(Attention):  # type: ignore[misc]  # timm has no types
         super().__init__(width, num_heads=heads, qkv_bias=True)
         self.rpe = rpe
         self.cls_position = cls
+        self.added: list[Callable[[], Tensor | None]] = []  # of the parts of the transformer
 
     def position_bias(self) -> Tensor | None:
         """Returns the part of the position logits that depends on no query, (h, 1 + n, 1 + n); None is 0."""
@@ -62,6 +66,9 @@ class PositionAttention(Attention):  # type: ignore[misc]  # timm has no types
     def position_logits(self, queries: Tensor) -> Tensor | None:
         """Returns what is added to the logits, (1 or B, h, 1 + n, 1 + n), for scaled queries (B, h, 1 + n, d)."""
         bias = self.position_bias()
+        for part in self.added:
+            if (more := part()) is not None:
+                bias = more if bias is None else bias + more
         bias = None if bias is None else bias[None]
         if not isinstance(self.rpe, RelativeKeys):
             return bias
@@ -120,6 +127,11 @@ class VisionTransformer(nn.Module):
         rates = calculate_drop_path_rates(config.drop_path, size.depth)
         self.blocks = nn.ModuleList(_block(config, size, self.grid, rate) for rate in rates)
         self.norm = nn.LayerNorm(size.width, eps=1e-6)
+        parts = made_parts(config.parts.options, Size(self.grid, size.width, size.heads, size.depth))
+        self.parts = nn.ModuleDict(parts)
+        for part, (number, attention) in product(parts.values(), enumerate(self.attentions)):
+            attention.added.append(partial(part.logits, number))
+            attention.scale *= part.content_scale
 
     @property
     def attentions(self) -> list[PositionAttention]:
@@ -133,8 +145,10 @@ class VisionTransformer(nn.Module):
         if self.ape is not None:
             x = x + self.ape()
         keep = not (self.recompute and torch.is_grad_enabled())
-        for block in self.blocks:
+        for number, block in enumerate(self.blocks):
             x = block(x) if keep else checkpoint(block, x, use_reentrant=False)
+            for part in self.parts.values():
+                x = cast(Part, part).after_block(x, number)
         x = self.norm(x)
         cls, patches = x[:, 0], x[:, 1:]
         return Tokens(feature=cls if self.pool == "cls" else patches.mean(dim=1), cls=cls, patches=patches)

@@ -1,0 +1,111 @@
+"""Two unfinished triplets of March 2022 on patches: by patch weights, and by a product of patches called attention.
+
+Under-specified: the code (`T@a7d2519`, `T@918eb32`; T is the source study's, see `docs/methods.md`) feeds them the
+tokens before the last block through a branch of its own and calls itself unfinished; here they read the patches after
+the final norm, beside the other losses. What they were run with is not recorded.
+
+Legend: B batch, n patches, D feature, G groups of D / G dimensions. a anchor, p hardest positive, q hardest negative.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from reidablate.config import LossOptions
+from reidablate.errors import UserError
+from reidablate.loss_options import Need
+from reidablate.losses.batch import Batch, given
+from reidablate.losses.distance import norm
+from reidablate.losses.mining import mean_over_valid
+from reidablate.losses.total import Shape
+from reidablate.losses.triplet import margin_terms, triplet_loss
+from reidablate.sections import Margin, Positive
+
+SMALLEST = 1e-12  # keeps the division by a maximum defined
+THRESHOLD = 0.1  # of a patch's share, below which its weight is 0
+
+
+class BranchOptions(LossOptions):
+    """The margin, and into how many groups the dimensions of a patch are averaged."""
+
+    margin: Margin = "soft"
+    groups: Positive = 16
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Patches."""
+        return frozenset({"patches"})
+
+
+def grouped(patches: Tensor, groups: int) -> Tensor:
+    """Returns patches (B, n, D) as (B, n, G, D / G)."""
+    return patches.reshape(*patches.shape[:2], groups, -1)
+
+
+def _require_groups(options: BranchOptions, shape: Shape) -> None:
+    if shape.width % options.groups:
+        raise UserError(f"groups: {shape.width} dimensions are not {options.groups} equal groups; choose a divisor.")
+
+
+def branch_weights(patches: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    """Returns the weight (B, n) of each patch: with s = ||X_a - X_q| - |X_a - X_p|| / max, 0 where s < 0.1, else 1 + s.
+
+    It carries a gradient, as in the code.
+    """
+    size = (norm(patches - patches[negative]) - norm(patches - patches[positive])).abs()
+    share = size / (size.amax(1, keepdim=True) + SMALLEST)
+    return (1 + share).masked_fill(share < THRESHOLD, 0)
+
+
+class WeightedBranch(nn.Module):
+    """The triplet on g = the group means of A (w_k X_k) of all patches, A linear, every image by its own weights."""
+
+    def __init__(self, options: BranchOptions, shape: Shape) -> None:
+        """Makes A.
+
+        Raises:
+            UserError: The groups do not divide D.
+        """
+        super().__init__()
+        _require_groups(options, shape)
+        self.options = options
+        self.linear = nn.Linear(shape.width, shape.width)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Returns the triplet loss of the vectors (B, n G) of a batch."""
+        patches, triplets = given(batch.patches), batch.triplets
+        weights = branch_weights(patches, triplets.positive, triplets.negative)
+        vectors = grouped(self.linear(weights[:, :, None] * patches), self.options.groups).mean(3).flatten(1)
+        return triplet_loss(vectors, triplets, self.options.margin)
+
+
+class CrossAttentionTriplet(nn.Module):
+    """The triplet between an anchor's patches and what they take from those of one place in the other images.
+
+    With q = A X_a, (k, v) = P X_p or N X_q, patch by patch and A, P, N linear: softmax of q * k inside each group,
+    times v, averaged over the group, against the group means of q. No patch looks at another place.
+    """
+
+    def __init__(self, options: BranchOptions, shape: Shape) -> None:
+        """Makes A, P and N.
+
+        Raises:
+            UserError: The groups do not divide D.
+        """
+        super().__init__()
+        _require_groups(options, shape)
+        self.options = options
+        self.anchor = nn.Linear(shape.width, shape.width)
+        self.positive, self.negative = (nn.Linear(shape.width, 2 * shape.width) for _ in range(2))
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Returns the mean triplet term over the anchors that have a negative."""
+        patches, triplets = given(batch.patches), batch.triplets
+        queries = grouped(self.anchor(patches), self.options.groups)
+        own = queries.mean(3).flatten(1)
+        near = norm(own - self._taken(queries, self.positive(patches[triplets.positive])))
+        far = norm(own - self._taken(queries, self.negative(patches[triplets.negative])))
+        return mean_over_valid(margin_terms(near, far, self.options.margin), triplets.valid)
+
+    def _taken(self, queries: Tensor, keys_and_values: Tensor) -> Tensor:
+        keys, values = (grouped(part, self.options.groups) for part in keys_and_values.chunk(2, dim=2))
+        return (torch.softmax(queries * keys, dim=3) * values).mean(3).flatten(1)
