@@ -24,7 +24,13 @@ WorkersOption = Annotated[int, typer.Option(min=1, help="Threads that read image
 def data_synthesize(
     out: Path,
     style: Annotated[str, typer.Option(help="Layout and names: an entry of dataset_table.")] = "market1501",
-    counts: Annotated[str, typer.Option(help="official, or JSON such as '{\"train_images\": 400, ...}'.")] = "official",
+    counts: Annotated[
+        str,
+        typer.Option(
+            help="official, or JSON with train_images, train_ids, query_images, query_ids, gallery_images and "
+            "gallery_ids, and if wanted distractors, junk and shared_queries."
+        ),
+    ] = "official",
     seed: Annotated[int, typer.Option(min=0)] = 0,
     image_size: Annotated[str, typer.Option(help="HEIGHTxWIDTH in pixels.")] = "128x64",
     occluded_share: Annotated[float, typer.Option(min=0, max=1, help="Share of occluded queries.")] = 0.5,

@@ -1,5 +1,6 @@
 """Which file a run starts from: one for all, or one for each backbone, as a preset or `--config weights=` says."""
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def check_files(choice: Choice) -> None:
     """Checks the first bytes of every file that a choice names, as far as it is there.
 
     Raises:
-        UserError: One of them is a web page, a Git LFS pointer, empty, or cannot be read.
+        UserError: One of them is a web page, a Git LFS pointer, an archive, empty, or cannot be read.
     """
     for file in choice.values() if isinstance(choice, Mapping) else [choice]:
         if file not in _WORDS and Path(file).is_file():
@@ -84,4 +85,34 @@ def first_bytes(path: Path) -> bytes:
         raise UserError(f"{path} is a web page in place of weights; open the address in a browser and fetch the file.")
     if text.startswith(b"version https://git-lfs"):
         raise UserError(f"{path} is a Git LFS pointer in place of weights; run `git lfs pull` where it came from.")
+    if kind := _packed(path, head):
+        raise UserError(f"{path} is {kind} in place of a weight file; {_INSTEAD.get(kind, _UNPACK)}.")
     return head
+
+
+_PACKED = {
+    b"\x1f\x8b": "a gzip archive",
+    b"BZh": "a bzip2 archive",
+    b"\xfd7zXZ\0": "an xz archive",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
+    b"Rar!": "a rar archive",
+    b"\x89HDF\r\n": "an HDF5 file",
+    b"\x93NUMPY": "a NumPy file",
+}
+_UNPACK = "unpack it and give the weight file in it"
+_INSTEAD = dict.fromkeys(
+    ("an HDF5 file", "a NumPy file"), "give one that PyTorch wrote, such as timm's file of the same network"
+)
+
+
+def _packed(path: Path, head: bytes) -> str | None:
+    """Returns what a file is that weights come packed in, or that another library keeps them in; None if neither."""
+    if head[257:262] == b"ustar":
+        return "a tar archive"
+    if head.startswith(b"PK\x03\x04") and zipfile.is_zipfile(path):  # PyTorch's own files are zip archives too
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        if any(name.endswith(".npy") for name in names):
+            return "a NumPy file"
+        return None if any(name.endswith("data.pkl") for name in names) else "a zip archive"
+    return next((kind for start, kind in _PACKED.items() if head.startswith(start)), None)

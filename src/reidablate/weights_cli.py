@@ -26,16 +26,19 @@ def weights_check(
     hw_ratio: RatioOption = None,
 ) -> None:
     """Says what a training would take of a weight file: loaded, resized, ignored, missing. Status 2 if nothing."""
+    from reidablate.config import PATCH_PX
     from reidablate.models.checkpoints import read_weights
-    from reidablate.models.weight_check import describe_file, describe_fit, fit_to
+    from reidablate.models.weight_check import describe_file, describe_fit, fit_to, own_preset, plain_fit_to
     from reidablate.planning import base_models
 
+    models = base_models(preset)
+    if preset is not None and models[preset].backbone not in PATCH_PX:
+        typer.echo("\n".join([f"{path}:", *describe_fit(plain_fit_to(path, models[preset]))]))
+        return
     file = read_weights(path)
     typer.echo("\n".join(describe_file(file)))
-    models = base_models(preset)
     if preset is not None:
-        (model,) = models.values()
-        typer.echo("\n".join(describe_fit(fit_to(file, model, hw_ratio=hw_ratio))))
+        typer.echo("\n".join(describe_fit(fit_to(file, models[preset], hw_ratio=hw_ratio))))
         return
     refusals = []
     for name, model in models.items():
@@ -45,7 +48,9 @@ def weights_check(
             typer.echo(f"preset {name}: refused, its network is {model.backbone} with stem {model.stem}")
             refusals.append(str(error))
     if len(refusals) == len(models):
-        several = f"{path} fits no preset; see why with --preset NAME of {', '.join(models)}."
+        wanted = own_preset(file)
+        remedy = f"write one of your own with `{wanted}`, or " if wanted else ""
+        several = f"{path} fits no preset; {remedy}see why with --preset NAME of {', '.join(models)}."
         raise UserError(refusals[0] if len(set(refusals)) == 1 else several)
 
 

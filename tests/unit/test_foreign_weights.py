@@ -1,11 +1,14 @@
 """Files of other code bases: every tensor where it belongs, at both sizes; broken ones leave the model alone."""
 
+import gzip
 import itertools
 import json
 import os
 import random
 import re
 import sys
+import tarfile
+import zipfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -15,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -24,6 +28,7 @@ from reidablate.config import ModelConfig
 from reidablate.errors import UserError
 from reidablate.models.checkpoints import convert, load_weights, save_weights
 from reidablate.models.neck import ReidModel, initialise
+from reidablate.places import packaged
 from support import our_name, present, run_cli
 
 SIZES = {(256, 128): (16, 8), (384, 128): (24, 8)}
@@ -64,7 +69,7 @@ def assert_loaded(model: ReidModel, transformer: dict[str, Tensor], *, old: tupl
 PATCHES = {128: (16, 8), 192: (24, 8), 196: (14, 14)}
 FORMS: dict[str, tuple[Callable[[int], Any], str, tuple[int, ...], int]] = {
     # name: (file of g patches, stem, numbers of patches, special tokens)
-    "TransReID, fine-tuned": (lambda g: fake.transreid(g, cameras=6), "conv", (128,), 1),
+    "TransReID, fine-tuned": (lambda g: fake.transreid(g, cameras=6), "conv", (128, 192), 1),
     "TransReID-SSL, fine-tuned": (lambda g: fake.transreid(g, stem="ics"), "ics", (128, 192), 1),
     "TransReID-SSL, pre-trained": (lambda g: fake.dino(g, stem="ics"), "ics", (128,), 1),
     "DINO": (lambda g: fake.dino(g, stem="conv", parallel=False), "conv", (196,), 1),
@@ -126,10 +131,11 @@ def test_jigsaw_parts_are_left_out_and_the_global_branch_is_the_last_block(tmp_p
     assert len(report.notes) == 2
 
 
-def test_timm_safetensors_and_torch_files_under_a_wrong_suffix_load(tmp_path: Path) -> None:
+@pytest.mark.parametrize("height", [256, 384])
+def test_timm_safetensors_load_under_any_suffix(height: int, tmp_path: Path) -> None:
     tensors = {name: value.contiguous().half() for name, value in fake.timm().items()}
     save_file(tensors, tmp_path / "weights.bin")
-    model = model_for(256, "conv")
+    model = model_for(height, "conv")
     load_weights(model, tmp_path / "weights.bin")
     expected = fake.transformer(196) | {"pos_embed": fake.positions(197).half().float()}
     assert_loaded(model, expected, old=(14, 14))
@@ -247,6 +253,25 @@ def _broken(kind: str, folder: Path) -> tuple[Path, str]:
         case "no positions":
             content["base.pos_embed"] = torch.zeros(1, 0, fake.WIDTH)
             words = "position rows"
+        case "another network":
+            content = {"module.encoder_q.conv1.weight": torch.zeros(64, 3, 7, 7)}  # a ResNet of LUPerson
+            words = r"holds no vision transformer \(its first names are encoder_q.conv1.weight\), but vit_small is one"
+        case "zip":
+            with zipfile.ZipFile(path, "w") as archive:
+                archive.writestr("vit_small.pth", "weights")
+            return path, "is a zip archive in place of a weight file; unpack it"
+        case "tar":
+            (folder / "vit_small.pth").write_text("weights")
+            with tarfile.open(path, "w") as archive:
+                archive.add(folder / "vit_small.pth", "vit_small.pth")
+            return path, "is a tar archive in place of a weight file; unpack it"
+        case "gzip":
+            path.write_bytes(gzip.compress(b"weights"))
+            return path, "is a gzip archive in place of a weight file; unpack it"
+        case "numpy":
+            with path.open("wb") as stream:
+                np.savez(stream, cls=np.zeros((1, 1, 768), np.float32))  # the ViTs of Google Research
+            return path, "is a NumPy file in place of a weight file; give one that PyTorch wrote"
         case "web page":
             path.write_text("<!DOCTYPE html><html>Quota exceeded</html>")
             return path, "is a web page in place of weights"
@@ -259,7 +284,7 @@ def _broken(kind: str, folder: Path) -> tuple[Path, str]:
 BROKEN = [
     *("nan", "infinity in a part that is not used", "double beyond single", "whole numbers", "complex", "sparse"),
     *("two transformers", "another stem", "a block is missing", "an unknown part", "code", "a class", "no positions"),
-    *("web page", "pointer"),
+    *("web page", "pointer", "another network", "zip", "tar", "gzip", "numpy"),
 ]
 
 
@@ -384,6 +409,22 @@ def test_every_combination_of_wrapper_and_prefix_is_the_same_network(tmp_path: P
         assert torch.equal(present(model.backbone.ape).table.detach(), state["pos_embed"][0])
 
 
+def test_check_takes_a_file_for_a_network_of_timm_as_a_training_does(tmp_path: Path) -> None:
+    config = ModelConfig.model_validate({"backbone": "timm/resnet18", "image_size": [64, 32]})
+    model = ReidModel(config, num_classes=3)
+    net = model.backbone.state_dict()
+    state = {name.removeprefix("net."): value for name, value in net.items()} | {"fc.bias": torch.zeros(1000)}
+    path = fake.saved({"state_dict": fake.prefixed(state, "module.")}, tmp_path / "resnet18.pth")
+    preset = tmp_path / "cnn.yaml"
+    shipped = yaml.safe_load(packaged("workflow/config/presets/paper_vitb_imagenet.yaml").read_text())
+    network = {"backbone": "timm/resnet18", "image_size": [64, 32]}
+    preset.write_text(yaml.safe_dump(shipped | {"name": "cnn", "model": network}))
+    said = run_cli("weights", "check", str(path), "--preset", str(preset))
+    assert f"loaded: {len(net)} (backbone.net.conv1.weight, " in said
+    assert "ignored: 1 (module.fc.bias)" in said
+    assert len(load_weights(model, path, head=False).loaded) == len(net)
+
+
 def test_check_says_what_a_training_would_take(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -404,5 +445,6 @@ def test_check_says_what_a_training_would_take(
     overlapping = fake.saved(fake.transreid(210), project / "b.pth")
     assert "overlapping patches" in refused(monkeypatch, capsys, "weights", "check", overlapping)
     plain = fake.saved(fake.transreid(), project / "c.pth")  # no preset has ViT-S with the plain stem
-    assert "fits no preset" in refused(monkeypatch, capsys, "weights", "check", plain)
+    sentence = refused(monkeypatch, capsys, "weights", "check", plain)
+    assert "fits no preset; write one of your own with `model: {backbone: vit_small, stem: conv}`, or see" in sentence
     assert "there is no preset 'papers'" in refused(monkeypatch, capsys, "weights", "check", path, "--preset", "papers")

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from safetensors.torch import save_file
 from torch import Tensor
@@ -80,10 +81,16 @@ class WeightFile:
         """In words what transformer the file holds."""
         tensors = self.network.tensors
         cls, table = tensors.get("backbone.cls_token"), tensors.get(_APE)
-        stem = "ics" if any(name.startswith("backbone.stem.conv1.") for name in tensors) else "conv"
+        if cls is None and table is None:
+            return f"no vision transformer (its first names are {_some(list(map(self.network.spelling, tensors)))})"
         width = "unknown width" if cls is None or not cls.dim() else f"width {cls.shape[-1]}"
         rows = "no position rows" if table is None or not table.dim() else f"{len(table) - 1} position rows"
-        return f"{num_blocks(tensors)} blocks of {width}, stem {stem}, {rows}"
+        return f"{num_blocks(tensors)} blocks of {width}, stem {self.stem}, {rows}"
+
+    @property
+    def stem(self) -> Literal["ics", "conv"]:
+        """The stem by its name in `ModelConfig`."""
+        return "ics" if any(name.startswith("backbone.stem.conv1.") for name in self.network.tensors) else "conv"
 
 
 @dataclass(frozen=True)
@@ -116,9 +123,7 @@ def load_weights(model: ReidModel, path: Path, *, head: bool = True, hw_ratio: f
         UserError: The file cannot be read, holds NaN or infinity, or has names that do not fit.
     """
     if model.transformer is None:
-        values, ignored = fitting_values(model, path, head=head)
-        missing = tuple(name for name in model.state_dict() if name not in values)
-        report = LoadReport(path, sha256_file(path), tuple(values), (), tuple(ignored), missing)
+        report, values = check_plain_fit(model, path, head=head)
     else:
         report, values = check_fit(model, read_weights(path), head=head, hw_ratio=hw_ratio)
     model.load_state_dict(values, strict=False)
@@ -161,6 +166,17 @@ def check_fit(
         notes=file.network.notes,
     )
     return report, fit.values
+
+
+def check_plain_fit(model: ReidModel, path: Path, *, head: bool = True) -> tuple[LoadReport, dict[str, Tensor]]:
+    """Returns the same for a model whose backbone is none of the study's transformers.
+
+    Raises:
+        UserError: The file cannot be read or does not fit the model.
+    """
+    values, ignored = fitting_values(model, path, head=head)
+    missing = tuple(name for name in model.state_dict() if name not in values)
+    return LoadReport(path, sha256_file(path), tuple(values), (), tuple(ignored), missing), values
 
 
 def save_weights(model: ReidModel, path: Path) -> None:
@@ -227,6 +243,11 @@ def _refuse_misfits(
 ) -> None:
     """Raises one UserError that counts the names that do not fit and are not on the allow-list, and gives the first."""
     spelling = file.network.spelling
+    if not values.keys() & {"backbone.cls_token", _APE}:
+        raise UserError(
+            f"{file.path} holds {file.kind}, but {model.config.backbone} is one; give the weights of a vision "
+            "transformer under the names of TransReID, timm, DeiT, DINO or MAE."
+        )
     missing = [spelling(name) for name in state if name not in values and not _OPTIONAL.match(name)]
     unexpected = [spelling(name) for name in values if name not in state]
     misshaped = [

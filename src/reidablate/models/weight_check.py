@@ -1,12 +1,14 @@
 """What a weight file is and what a model would take of it, in words, before anything is trained."""
 
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 
-from reidablate.config import ModelConfig
-from reidablate.errors import plain
-from reidablate.models.checkpoints import LoadReport, WeightFile, check_fit
+from reidablate.config import PATCH_PX, ModelConfig
+from reidablate.errors import UserError, plain
+from reidablate.models.checkpoints import LoadReport, WeightFile, check_fit, check_plain_fit
 from reidablate.models.neck import ReidModel
 
 _NAMED = 3  # examples of a list
@@ -21,6 +23,27 @@ def fit_to(file: WeightFile, config: ModelConfig, *, hw_ratio: float | None = No
     with torch.device("meta"):  # names and shapes alone
         model = ReidModel(config, num_classes=file.num_classes or 1)
     return check_fit(model, file, hw_ratio=hw_ratio)[0]
+
+
+def plain_fit_to(path: Path, config: ModelConfig) -> LoadReport:
+    """Returns the same of a file for a backbone that is none of the study's transformers.
+
+    Raises:
+        UserError: The file cannot be read or does not fit.
+    """
+    with torch.device("meta"):
+        model = ReidModel(config, num_classes=1)
+    return check_plain_fit(model, path)[0]
+
+
+def own_preset(file: WeightFile) -> str:
+    """Returns what a preset must say for its network to take a file, empty where no backbone of the study can."""
+    for backbone in PATCH_PX:
+        config = ModelConfig.model_validate({"backbone": backbone, "image_size": [256, 128], "stem": file.stem})
+        with suppress(UserError):
+            fit_to(file, config)
+            return f"model: {{backbone: {backbone}, stem: {file.stem}}}"
+    return ""
 
 
 def describe_file(file: WeightFile) -> list[str]:
