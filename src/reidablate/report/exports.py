@@ -128,7 +128,9 @@ def text_summary(tables: Path) -> str:
     counts = {word: int(study.num_runs(word).value or 0) for word in ("finished", "diverged", "missing")}
     lines = [
         f"{study.about.get('preset', '')}: {len(study.cells)} cells, {len(study.datasets)} data sets, "
-        f"{len(study.seeds)} seeds; " + ", ".join(f"{count} {word}" for word, count in counts.items() if count) + ".",
+        f"{len(study.seeds)} seed{'s' * (len(study.seeds) != 1)}; "
+        + ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+        + ".",
         *([f"{study.smoke.upper()}."] if study.smoke else []),
         *(["SYNTHETIC DATA: no published claim is judged on it."] if study.synthetic else []),
         *study.about.get("notices", []),
