@@ -28,7 +28,7 @@ def test_a_study_prints_two_lines_a_run_and_at_most_six_more(finished: Path) -> 
         scores = metrics[metrics["headline"]]
         words = f"mAP {100 * scores['mAP']:.1f}, Rank-1 {100 * scores['rank1']:.1f}, trained in "
         assert line.startswith(f"finished {number}/4 {run}: {words}")
-    assert lines[-1].startswith(f"report: {RESULTS}/report/index.html. Market-1501 (synthetic): Not known yet: ")
+    assert lines[-1].startswith(f"report: {RESULTS}/report/index.html. Market-1501 (synthetic): Not known: ")
     (log,) = (finished / ".snakemake" / "log").glob("*.log")
     assert log.read_text().count("rule train:") == len(RUNS)
     assert "4 of 4" not in "\n".join(lines)

@@ -56,10 +56,18 @@ class Fit:
 
 
 def _longer(table: dict[str, torch.Tensor], columns: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Returns a table with further rows; a column that it lacks is NaN above, as an older version recorded fewer."""
-    length = len(table.get("total", ()))
-    above = {name: table.get(name, column.new_full((length,), torch.nan)) for name, column in columns.items()}
-    return {name: torch.cat([above[name], column]) for name, column in columns.items()}
+    """Returns a table with further rows; a column that one part lacks is NaN there, as versions record other ones."""
+    if not columns:
+        return table
+    above, below = len(table.get("total", ())), len(columns["total"])
+    return {
+        name: torch.cat([_column(table, name, above), _column(columns, name, below)])
+        for name in dict.fromkeys([*columns, *table])
+    }
+
+
+def _column(table: dict[str, torch.Tensor], name: str, length: int) -> torch.Tensor:
+    return table.get(name, torch.full((length,), torch.nan, dtype=torch.float64))
 
 
 def batch_of(
