@@ -53,7 +53,7 @@ CORE: list[tuple[str, str, str | None, dict[str, list[Any]], float, float, str]]
 RUN_COLUMNS = {
     **dict.fromkeys(("status", "reason", "config_hash", "code_hash", "code", "git_commit"), "string"),
     "data_fingerprint": "string",
-    **dict.fromkeys(("epoch", "threads", "num_parameters", "peak_memory_bytes"), "Int64"),
+    **dict.fromkeys(("epoch", "threads", "num_parameters", "flops_per_image", "peak_memory_bytes"), "Int64"),
     **dict.fromkeys(("device", "precision", "weights"), "string"), "synthetic": "boolean", "git_dirty": "boolean",
     **dict.fromkeys(("wall_s", "device_s", "images_per_s"), "Float64"),
 }  # fmt: skip
@@ -155,7 +155,8 @@ def _run(dataset: str, entry: dict[str, Any], seed: int, status: str) -> dict[st
         "code": "5eed5eed5eed5eed",
         "git_commit": "3f2a9c41d0e5b7f6a8c9d0e1f2a3b4c5d6e7f809", "git_dirty": False,
         "data_fingerprint": f"f1{len(dataset):02d}aa55aa55aa55", "synthetic": True, "device": "cpu", "threads": 1,
-        "precision": "fp32", "weights": "pretrain", "num_parameters": 41_216 + 512 * int(entry["config_hash"][:4], 16),
+        "precision": "fp32", "weights": "pretrain", "flops_per_image": 3_912_704,
+        "num_parameters": 41_216 + 512 * int(entry["config_hash"][:4], 16),
         "wall_s": 11.4 * cost, "device_s": 11.1 * cost, "images_per_s": 940 / cost,
         "peak_memory_bytes": int(410e6 * cost),
     }  # fmt: skip

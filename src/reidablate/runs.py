@@ -121,6 +121,7 @@ class Provenance(BaseModel):
     threads: int | None
     precision: str | None
     num_parameters: int | None
+    flops_per_image: int | None = None  # absent in runs of 0.1.0
     images_per_s: float | None
     wall_s: float | None
     device_s: float | None

@@ -20,6 +20,7 @@ TEMPLATES = Path(__file__).parents[2] / "report_templates"
 UNITS = {
     "": 1.0, "points": 100.0, "percent": 100.0, "hours": 1 / 3600, "minutes": 1 / 60, "mebibytes": 2.0**-20,
     "thousands": 1e-3,
+    "millions": 1e-6,
 }  # fmt: skip
 
 

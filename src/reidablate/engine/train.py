@@ -36,6 +36,7 @@ from reidablate.engine.checkpoint import Checkpoint, load_checkpoint, refusals, 
 from reidablate.engine.devices import lease
 from reidablate.engine.extract import Features, extract_features, no_features, precision_on
 from reidablate.engine.fit import Divergence, Fit, find_divergence
+from reidablate.engine.flops import flops_per_image
 from reidablate.engine.progress import CountBar, ProgressBar
 from reidablate.engine.schedule import build_optimiser, build_schedule, set_epoch
 from reidablate.engine.spec import RunSpec, be_deterministic, naming_batch, place, torch_device
@@ -348,6 +349,7 @@ class _Training:
             "extraction_precision": precision_on(self.device, self.config.train.precision),
             "loss_scaling": _loss_scaling(fit.history),
             "num_parameters": sum(p.numel() for p in fit.model.parameters()),
+            "flops_per_image": flops_per_image(fit.model, self.config.model.image_size, self.device),
             "num_classes": self.num_classes,
             "images_per_s": float(fit.history["images_per_s"].mean()),
             "wall_s": fit.wall_s + time.perf_counter() - self.started,

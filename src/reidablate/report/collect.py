@@ -176,14 +176,14 @@ class StudyTables:
 
     def cost(self, dataset: str, cell: str, column: str) -> Number:
         """Returns the mean of a cost column over a cell's finished runs."""
-        values = [plain(run[column]) for run in self.runs_of(dataset, cell) if run["status"] == "finished"]
+        values = [plain(run.get(column)) for run in self.runs_of(dataset, cell) if run["status"] == "finished"]
         row = f"dataset={dataset};cell={cell};status=finished"
         return Number(reduced([v for v in values if v is not None], "mean"), "runs", row, column, "mean")
 
     def cost_sd(self, dataset: str, cell: str, column: str) -> Number:
         """Returns the sd (n - 1) of a cost column over a cell's finished runs."""
         mean = self.cost(dataset, cell, column)
-        values = [plain(run[column]) for run in self.runs_of(dataset, cell) if run["status"] == "finished"]
+        values = [plain(run.get(column)) for run in self.runs_of(dataset, cell) if run["status"] == "finished"]
         return replace(mean, value=reduced([v for v in values if v is not None], "sd"), how="sd")
 
     def step_ratio(self, dataset: str, cell: Cell, reference: Cell) -> tuple[float, float, float] | None:
