@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from reidablate.config import PATCH_PX, check_backbone, nearest
-from reidablate.errors import UserError, check_file
+from reidablate.errors import UserError, check_file, reading
 
 NO_FILE = "none"
 _WORDS = (NO_FILE, "preset", "pretrain", "file")  # of the settings and of presets
@@ -109,8 +109,8 @@ def _packed(path: Path, head: bytes) -> str | None:
     """Returns what a file is that weights come packed in, or that another library keeps them in; None if neither."""
     if head[257:262] == b"ustar":
         return "a tar archive"
-    if head.startswith(b"PK\x03\x04") and zipfile.is_zipfile(path):  # PyTorch's own files are zip archives too
-        with zipfile.ZipFile(path) as archive:
+    if head.startswith(b"PK\x03\x04"):  # PyTorch's own files are zip archives too
+        with reading(path, "a complete weight file", remedy="fetch it again"), zipfile.ZipFile(path) as archive:
             names = archive.namelist()
         if any(name.endswith(".npy") for name in names):
             return "a NumPy file"
