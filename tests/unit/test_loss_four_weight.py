@@ -10,7 +10,8 @@ import torch
 from reidablate.config import LossesConfig, validate
 from reidablate.errors import UserError
 from reidablate.losses import Batch
-from reidablate.losses.four_weight import FourWeightOptions, four_weight, four_weight_loss, largest_one
+from reidablate.losses.emphasis import over_largest
+from reidablate.losses.four_weight import FourWeightOptions, four_weight, four_weight_loss
 from reidablate.losses.mining import Triplets, batch_hard
 from reidablate.losses.triplet import triplet_loss
 
@@ -124,7 +125,7 @@ def test_without_common_patches_the_weights_are_those_of_the_class_tokens() -> N
 
 
 def test_a_row_of_zeros_stays_one() -> None:
-    assert largest_one(torch.tensor([[0.0, 0.0], [-4.0, 1.0]])).tolist() == [[0.0, 0.0], [1.0, 0.25]]
+    assert over_largest(torch.tensor([[0.0, 0.0], [-4.0, 1.0]])).tolist() == [[0.0, 0.0], [1.0, 0.25]]
 
 
 @pytest.mark.parametrize("values", FORMS, ids=str)

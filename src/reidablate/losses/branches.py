@@ -15,12 +15,12 @@ from reidablate.errors import UserError
 from reidablate.loss_options import Need
 from reidablate.losses.batch import Batch, given
 from reidablate.losses.distance import norm
+from reidablate.losses.emphasis import one_plus, over_largest
 from reidablate.losses.mining import mean_over_valid
 from reidablate.losses.total import Shape
 from reidablate.losses.triplet import margin_terms, triplet_loss
 from reidablate.sections import Margin, Positive
 
-SMALLEST = 1e-12  # keeps the division by a maximum defined
 THRESHOLD = 0.1  # of a patch's share, below which its weight is 0
 
 
@@ -41,33 +41,36 @@ def grouped(patches: Tensor, groups: int) -> Tensor:
     return patches.reshape(*patches.shape[:2], groups, -1)
 
 
-def _require_groups(options: BranchOptions, shape: Shape) -> None:
-    if shape.width % options.groups:
-        raise UserError(f"groups: {shape.width} dimensions are not {options.groups} equal groups; choose a divisor.")
-
-
 def branch_weights(patches: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
     """Returns the weight (B, n) of each patch: with s = ||X_a - X_q| - |X_a - X_p|| / max, 0 where s < 0.1, else 1 + s.
 
     It carries a gradient, as in the code.
     """
-    size = (norm(patches - patches[negative]) - norm(patches - patches[positive])).abs()
-    share = size / (size.amax(1, keepdim=True) + SMALLEST)
-    return (1 + share).masked_fill(share < THRESHOLD, 0)
+    return one_plus(over_largest(norm(patches - patches[negative]) - norm(patches - patches[positive])), THRESHOLD)
 
 
-class WeightedBranch(nn.Module):
+class _Branch(nn.Module):
+    """A loss with linear layers of its own.
+
+    Raises:
+        UserError: The groups do not divide D.
+    """
+
+    def __init__(self, options: BranchOptions, shape: Shape) -> None:
+        super().__init__()
+        if shape.width % options.groups:
+            raise UserError(
+                f"groups: {shape.width} dimensions are not {options.groups} equal groups; choose a divisor."
+            )
+        self.options = options
+
+
+class WeightedBranch(_Branch):
     """The triplet on g = the group means of A (w_k X_k) of all patches, A linear, every image by its own weights."""
 
     def __init__(self, options: BranchOptions, shape: Shape) -> None:
-        """Makes A.
-
-        Raises:
-            UserError: The groups do not divide D.
-        """
-        super().__init__()
-        _require_groups(options, shape)
-        self.options = options
+        """Makes A."""
+        super().__init__(options, shape)
         self.linear = nn.Linear(shape.width, shape.width)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -78,7 +81,7 @@ class WeightedBranch(nn.Module):
         return triplet_loss(vectors, triplets, self.options.margin)
 
 
-class CrossAttentionTriplet(nn.Module):
+class CrossAttentionTriplet(_Branch):
     """The triplet between an anchor's patches and what they take from those of one place in the other images.
 
     With q = A X_a, (k, v) = P X_p or N X_q, patch by patch and A, P, N linear: softmax of q * k inside each group,
@@ -86,14 +89,8 @@ class CrossAttentionTriplet(nn.Module):
     """
 
     def __init__(self, options: BranchOptions, shape: Shape) -> None:
-        """Makes A, P and N.
-
-        Raises:
-            UserError: The groups do not divide D.
-        """
-        super().__init__()
-        _require_groups(options, shape)
-        self.options = options
+        """Makes A, P and N."""
+        super().__init__(options, shape)
         self.anchor = nn.Linear(shape.width, shape.width)
         self.positive, self.negative = (nn.Linear(shape.width, 2 * shape.width) for _ in range(2))
 

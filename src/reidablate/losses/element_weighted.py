@@ -16,11 +16,10 @@ from torch import Tensor
 from reidablate.config import LossOptions
 from reidablate.losses.batch import Batch, Terms
 from reidablate.losses.distance import full_precision, norm
+from reidablate.losses.emphasis import one_plus, over_largest
 from reidablate.losses.mining import mean_over_valid
 from reidablate.losses.triplet import margin_terms, mean_negative_loss
 from reidablate.sections import Margin
-
-SMALLEST = 1e-12  # keeps the division by a maximum defined
 
 
 class ElementWeightedOptions(LossOptions):
@@ -37,9 +36,7 @@ def element_weights(rows: Tensor, other: Tensor, threshold: float) -> Tensor:
 
     With z = |rows - other| / max: 0 where z < threshold, else 1 + z.
     """
-    size = (rows - other).abs()
-    share = size / (size.amax(1, keepdim=True) + SMALLEST)
-    return (1 + share).masked_fill(share < threshold, 0)
+    return one_plus(over_largest(rows - other), threshold)
 
 
 @full_precision

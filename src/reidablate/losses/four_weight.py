@@ -17,9 +17,10 @@ from reidablate.config import LossOptions, WeightedTripletConfig
 from reidablate.loss_options import Need
 from reidablate.losses.batch import Batch, Terms, given
 from reidablate.losses.distance import full_precision, norm
+from reidablate.losses.emphasis import SMALLEST, one_plus, over_largest
 from reidablate.losses.mining import Triplets, mean_over_valid
 from reidablate.losses.triplet import margin_terms, triplet_loss
-from reidablate.losses.weighted_triplet import SMALLEST, patch_weights, top_mask
+from reidablate.losses.weighted_triplet import patch_weights, top_mask
 from reidablate.sections import Margin, Share, none_word
 
 
@@ -45,12 +46,6 @@ class FourWeightOptions(LossOptions):
 
 
 Pair = tuple[Tensor, Tensor]
-
-
-def largest_one(value: Tensor) -> Tensor:
-    """Returns |value| / max |value| of each row of `value` (B, D); a row of zeros stays one."""
-    size = value.abs()
-    return size / (size.amax(1, keepdim=True) + SMALLEST)
 
 
 def dominant_sums(feature: Tensor, patches: Tensor, others: Tensor, options: FourWeightOptions) -> tuple[Pair, Pair]:
@@ -92,15 +87,15 @@ def side_weights(common: Pair, left: Pair, form: str, *, positive: bool) -> Pair
     """
     if form == "four_weight":
         first, second = left if positive else common
-        return 1 + largest_one(first), 1 + largest_one(second)
+        return 1 + over_largest(first), 1 + over_largest(second)
     first, second = (_mixed(u, positive=positive) for u in left)
     return first, second
 
 
 def _mixed(left: Tensor, *, positive: bool) -> Tensor:
-    value = 1 - largest_one(left) if positive else largest_one(left)
+    value = 1 - over_largest(left) if positive else over_largest(left)
     share = 1 - value / (left.abs().amax(1, keepdim=True) + SMALLEST)
-    return (1 + share).masked_fill(share < 0, 0)
+    return one_plus(share, 0)
 
 
 @full_precision
@@ -116,7 +111,7 @@ def four_weight_loss(feature: Tensor, patches: Tensor, triplets: Triplets, optio
     positive, negative = triplets.positive, triplets.negative
     parts = [dominant_sums(feature, patches, others, options) for others in (positive, negative)]
     if options.form == "common_and_different":
-        different = [tuple(1 + largest_one(u) for u in left) for _, left in parts]
+        different = [tuple(1 + over_largest(u) for u in left) for _, left in parts]
         common = [tuple(3 - weight for weight in pair) for pair in different]
         forms = [(*different[0], *different[1]), (*common[0], *common[1])]
     else:

@@ -15,11 +15,11 @@ from reidablate.config import LossOptions
 from reidablate.loss_options import Need
 from reidablate.losses.batch import Batch, given
 from reidablate.losses.distance import full_precision, norm
+from reidablate.losses.emphasis import over_largest
 from reidablate.losses.mining import Triplets, mean_over_valid
 from reidablate.losses.triplet import margin_terms
 from reidablate.sections import Margin
 
-SMALLEST = 1e-12  # keeps the division by a maximum defined
 LARGEST_COSINE = 1 - 1e-6  # float32 cosines of equal vectors may exceed 1, whose arc cosine is NaN
 
 
@@ -46,7 +46,7 @@ def place_weights(patches: Tensor, other: Tensor, distance: str) -> Tensor:
         size = F.cosine_similarity(patches, other, dim=2).clamp(-LARGEST_COSINE, LARGEST_COSINE).acos()
     else:
         size = norm(patches - other)
-    share = size / (size.amax(1, keepdim=True) + SMALLEST)
+    share = over_largest(size)
     return share if distance == "cosine" else 1 + share
 
 

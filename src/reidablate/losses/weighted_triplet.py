@@ -14,10 +14,9 @@ from torch import Tensor
 from reidablate.config import WeightedTripletConfig
 from reidablate.losses.batch import Batch, Terms, given
 from reidablate.losses.distance import full_precision, norm
+from reidablate.losses.emphasis import SMALLEST, over_largest
 from reidablate.losses.mining import Triplets, mean_over_valid, top_patches
 from reidablate.losses.triplet import margin_terms, mean_negative_loss, triplet_loss
-
-SMALLEST = 1e-12  # keeps the division by a maximum defined
 
 
 def patch_ratio(config: WeightedTripletConfig, progress: float) -> float:
@@ -70,8 +69,7 @@ def dimension_weights(residual: Tensor, config: WeightedTripletConfig) -> Tensor
 
     Where the normalised value (z, or 1 - z for `one_plus_inv`) is below `threshold` the weight is 0.
     """
-    size = residual.abs()
-    value = size / (size.amax(1, keepdim=True) + SMALLEST)
+    value = over_largest(residual)
     if config.weight_form == "one_plus_inv":
         value = 1 - value
     weight = value if config.weight_form == "max" else 1 + value
