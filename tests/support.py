@@ -15,9 +15,13 @@ from typer.testing import CliRunner
 from reidablate.cells import Cell, load_cells
 from reidablate.cli import app
 from reidablate.config import Preset
+from reidablate.planning import plan
+from reidablate.scope import write_scope
+from reidablate.study import Study
 
 ROOT = Path(__file__).parents[1]
 T = TypeVar("T")
+Settings = dict[str, object]
 # The files that the project ships in ablations/. Tests read these alone: a checkout may hold a user's cells as well.
 _SHIPPED = """
 abs_x ape_off ape_sinusoidal cls_no_ape cls_per_patch cls_per_patch_as_run cls_term cls_untie cls_untie_as_run
@@ -124,3 +128,11 @@ def planned(done: "subprocess.CompletedProcess[str]") -> dict[str, int]:
 
 def nothing_to_do(done: "subprocess.CompletedProcess[str]") -> bool:
     return done.returncode == 0 and "Nothing to be done" in done.stdout + done.stderr
+
+
+def called(settings: Settings, **change: object) -> Study:
+    """Returns the plan of a call that begins to run jobs."""
+    study = plan({**settings, **change})
+    study.write()
+    write_scope(study)
+    return study

@@ -10,17 +10,8 @@ from reidablate.artifacts import read_json
 from reidablate.errors import UserError
 from reidablate.freezing import FILE, describe, freeze, notice, read_frozen
 from reidablate.planning import plan
-from reidablate.scope import write_scope
 from reidablate.study import Study
-
-Settings = dict[str, object]
-
-
-def called(settings: Settings, **change: object) -> Study:
-    study = plan({**settings, **change})
-    study.write()
-    write_scope(study)
-    return study
+from support import Settings, called
 
 
 def later(study: Study) -> dict[str, dict[str, dict[str, str]]]:

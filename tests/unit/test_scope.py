@@ -7,18 +7,9 @@ import pytest
 from reidablate.artifacts import read_json, write_json
 from reidablate.errors import UserError
 from reidablate.planning import plan
-from reidablate.scope import in_words, read_scope, restrict, union, write_scope
+from reidablate.scope import in_words, read_scope, restrict, union
 from reidablate.study import Study
-
-Settings = dict[str, object]
-
-
-def called(settings: Settings, **change: object) -> Study:
-    """Returns the plan of a call that begins to run jobs."""
-    study = plan({**settings, **change})
-    study.write()
-    write_scope(study)
-    return study
+from support import Settings, called
 
 
 def test_a_union_holds_the_runs_of_either_in_order() -> None:

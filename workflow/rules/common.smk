@@ -199,6 +199,7 @@ def name_report():
     page = ROOT / "report" / "index.html"
     if page.is_file():
         try:
-            logger.info(f"report: {page}. {short_answer(collect(TABLES))}")
+            answer = short_answer(collect(TABLES))  # empty where nothing is compared
+            logger.info(" ".join(filter(None, [f"report: {page}.", answer])))
         except (UserError, OSError) as error:
             logger.error(f"reidablate: {sentence(error)}")

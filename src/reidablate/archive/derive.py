@@ -1,7 +1,7 @@
 """What follows from the per-query rows of a study, worked out again and compared value by value with what it says."""
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +11,19 @@ import pandas as pd
 from reidablate import places
 from reidablate.artifacts import read_json, read_record, read_table, write_table
 from reidablate.errors import shortened
-from reidablate.metrics.protocol import CMC_RANKS
+from reidablate.metrics.protocol import Scores
 from reidablate.metrics.registry import known_metrics
 from reidablate.report.aggregate import ALSO_CSV
 from reidablate.report.render import render_report
 from reidablate.runs import Provenance
-from reidablate.stats.pipeline import write_statistics
+from reidablate.stats.pipeline import STATISTICS, write_statistics
 from reidablate.study import Run
 
-STATISTICS = ("contrasts", "slices", "joint", "claims")
 NOT_DERIVED = (
     "history, camera_pairs, cross_domain, imported and floors follow from no rows of queries and were checked by their "
     "checksums alone"
 )
 _KEYS = ("dataset", "cell", "reference", "claim", "seed", "side", "metric", "slice_by", "slice", "family")
-_MEANS = {
-    "mAP": "average_precision",
-    "mAP_trapezoid": "average_precision_trapezoid",
-    "mAP_optimistic": "average_precision_optimistic",
-    "mAP_pessimistic": "average_precision_pessimistic",
-    "mINP": "inverse_negative_penalty",
-}
 _RECORDED = ("status", "data_fingerprint", "synthetic", "code_hash", "weights_sha256", "num_parameters", "device")
 _NOT_OF_ROWS = {"num_invalid"}  # queries without a score have no row
 
@@ -95,7 +87,7 @@ def _shown(value: Any) -> str:
 
 
 def _scores(metrics: pd.DataFrame, queries: pd.DataFrame, about: Mapping[str, Any]) -> str:
-    own = {metric.name: metric.column for metric in known_metrics(about) if metric.use is not None}
+    own = [metric.name for metric in known_metrics(about) if metric.use is not None]
     key = ["dataset", "cell", "seed", "side"]
     known: dict[Any, dict[str, float]] = {run: _summary(rows, own) for run, rows in queries.groupby(key, sort=False)}
     listed = set(metrics[key].itertuples(index=False, name=None))
@@ -114,16 +106,10 @@ def _scores(metrics: pd.DataFrame, queries: pd.DataFrame, about: Mapping[str, An
     return ""
 
 
-def _summary(rows: pd.DataFrame, own: Mapping[str, str]) -> dict[str, float]:
-    """Returns the scores of one run and side as `Scores.summary` gives them."""
-    columns = {**_MEANS, **{name: column for name, column in own.items() if column in rows}}
-    first = rows["first_hit_rank"].to_numpy()
-    ranks = {f"rank{k}": float((first <= k).mean()) for k in CMC_RANKS}
-    return {
-        **{name: float(rows[column].to_numpy(np.float64).mean()) for name, column in columns.items()},
-        **ranks,
-        "num_queries": len(rows),
-    }
+def _summary(rows: pd.DataFrame, own: Collection[str]) -> dict[str, float]:
+    """Returns the scores of one run and side, with those of the study's own metrics that have a column."""
+    scores = Scores({str(name): rows[name].to_numpy() for name in rows}, num_invalid=0)
+    return scores.summary() | scores.means(name for name in own if name in rows)
 
 
 def _runs(runs: pd.DataFrame, results: Path) -> str:

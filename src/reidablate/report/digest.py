@@ -13,8 +13,9 @@ import pandas as pd
 from reidablate.artifacts import canonical_json, read_json, read_table
 from reidablate.integrity import refuse_broken
 from reidablate.standing import TABLES
+from reidablate.stats import pipeline
 
-STATISTICS = ("contrasts.parquet", "claims.parquet", "slices.parquet", "joint.parquet", "calibration.parquet")
+STATISTICS = (*(f"{name}.parquet" for name in pipeline.STATISTICS), pipeline.CALIBRATION)
 LEFT_OUT: dict[str, tuple[str, ...]] = {
     "runs.parquet": (
         "code_hash", "code", "git_commit", "git_dirty", "versions", "device", "threads", "weights",

@@ -17,6 +17,8 @@ from reidablate.stats.joint import joint_table
 from reidablate.stats.slices import slice_table
 
 CALIBRATION = "calibration.parquet"
+STATISTICS = ("contrasts", "slices", "joint", "claims")
+"""The tables that are written here, as `.parquet` and `.csv`."""
 
 
 def write_statistics(results: Path, study: Path = Path()) -> str:
@@ -81,7 +83,7 @@ def _write_tables(tables: Path, study_folder: Path) -> str:
     claims = study_claims(study_folder, [cell["name"] for cell in cells])
     judged = judge(claims, contrasts, study, runs, cells, read_table(tables / "metrics.parquet"))
     joint = joint_table(contrasts)
-    frames = {"contrasts": contrasts, "slices": slices, "joint": joint, "claims": judged}
+    frames = dict(zip(STATISTICS, (contrasts, slices, joint, judged), strict=True))
     (tables / "statistics.json").unlink(missing_ok=True)  # it vouches for the others, so it comes last
     for name, unmarked in frames.items():
         frame = marked(unmarked, smoke=smoke)
