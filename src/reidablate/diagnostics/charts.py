@@ -36,6 +36,8 @@ def lines(
             axes.plot(places, values, marker="o", markersize=4, color=COLOURS[(number + 1) % len(COLOURS)], label=name)
         if ticks is not None:
             axes.set_xticks(range(len(ticks)), ticks)
+        elif x is None:  # blocks are counted
+            axes.set_xticks(range(max(map(len, curves.values()), default=0)))
         if zero:
             axes.set_ylim(bottom=0)
         axes.set_xlabel(x_label)
@@ -65,7 +67,7 @@ def heads(slug: str, title: str, values: npt.NDArray[np.float64], *, y_label: st
 
 
 def histograms(slug: str, title: str, groups: Mapping[str, npt.NDArray[np.float64]], *, x_label: str) -> str:
-    """Returns an SVG of histograms over equal bins, each of area 1."""
+    """Returns an SVG of histograms over equal bins, each in shares of its own values."""
     everything = np.concatenate(list(groups.values()))
     bins = np.linspace(everything.min(), max(everything.max(), everything.min() + 1e-12), 41)
     with mpl.rc_context(STYLE):
