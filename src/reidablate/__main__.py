@@ -8,6 +8,9 @@ _NO_MEMORY = (
     "raise the limit (ulimit -v)."
 )
 
+# What else than a MemoryError the loader of libraries and CPython's compiler raise where an allocation has failed.
+_OUT_OF_MEMORY = ("failed to map segment", "returned NULL without setting an exception")
+
 
 def main() -> None:
     """Runs the command line and ends the process with its exit status; 2 also where Python cannot import it."""
@@ -41,7 +44,7 @@ def main() -> None:
 
 def _why_no_import(error: Exception) -> str:
     """Returns the sentence for what Python raised while it imported the package or what it needs."""
-    if "failed to map segment" in str(error):
+    if any(words in str(error) for words in _OUT_OF_MEMORY):
         return _NO_MEMORY
     words = " ".join(f"{type(error).__name__}: {error}".split())
     return f"reidablate: the installation cannot be used ({words}); install the package again with all it needs."

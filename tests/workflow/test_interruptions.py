@@ -27,14 +27,19 @@ LOCK = ".lock"
 
 
 @pytest.fixture
-def fresh(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The project without results, as the current folder, where every stage logs what it writes to `watch.log`."""
+def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every stage logs what it writes, and one that `WATCH_STOP` names stops itself; see `watch/sitecustomize.py`."""
+    monkeypatch.setenv("WATCH_LOG", str(tmp_path / "watch.log"))
+    path = [str(Path(__file__).parent / "watch"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
+
+
+@pytest.fixture
+def fresh(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, watched: None) -> Iterator[Path]:
+    """The project without results, as the current folder, where every stage logs what it writes."""
     folder = tmp_path / "fresh"
     shutil.copytree(finished, folder, ignore=shutil.ignore_patterns("results", ".snakemake"))
     monkeypatch.chdir(folder)
-    monkeypatch.setenv("WATCH_LOG", str(folder / "watch.log"))
-    path = [str(Path(__file__).parent / "watch"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
     yield folder
     for entry in Path("/proc").glob("[0-9]*"):  # whatever a failed test has left
         with suppress(OSError):
@@ -132,7 +137,7 @@ def shared(found: dict[str, list[tuple[int, int, int]]]) -> list[str]:
 
 
 def never_two_writers() -> None:
-    found = writers(Path("watch.log").read_text())
+    found = writers(Path(os.environ["WATCH_LOG"]).read_text())
     names = {str(Path(folder).relative_to(RESULTS.resolve())) for folder in found}
     assert {"data/market1501/images", "data/market1501/cache", "tables", "market1501/p1/seed0"} <= names
     assert shared(found) == []
@@ -215,23 +220,46 @@ GROWN = [*BASE[:2], "cells=naive_triplet,p1,mine"]
 NARROW = [*BASE[:2], "cells=mine"]
 
 
-def in_training(*arguments: str, config: list[str], stderr: TextIO) -> "subprocess.Popen[str]":
-    """Starts a call as the leader of a group, as a shell does, and returns it while it trains."""
-    process = start_snakemake(
-        *arguments, config=config, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True
-    )
-    wait(process, lambda: live("train"))
-    return process
+@pytest.fixture
+def in_training(watched: None, monkeypatch: pytest.MonkeyPatch) -> Callable[..., "subprocess.Popen[str]"]:
+    """Starts a call as the leader of a group, as a shell does, and returns it with a training that has just begun.
+
+    The training, and each that follows, stays as it is until `ended` lets it go on.
+    """
+
+    def start(config: list[str], stderr: TextIO) -> "subprocess.Popen[str]":
+        monkeypatch.setenv("WATCH_STOP", "train")
+        process = start_snakemake(config=config, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True)
+        monkeypatch.delenv("WATCH_STOP")
+        wait(process, stopped)
+        return process
+
+    return start
 
 
-def test_ctrl_c_leaves_a_report_of_all_that_is_finished_and_loses_none_of_it(study: Path) -> None:
+def stopped() -> list[int]:
+    """Returns the trainings that have stopped themselves."""
+    return [pid for pid, state in live("train").items() if state == "T"]
+
+
+def ended(process: "subprocess.Popen[str]") -> int:
+    """Lets every training go on until the call ends, and returns its exit status."""
+    while process.poll() is None:
+        resume(set(live("train")))
+        select.select([], [], [], 0.1)
+    return process.returncode
+
+
+def test_ctrl_c_leaves_a_report_of_all_that_is_finished_and_loses_none_of_it(
+    study: Path, in_training: Callable[..., "subprocess.Popen[str]"]
+) -> None:
     (study / "ablations" / "mine.yaml").write_text(MINE)
     tables, page = RESULTS / "tables", RESULTS / "report" / "index.html"
     before, queries = page.read_text(), pd.read_parquet(tables / "queries.parquet")
     with Path("stderr").open("w") as stderr:
-        process = in_training(config=NARROW, stderr=stderr)
+        process = in_training(NARROW, stderr)
         os.killpg(process.pid, signal.SIGINT)
-        assert process.wait(timeout=600) != 0
+        assert ended(process) != 0
     assert "writing the report of what is finished; press Ctrl-C to stop at once" in Path("stderr").read_text()
     runs = pd.read_parquet(tables / "runs.parquet")
     assert runs[runs["cell"] != "mine"]["status"].tolist() == ["finished"] * 4
@@ -242,14 +270,16 @@ def test_ctrl_c_leaves_a_report_of_all_that_is_finished_and_loses_none_of_it(stu
     assert "2 runs to train: market1501/mine seed 0, 1." in done.stderr
 
 
-def test_a_call_that_misses_a_run_which_it_asked_for_ends_with_status_1(study: Path) -> None:
+def test_a_call_that_misses_a_run_which_it_asked_for_ends_with_status_1(
+    study: Path, in_training: Callable[..., "subprocess.Popen[str]"]
+) -> None:
     (study / "ablations" / "mine.yaml").write_text(MINE)
     scores = RESULTS / "market1501" / "p1" / "seed0" / "metrics.json"
     config = [*GROWN, "seeds=1"]
     with Path("stderr").open("w") as stderr:
-        process = in_training(config=config, stderr=stderr)
+        process = in_training(config, stderr)
         scores.write_text("{")
-        assert process.wait(timeout=600) == 1
+        assert ended(process) == 1
     said = Path("stderr").read_text()
     (line,) = [line for line in said.splitlines() if line.startswith("reidablate: not in the tables: ")]
     assert line.startswith("reidablate: not in the tables: market1501/p1/seed0 (")
@@ -262,13 +292,14 @@ def test_a_call_that_misses_a_run_which_it_asked_for_ends_with_status_1(study: P
     assert planned(snakemake("-n", config=config)) == {"evaluate": 1, "aggregate": 1, "statistics": 1, "report": 1}
 
 
-def test_a_job_that_was_killed_is_named_and_stops_no_other(study: Path) -> None:
+def test_a_job_that_was_killed_is_named_and_stops_no_other(
+    study: Path, in_training: Callable[..., "subprocess.Popen[str]"]
+) -> None:
     shutil.rmtree(RESULTS / "market1501" / "p1")
     with Path("stderr").open("w") as stderr:
-        process = start_snakemake(stdout=subprocess.DEVNULL, stderr=stderr)
-        wait(process, lambda: live("train"))
-        os.kill(next(iter(live("train"))), signal.SIGKILL)
-        assert process.wait(timeout=600) == 1
+        process = in_training(BASE, stderr)
+        os.kill(stopped()[0], signal.SIGKILL)
+        assert ended(process) == 1
     lines = [
         line for line in Path("stderr").read_text().splitlines() if "ended without an error message (killed?)" in line
     ]
@@ -294,17 +325,14 @@ def test_four_devices_on_eight_cores_are_all_busy_each_with_a_training_of_its_ow
     monkeypatch.setenv("TMPDIR", str(fresh))
     monkeypatch.setenv("WATCH_STOP", "train")
     process = start_snakemake("--cores", "8", gpu=4, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait(process, lambda: list(live("train").values()).count("T") == 4)  # all hold what they have leased
-    while process.poll() is None:
-        resume(set(live("train")))
-        select.select([], [], [], 0.5)
-    assert process.returncode == 0
+    wait(process, lambda: len(stopped()) == 4)  # all hold what they have leased
+    assert ended(process) == 0
     leased = {
         str(path.parent.resolve()): read_json(path)["gpus"]
         for path in RESULTS.glob("market1501/*/seed*/provenance.json")
     }
     assert sorted({name for names in leased.values() for name in names}) == ["GPU-a", "GPU-b", "GPU-c", "GPU-d"]
-    spans = {folder: entries[0] for folder, entries in writers(Path("watch.log").read_text()).items()}
+    spans = {folder: entries[0] for folder, entries in writers(Path(os.environ["WATCH_LOG"]).read_text()).items()}
     together = [
         (one, two)
         for one, two in itertools.combinations(leased, 2)
