@@ -208,6 +208,11 @@ class TrainConfig(Section):
     augment: AugmentConfig = AugmentConfig()
 
     @property
+    def batch_size(self) -> int:
+        """The images of a batch, on all processes together."""
+        return self.num_ids * self.num_instances
+
+    @property
     def base_lr(self) -> float:
         """The learning rate after the cell's factor."""
         return self.lr * self.lr_factor

@@ -9,12 +9,9 @@ if TYPE_CHECKING:
 def gpu_refusals(study: "Study", *, gpu_limit: int | None, num_gpus: int | None) -> list[str]:
     """Returns why a study should not start, as far as GPUs are concerned; see `Study.refusals`."""
     asked, preset, found = study.gpus_per_run, study.preset, []
-    own = [cell.name for cell in study.cells if cell.external is None]
-    if own and asked > 1:
-        found.append(
-            f"preset '{preset.name}' has execution.gpu: {asked}, but a training uses one GPU and the others would be "
-            f"idle; write gpu: 1 there, and --resources gpu={asked} trains {asked} runs at once."
-        )
+    batches = {cell.name: cell.config.train.batch_size for cell in study.cells if cell.external is None}
+    refused = [share_refusal(f"cell '{name}'", batch, asked) for name, batch in batches.items()] if asked else []
+    found += [sentence for sentence in refused if sentence][:1]
     if gpu_limit is not None and gpu_limit < asked:
         found.append(
             f"a run of preset '{preset.name}' asks for gpu={asked} but --resources gpu={gpu_limit} allows fewer; raise "
@@ -37,6 +34,20 @@ def gpu_refusals(study: "Study", *, gpu_limit: int | None, num_gpus: int | None)
             "device=cpu to start it all the same, or preset=quickstart for the tiny study."
         )
     return found
+
+
+def share_refusal(name: str, batch: int, gpus: int) -> str | None:
+    """Returns why GPUs cannot share every batch of a training equally, None where they can.
+
+    >>> share_refusal("cell 'p1'", 64, 3)
+    "a batch of cell 'p1' has 64 images, which 3 GPUs cannot share equally; set execution.gpu to a divisor of 64."
+    """
+    if batch % gpus == 0:
+        return None
+    return (
+        f"a batch of {name} has {batch} images, which {gpus} GPUs cannot share equally; set execution.gpu to a divisor "
+        f"of {batch}."
+    )
 
 
 def share_of_cores(wanted: int, *, cores: int, gpus: int) -> int:

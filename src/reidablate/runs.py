@@ -119,6 +119,7 @@ class Provenance(BaseModel):
     versions: dict[str, str]
     device: str | None
     threads: int | None
+    processes: int | None = 1  # absent in runs of 0.1.0
     precision: str | None
     num_parameters: int | None
     flops_per_image: int | None = None  # absent in runs of 0.1.0

@@ -1,6 +1,7 @@
 """The stages that the workflow runs, each a subcommand with a plan: argument parsing only."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -72,14 +73,14 @@ def transfer(
     cell: Annotated[str, typer.Option()],
     seed: Annotated[int, typer.Option(min=0)],
     on: Annotated[str, typer.Option("--on", help="Another data set of the plan.")],
-    gpus: Annotated[int | None, typer.Option(help="GPUs granted by the scheduler; must be what the plan asks.")] = None,
+    gpus: Annotated[int | None, typer.Option(help="GPUs granted by the scheduler; one is used.", max=1)] = None,
 ) -> None:
     """Extracts the features of a trained run on another data set, to be scored there too."""
     from reidablate.engine.stages import train_spec
     from reidablate.engine.transfer import transfer_run
 
     study = open_plan(plan)
-    spec = train_spec(study, dataset=dataset, cell=cell, seed=seed, gpus=gpus)
+    spec = replace(train_spec(study, dataset=dataset, cell=cell, seed=seed), gpus=min(1, study.gpus_per_run))
     typer.echo(transfer_run(spec, on=study.dataset(on).name, data=study.data_folder(on)))
 
 

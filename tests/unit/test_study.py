@@ -133,12 +133,12 @@ def test_a_gpu_that_was_asked_for_must_be_there(settings: Settings) -> None:
     assert study.refusals(gpu_limit=None, num_gpus=None) == []  # the jobs run on other machines
 
 
-def test_a_training_must_not_ask_for_more_than_one_gpu(settings: Settings, project: Path) -> None:
+def test_gpus_of_a_training_must_divide_its_batch(settings: Settings, project: Path) -> None:
     path = project / "tiny.yaml"
     path.write_text(path.read_text().replace("gpu: 1", "gpu: 3"))
     study = plan(settings)
     for num_gpus in (3, 0, None):
-        assert "execution.gpu: 3, but a training uses one GPU" in str(study.refusals(gpu_limit=4, num_gpus=num_gpus))
+        assert "has 8 images, which 3 GPUs cannot share equally" in str(study.refusals(gpu_limit=4, num_gpus=num_gpus))
     assert "asks for gpu=3 but only 2 can be used" in str(study.refusals(gpu_limit=4, num_gpus=2))
     assert plan({**settings, "device": "cpu"}).refusals(gpu_limit=4, num_gpus=2) == []
 

@@ -119,8 +119,8 @@ def gpu_limit():
 def threads_of_run():
     """The cores of a training: what the preset says, but few enough that every GPU of this call has one at work."""
     limit = gpu_limit() if STUDY.gpus_per_run and workflow.local_exec and workflow.cores else None
-    gpus = limit // STUDY.gpus_per_run if limit else 0
-    return share_of_cores(STUDY.preset.execution.threads, cores=workflow.cores, gpus=gpus)
+    threads = share_of_cores(STUDY.preset.execution.threads, cores=workflow.cores, gpus=limit or 0)
+    return threads * max(1, STUDY.gpus_per_run)
 
 
 def print_refusals():

@@ -17,7 +17,7 @@ rule transfer:
         other=one_of(dict.fromkeys(transfer.on for transfer in NEEDS.transfer)),
     threads: threads_of_run()
     resources:
-        gpu=STUDY.gpus_per_run,
+        gpu=min(1, STUDY.gpus_per_run),  # however many the training had
     params:
         run=lambda wildcards: Run.of(wildcards.run),
     shell:

@@ -37,6 +37,12 @@ class Decisions:
     box: Tensor
     noise: Tensor
 
+    def of(self, rows: slice) -> "Decisions":
+        """Returns the decisions about some of the images, which follow each other."""
+        end = torch.cat([self.box.new_zeros(1), 3 * self.box[:, 2:].prod(dim=1).cumsum(dim=0)])
+        first, last, _ = rows.indices(len(self.box))
+        return Decisions(self.flip[rows], self.shift[rows], self.box[rows], self.noise[end[first] : end[last]])
+
 
 def draw(
     generator: torch.Generator,

@@ -4,15 +4,60 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from reidablate.losses import Batch, PositionState, StudyLoss
+from reidablate.losses.relation_log import relation_numbers
+from reidablate.models.global_batch import gathered
 from reidablate.models.neck import ReidModel, ReidOutput
 from reidablate.plugins import Plugin
 
 MOST_SKIPPED = 20
 """Steps in a row that loss scaling may skip. The scale begins at 65536 and each skip halves it, so that after 16 the
 gradients are not scaled at all: what is still not finite then is the training's fault, not the scale's."""
+
+
+class Forward(nn.Module):
+    """The forward pass of a step, from images to the terms of the loss."""
+
+    def __init__(self, model: ReidModel, loss: StudyLoss) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        camids: torch.Tensor,
+        progress: float,
+        dtype: torch.dtype | None,
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Returns the numbers about position relations with the terms of the loss, and norms; all scalars.
+
+        Args:
+            images: (B, 3, H, W), normalised; on several processes the B / N of this one.
+            labels: (B,) training labels.
+            camids: (B,).
+            progress: Share of the training that is done.
+            dtype: Of autocast, None for float32.
+        """
+        with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):
+            outputs = self.model(images)
+        if dist.is_initialized():
+            outputs = gathered(outputs)
+        batch = batch_of(self.model, outputs, labels=labels, camids=camids, progress=progress)
+        numbers = relation_numbers(batch, self.loss.config)
+        return numbers | self.loss(batch), _norms(outputs, batch.positions)
+
+
+def _norms(outputs: ReidOutput, positions: PositionState) -> dict[str, torch.Tensor]:
+    norms = {"feature_norm": outputs.feature_before_neck.detach().float().norm(dim=1).mean()}
+    if positions.ape is not None:
+        norms["ape_norm"] = positions.ape.detach().norm()
+    if positions.tables is not None:
+        norms["rpe_norm"] = positions.tables.detach().norm()
+    return norms
 
 
 @dataclass
@@ -23,6 +68,7 @@ class Fit:
     loss: StudyLoss
     optimiser: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    forward: nn.Module = field(init=False)  # a `Forward`; on several processes, within DistributedDataParallel
     epochs_done: int = 0
     history: dict[str, torch.Tensor] = field(default_factory=dict)
     steps: dict[str, torch.Tensor] = field(default_factory=dict)  # of the epoch under way
@@ -30,6 +76,9 @@ class Fit:
     train_s: float = 0.0
     epoch_s: float = 0.0
     wall_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.forward = Forward(self.model, self.loss)
 
     @property
     def steps_done(self) -> int:

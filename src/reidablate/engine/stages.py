@@ -39,7 +39,7 @@ def _spec(study: Study, config: RunConfig, name: str, *, dataset: str, cell: str
     run = f" --dataset {dataset} --cell {cell} --seed {seed}"
     stage = f"pretrain --plan {study.path}" if pretraining else f"train --plan {study.path}{run}"
     cores = usable_cores()
-    gpus = len(visible_gpus()) // study.gpus_per_run if study.gpus_per_run else 0
+    gpus = len(visible_gpus()) if study.gpus_per_run else 0  # each has a process of its own
     return RunSpec(
         config=config,
         name=name,

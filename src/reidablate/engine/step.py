@@ -10,11 +10,9 @@ from torch import Tensor
 
 from reidablate.config import RunConfig
 from reidablate.data import augment
-from reidablate.engine.fit import Fit, batch_of
+from reidablate.engine.fit import Fit
+from reidablate.engine.parallel import rank
 from reidablate.engine.spec import AUTOCAST
-from reidablate.losses import PositionState
-from reidablate.losses.relation_log import relation_numbers
-from reidablate.models.neck import ReidModel, ReidOutput
 from reidablate.pinned import to_device
 from reidablate.rng import seed_globals, seed_int, torch_generator
 
@@ -23,8 +21,9 @@ class Inputs(NamedTuple):
     """A batch before its augmentation, with every random decision about it; CPU tensors."""
 
     images: Tensor
-    """(B, H, W, 3) uint8."""
+    """(B, H, W, 3) uint8; where several processes train, those of this one."""
     decisions: augment.Decisions
+    """About `images`."""
     labels: Tensor
     """(B,) training labels."""
     camids: Tensor
@@ -40,19 +39,28 @@ class Place(NamedTuple):
 
 
 def draw_inputs(config: RunConfig, images: Tensor, labels: Tensor, camids: Tensor, place: Place) -> Inputs:
-    """Returns the images (B, H, W, 3), labels (B,) and cameras (B,) of a batch with its decisions, drawn on the CPU."""
+    """Returns a batch with its decisions, which are drawn on the CPU for all of it.
+
+    Args:
+        config: Of the run.
+        images: (B, H, W, 3) uint8, or this process's part of them.
+        labels: (B,).
+        camids: (B,).
+        place: Where the random numbers come from.
+    """
     height, width = config.model.image_size
     options = config.train.augment
     decisions = augment.draw(
         torch_generator(place.seed, "augment", place.epoch, place.step),
-        len(images),
+        len(labels),
         height=height,
         width=width,
         pad=options.pad_px,
         flip_probability=options.flip,
         erase_probability=options.erase,
     )
-    return Inputs(images, decisions, labels, camids)
+    first = rank() * len(images)
+    return Inputs(images, decisions.of(slice(first, first + len(images))), labels, camids)
 
 
 def take_step(fit: Fit, config: RunConfig, inputs: Inputs, device: torch.device, place: Place) -> dict[str, Tensor]:
@@ -61,35 +69,18 @@ def take_step(fit: Fit, config: RunConfig, inputs: Inputs, device: torch.device,
     With loss scaling (fp16) `loss_scale` is the scale of this step and `skipped` is 1 where its gradients were not
     finite, so that nothing was learned and the scale was halved.
     """
-    train, model = config.train, fit.model
+    train = config.train
     images = augment.apply(to_device(inputs.images, device), inputs.decisions)
     labels, camids = to_device(inputs.labels, device), to_device(inputs.camids, device)
     seed_globals(seed_int(place.seed, "dropout", place.epoch, place.step), cuda=device.type == "cuda")
-    autocast = AUTOCAST.get(train.precision)
-    with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-        outputs = model(images)
     progress = place.epoch / max(1, train.num_epochs - 1)
-    batch = batch_of(model, outputs, labels=labels, camids=camids, progress=progress)
-    numbers = relation_numbers(batch, config.losses)
-    terms = fit.loss(batch)
+    terms, norms = fit.forward(images, labels, camids, progress, AUTOCAST.get(train.precision))
     fit.optimiser.zero_grad(set_to_none=True)
     fit.scaler.scale(terms["total"]).backward()
     fit.scaler.unscale_(fit.optimiser)
-    norms = _norms(model, outputs, batch.positions) | _update(fit, device)
-    return {name: value.detach() for name, value in (numbers | terms | norms).items()}
-
-
-def _norms(model: ReidModel, outputs: ReidOutput, positions: PositionState) -> dict[str, Tensor]:
-    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    norms = {
-        "gradient_norm": torch.nn.utils.get_total_norm(gradients),
-        "feature_norm": outputs.feature_before_neck.detach().float().norm(dim=1).mean(),
-    }
-    if positions.ape is not None:
-        norms["ape_norm"] = positions.ape.detach().norm()
-    if positions.tables is not None:
-        norms["rpe_norm"] = positions.tables.detach().norm()
-    return norms
+    gradients = [parameter.grad for parameter in fit.model.parameters() if parameter.grad is not None]
+    norms = {"gradient_norm": torch.nn.utils.get_total_norm(gradients), **norms} | _update(fit, device)
+    return {name: value.detach() for name, value in (terms | norms).items()}
 
 
 def _update(fit: Fit, device: torch.device) -> dict[str, Tensor]:

@@ -31,6 +31,7 @@ from reidablate.artifacts import (
 from reidablate.data.cache import read_cache
 from reidablate.data.index import read_index
 from reidablate.data.sampler import PKSampler
+from reidablate.engine import parallel
 from reidablate.engine.batches import image_batches
 from reidablate.engine.checkpoint import Checkpoint, load_checkpoint, refusals, save_checkpoint, training_folder
 from reidablate.engine.devices import lease
@@ -45,6 +46,7 @@ from reidablate.engine.stopping import StopSignal
 from reidablate.engine.tracking import LiveTracker, card_of_training
 from reidablate.engine.transfer import Trained, trained_model
 from reidablate.errors import UserError, reading
+from reidablate.gpus import share_refusal
 from reidablate.losses import Shape, StudyLoss
 from reidablate.models.checkpoints import load_weights, save_weights
 from reidablate.models.neck import ReidModel, initialise
@@ -66,16 +68,25 @@ def train_run(spec: RunSpec) -> str:
         SystemExit: The process was told to stop; the state is saved.
     """
     with only_writer(spec.out, spec.name), lease(spec.gpus, device=spec.device) as gpus:
-        device = torch_device(spec.device, gpus)
-        training = _Training(spec, device, gpus)
-        if training.is_complete():
-            return f"{spec.name}: complete already"
-        print(f"{spec.name}: {place(spec, device, gpus)}", file=sys.stderr, flush=True)
-        be_deterministic(spec.threads)
-        for folder in (training.state, *training.state.glob("features-*")):
-            remove_half_written(folder)
-        with StopSignal() as stop:
-            return training.extract_again(stop) if training.is_fitted() else training.run(stop)
+        if len(gpus) > 1:
+            if sentence := share_refusal(spec.name, spec.config.train.batch_size, len(gpus)):
+                raise UserError(sentence)
+            return parallel.run_on_each(gpus, spec.out / ".meeting", _train, spec, gpus)
+        return _train(spec, gpus)
+
+
+def _train(spec: RunSpec, gpus: tuple[str, ...]) -> str:
+    """Does what `train_run` says in this process, the only one or one of several."""
+    device = torch_device(spec.device, gpus)
+    training = _Training(spec, device, gpus)
+    if training.is_complete():
+        return f"{spec.name}: complete already"
+    print(f"{spec.name}: {place(spec, device, gpus)}", file=sys.stderr, flush=True)
+    be_deterministic(spec.threads)
+    with StopSignal() as stop:
+        if training.is_fitted():
+            return training.extract_again(stop) if parallel.rank() == 0 else ""
+        return training.run(stop)
 
 
 class _Training:
@@ -138,15 +149,19 @@ class _Training:
 
     def run(self, stop: StopSignal) -> str:
         """Trains, extracts, writes, and returns the line that sums it up."""
-        fit = self._restore()
+        with parallel.in_turn():
+            for folder in (self.state, *self.state.glob("features-*")):
+                remove_half_written(folder)
+            fit = self._restore()
+        parallel.prepare(fit, self.device)
         card = card_of_training(self.spec, self.planned, synthetic=self.synthetic)
-        tracker = LiveTracker(self.spec.wandb, card)
+        tracker = LiveTracker(self.spec.wandb if parallel.rank() == 0 else "disabled", card)
         loader = image_batches(
             self.images,
             self._rows_left(fit),
             workers=self.spec.workers,
             pin=self.device.type == "cuda",
-            batch_size=self.config.train.num_ids * self.config.train.num_instances,
+            batch_size=self.config.train.batch_size // parallel.num_processes(),
         )
         divergence = None
         with ProgressBar(self.spec.name, self.config.train.num_epochs) as bar, closing(loader):
@@ -154,6 +169,8 @@ class _Training:
                 divergence = self._epoch(fit, loader, bar, stop)
                 tracker.history(fit.history)
         tracker.finish()
+        if parallel.rank() > 0:
+            return ""
         if divergence:
             diverged, fit = fit, self._restore(whole_epoch=True)
             for name in ("history", "train_s", "wall_s", "codes"):
@@ -204,7 +221,8 @@ class _Training:
         """Yields the rows of every batch from where `fit` stands now."""
         first, skip = fit.epochs_done, fit.steps_done
         for epoch in range(first, self.config.train.num_epochs):
-            yield from self.rows[self.sampler.epoch(epoch)[skip if epoch == first else 0 :]]
+            for batch in self.sampler.epoch(epoch)[skip if epoch == first else 0 :]:
+                yield parallel.share(self.rows[batch])
 
     def _epoch(self, fit: Fit, loader: Iterator[torch.Tensor], bar: ProgressBar, stop: StopSignal) -> Divergence | None:
         """Trains what is left of an epoch and writes its checkpoint, unless it diverged."""
@@ -215,12 +233,14 @@ class _Training:
         values: list[dict[str, torch.Tensor]] = []
         for step in range(fit.steps_done, len(batches)):
             images = _next(loader, stop)
-            if images is not None:
+            if parallel.all_say(images is not None):
+                assert images is not None
                 values.append(self._step(fit, images, batches[step], Place(self.spec.seed, epoch, step)))
                 bar.step(epoch, step, len(batches))
+            parallel.agree_to_stop(stop)
             if stop.came:
                 fit.add_steps(values, time.perf_counter() - started)
-                save_checkpoint(self.state, self._checkpoint(fit))
+                self._save(fit)
                 stop.leave(self.spec.name, f"epoch {epoch}, step {fit.steps_done} of {len(batches)} of the next")
         fit.add_steps(values, time.perf_counter() - started)
         rate = batches.size / fit.epoch_s
@@ -235,8 +255,12 @@ class _Training:
         if divergence := find_divergence(epoch, columns, fit.history, fit.model, fit.loss, last=last):
             return divergence
         fit.epochs_done, fit.steps, fit.epoch_s = epoch + 1, {}, 0.0
-        save_checkpoint(self.state, self._checkpoint(fit))
+        self._save(fit)
         return None
+
+    def _save(self, fit: Fit) -> None:
+        if parallel.rank() == 0:
+            save_checkpoint(self.state, self._checkpoint(fit))
 
     def _checkpoint(self, fit: Fit) -> Checkpoint:
         return Checkpoint(
@@ -334,6 +358,7 @@ class _Training:
             "machine": provenance.machine(),
             "device": torch.cuda.get_device_name() if on_gpu else "cpu",
             "gpus": list(self.gpus),
+            "processes": parallel.num_processes(),
             "cuda": {"runtime": torch.version.cuda, "cudnn": torch.backends.cudnn.version()} if on_gpu else None,
             "threads": self.spec.threads,
             "workers": self.spec.workers,
@@ -353,7 +378,7 @@ class _Training:
             "num_classes": self.num_classes,
             "images_per_s": float(fit.history["images_per_s"].mean()),
             "wall_s": fit.wall_s + time.perf_counter() - self.started,
-            "device_s": fit.train_s,
+            "device_s": fit.train_s * parallel.num_processes(),
             "peak_memory_bytes": torch.cuda.max_memory_allocated() if on_gpu else _peak_rss_bytes(),
         }
 

@@ -56,8 +56,7 @@ def try_weights(
     model, report = _loaded(weights, config, hw_ratio)
     chosen = study.dataset(dataset)
     summary = prepare(study, chosen)
-    gpus = 0 if device == "cpu" else study.preset.execution.gpu
-    with lease(gpus, device=device) as leased:
+    with lease(0 if device == "cpu" else 1, device=device) as leased:
         place = torch_device(device, leased)
         print(f"{weights.name} on {dataset}: on {place.type}", file=sys.stderr, flush=True)
         be_deterministic(study.preset.execution.threads_here)

@@ -60,6 +60,7 @@ class StudyLoss(nn.Module):
             UserError: A loss cannot be imported, has other options, was changed since it was planned, or fails.
         """
         super().__init__()
+        self.config = config
         self.terms = [
             _term(name, plugin, options, shape, seed=seed, lr_factor=section.lr_factor if section else 1.0)
             for name, plugin, options, section in config.loaded()

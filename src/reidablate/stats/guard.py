@@ -18,6 +18,7 @@ from reidablate.trees import difference
 FACTS: dict[str, str] = {
     "code": "were made by different source code",
     "device": "were trained on different devices",
+    "processes": "were trained by different numbers of processes",
     "threads": "were trained with different numbers of threads",
     "precision": "were trained in different precisions",
     "weights_sha256": "started from different weights",
