@@ -226,7 +226,7 @@ def learning(study: StudyTables, dataset: dict[str, Any], cells: list[Cell], tit
 
 def holdout(study: StudyTables, dataset: dict[str, Any], cells: list[Cell], title: str) -> Figure | None:
     """Returns the mAP on held-out training identities of every seed, panels as in `learning`."""
-    figure = _seeds(study, dataset, cells, title, HOLDOUT, "mAP on held-out training identities, points")
+    figure = _seeds(study, dataset, cells, title, HOLDOUT, "mAP, points")
     for axes in figure.axes if figure else ():
         axes.yaxis.set_major_formatter(FuncFormatter(_points))
         for line in axes.lines:
