@@ -204,6 +204,7 @@ class TrainConfig(Section):
     num_ids: Several = 16
     num_instances: Several = 4
     fraction: Share = 1.0  # of the training identities; never fewer than a batch holds
+    holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the training identities that the curve is scored on
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     augment: AugmentConfig = AugmentConfig()
 

@@ -21,6 +21,9 @@ NO_WEIGHTS = "none"  # in place of a hash
 TRAINED_FILES = ("model.safetensors", "features.npz", "history.parquet", "provenance.json")
 EXTERNAL_FILES = TRAINED_FILES[1:]  # another code base keeps its weights to itself
 SCORE_FILES = ("queries.parquet", "camera_pairs.parquet", "metrics.json")
+HOLDOUT = "holdout_mAP"
+"""Column of `history.parquet` where identities are held out: their mAP after an epoch, on each of its steps, and NaN in
+epochs that are not scored."""
 SCORES_VERSION = 1
 """Version of the protocol that `metrics.json`, `queries.parquet` and `camera_pairs.parquet` follow. A release that adds
 or changes a score raises it; finished runs are then scored again from their features, and nothing is trained."""

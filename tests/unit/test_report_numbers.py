@@ -12,8 +12,10 @@ import pandas as pd
 import pytest
 
 from reidablate.report.collect import collect
+from reidablate.report.figures import holdout
 from reidablate.report.relations import RelationLog
 from reidablate.report.render import make_environment, render_html
+from reidablate.runs import HOLDOUT
 from report_fixture import write_results
 
 TEMPLATES = Path(__file__).parents[2] / "report_templates"
@@ -22,6 +24,7 @@ UNITS = {
     "thousands": 1e-3,
     "millions": 1e-6,
 }  # fmt: skip
+NAMES = re.compile(r"\s*(\d+|of|/|p\d\w*)\s*")  # of seeds and cells
 
 
 class Page(HTMLParser):
@@ -105,7 +108,7 @@ def expected(results: Path, attributes: dict[str, str], cache: dict[str, pd.Data
     if "data-reference" in attributes:
         cell = re.search(r"cell=([^;]+)", row)[1]  # type: ignore[index]
         other = chosen_rows(cache[table], row.replace(f"cell={cell}", f"cell={attributes['data-reference']}"))
-        both = rows.merge(other, on="seed", suffixes=("", "_reference"))
+        both = rows.dropna(subset=column).merge(other.dropna(subset=column), on="seed", suffixes=("", "_reference"))
         own, reference = (both[name].to_numpy(float) for name in (column, f"{column}_reference"))
         return {
             "paired mean": lambda: float((own - reference).mean()),
@@ -182,8 +185,7 @@ def test_a_number_that_is_not_in_the_tables_is_noticed(results: Path, page: Page
 
 
 def test_no_numeric_cell_holds_an_untraced_number(page: Page) -> None:
-    allowed = re.compile(r"\s*(\d+|of|/|p\d\w*)\s*")  # a seed's name, a cell's name
-    assert [text for text in page.loose if not allowed.fullmatch(text)] == []
+    assert [text for text in page.loose if not NAMES.fullmatch(text)] == []
 
 
 def test_without_the_contrasts_the_differences_come_from_the_metrics(tmp_path: Path) -> None:
@@ -238,3 +240,50 @@ def test_large_tables_or_none_that_were_logged_mark_nothing(tmp_path: Path) -> N
     added = {"losses.position_relation": [None, {"grouping": "head"}]}  # a whole section, as the first reference has it
     cell = replace(layer.cell, differences={layer.reference.name: added})
     assert RelationLog(study.history).same_loss(replace(layer, cell=cell)) is None
+
+
+def write_curves(folder: Path) -> Path:
+    """Results where `p1` is ahead on held-out identities in epochs 1 and 2 and behind later; its seed 2 ends there."""
+    results = write_results(folder / "quickstart", cells=4, queries=45, epochs=5)
+    path = results / "tables" / "history.parquet"
+    history = pd.read_parquet(path)
+    keys = history[["dataset", "cell", "seed", "epoch"]].drop_duplicates()
+    own = keys[keys["cell"].isin(["naive_triplet", "p1"]) & (keys["dataset"] == "market1501")].assign(name=HOLDOUT)
+    shape = {"naive_triplet": [0.30, 0.40, 0.50, 0.55, 0.60], "p1": [0.42, 0.47, 0.45, 0.30, 0.20]}
+    value = [shape[cell][epoch] + 0.01 * seed for cell, epoch, seed in own[["cell", "epoch", "seed"]].to_numpy()]
+    ended = (own["cell"] == "p1") & (own["seed"] == 2) & (own["epoch"] > 1)
+    frames = [history, own.assign(value=np.where(ended, np.nan, value))]
+    pd.concat(frames, ignore_index=True).to_parquet(path)
+    return results
+
+
+def test_a_curve_that_is_ahead_early_and_behind_later_is_readable(tmp_path: Path) -> None:
+    results = write_curves(tmp_path)
+    html = html_of(results)
+    page = read(html)
+    check(results, page)
+    assert [text for text in page.loose if not NAMES.fullmatch(text)] == []
+    words = re.sub(r"<[^>]+>", "", html.replace("\n", " "))
+    said = re.search(r"Proposed 1 is (ahead .*?) points at best", words)
+    assert said is not None
+    assert re.sub(r" +", " ", said[1]).startswith("ahead up to epoch 2, behind from epoch 3 on, +12")
+    table = html[html.index('<thead><tr><th scope="col">After epoch') :].split("</table>")[0]
+    rows = [re.findall(r">([+\N{MINUS SIGN}]?[\d.]+)</data>", row) for row in table.split("<tr")[2:]]
+    assert rows == [
+        ["31.0", "41.0", "51.0", "56.0", "61.0"],
+        ["43.0", "48.0", "45.5", "30.5", "20.5"],
+        ["+12.0", "+7.0", "\N{MINUS SIGN}5.0", "\N{MINUS SIGN}25.0", "\N{MINUS SIGN}40.0"],
+    ]
+    assert html.count("After epoch") == 1  # the other data set has no curves, and no other group
+
+
+def test_the_figure_of_a_curve_has_a_line_for_each_seed(tmp_path: Path) -> None:
+    study = collect(write_curves(tmp_path) / "tables")
+    market, duke = study.datasets
+    figure = holdout(study, market, study.groups["main"], "Market-1501")
+    assert figure is not None
+    drawn = {axes.get_title(): [line.get_xydata() for line in axes.lines] for axes in figure.axes if axes.lines}
+    assert {name: len(lines) for name, lines in drawn.items()} == {"naive_triplet": 3, "p1": 6}
+    ends = sorted(tuple(np.asarray(line)[-1].round(2).tolist()) for line in drawn["p1"])
+    assert ends == [(2, 0.49), (5, 0.2), (5, 0.21), (5, 0.6), (5, 0.61), (5, 0.62)]
+    assert holdout(study, duke, study.groups["main"], "Occluded-Duke") is None

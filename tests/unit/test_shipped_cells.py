@@ -38,6 +38,7 @@ GROUPS = {
     "p2_divergence_sym_kl",
     "negative_results": "pos_triplet pos_triplet_mean pos_pull pos_triplet_lr_factor_0.25 pos_triplet_lr_factor_0.5 "
     "pos_triplet_lr_factor_2.0",
+    "validation_curve": "p1_rpe_curve pos_triplet_curve",
 }
 
 # The state of the published code at each result, option by option, where it is not the default.

@@ -73,7 +73,7 @@ def extract_features(
         with contextlib.closing(loader):
             for numbers, part in found.items():
                 if part is None:
-                    found[numbers] = part = _forward(model, islice(loader, len(_batches(numbers))), device, precision)
+                    found[numbers] = part = forward(model, islice(loader, len(_batches(numbers))), device, precision)
                     if parts is not None:
                         write_npz(_part_path(parts, split, numbers), part)
                 done += len(numbers)
@@ -114,7 +114,7 @@ def precision_on(device: torch.device, precision: str) -> str:
     return precision if device.type == "cuda" else "fp32"
 
 
-def _forward(model: ReidModel, batches: Iterable[torch.Tensor], device: torch.device, precision: str) -> Features:
+def forward(model: ReidModel, batches: Iterable[torch.Tensor], device: torch.device, precision: str) -> Features:
     """Returns both sides of the features, (N, D) each, of the images in `batches`."""
     sides: dict[str, list[np.ndarray[Any, Any]]] = {side: [] for side in SIDES}
     autocast = AUTOCAST.get(precision_on(device, precision))

@@ -103,6 +103,12 @@ class Fit:
         """Books the steps of an epoch that is over."""
         self.history = _longer(self.history, columns)
 
+    def book_epoch(self, name: str, value: float) -> None:
+        """Books a value of the last epoch that is over, on each of its steps; it is NaN in earlier ones without it."""
+        epochs = self.history["epoch"]
+        column = self.history.get(name, torch.full_like(epochs, torch.nan))
+        self.history[name] = torch.where(epochs == epochs[-1], value, column)
+
 
 def _longer(table: dict[str, torch.Tensor], columns: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Returns a table with further rows; a column that one part lacks is NaN there, as versions record other ones."""

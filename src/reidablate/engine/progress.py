@@ -51,9 +51,11 @@ class ProgressBar:
         if not self.live and time.monotonic() - self.last_line > LINE_EVERY_S:
             self._line(f"epoch {epoch + 1}/{self.num_epochs} step {step + 1}/{num_steps}")
 
-    def epoch(self, epoch: int, loss: float, rate: float) -> None:
-        """Shows an epoch's mean loss and images a second."""
+    def epoch(self, epoch: int, loss: float, rate: float, held_out: float | None = None) -> None:
+        """Shows an epoch's mean loss, images a second and, where it was scored, the mAP of held-out identities."""
         line = f"loss {loss:.3f} {rate:.0f} images/s"
+        if held_out is not None:
+            line += f" held-out mAP {100 * held_out:.1f}"
         self.progress.update(self.task, completed=epoch + 1, speed=line)
         if not self.live:
             self._line(f"epoch {epoch + 1}/{self.num_epochs} {line}")

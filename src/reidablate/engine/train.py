@@ -29,6 +29,7 @@ from reidablate.artifacts import (
     write_table,
 )
 from reidablate.data.cache import read_cache
+from reidablate.data.holdout import divide
 from reidablate.data.index import read_index
 from reidablate.data.sampler import PKSampler
 from reidablate.engine import parallel
@@ -38,6 +39,7 @@ from reidablate.engine.devices import lease
 from reidablate.engine.extract import Features, extract_features, no_features, precision_on
 from reidablate.engine.fit import Divergence, Fit, find_divergence
 from reidablate.engine.flops import flops_per_image
+from reidablate.engine.holdout import Holdout
 from reidablate.engine.progress import CountBar, ProgressBar
 from reidablate.engine.schedule import build_optimiser, build_schedule, set_epoch
 from reidablate.engine.spec import RunSpec, be_deterministic, naming_batch, place, torch_device
@@ -50,7 +52,6 @@ from reidablate.gpus import share_refusal
 from reidablate.losses import Shape, StudyLoss
 from reidablate.models.checkpoints import load_weights, save_weights
 from reidablate.models.neck import ReidModel, initialise
-from reidablate.rng import generator
 from reidablate.runs import NO_WEIGHTS, TRAINED_FILES, Checksums, Identity, differs, is_fitted, remove_state
 
 
@@ -100,9 +101,10 @@ class _Training:
         self.synthetic = bool(index.summary["synthetic"])
         self.images = read_cache(spec.data / "cache", "train")
         train = index.frame[index.frame["split"] == "train"]
-        labels = train["label"].to_numpy()
-        self.rows, self.labels = _fraction(labels, self.config.train.fraction, at_least=self.config.train.num_ids)
-        self.camids = train["camid"].to_numpy(np.int64)[self.rows]
+        camids = train["camid"].to_numpy(np.int64)
+        division = divide(train["label"].to_numpy(), camids, self.config.train)
+        self.rows, self.labels, self.camids = division.rows, division.labels, camids[division.rows]
+        self.holdout = Holdout(images=self.images, train=train, division=division, config=self.config, device=device)
         self.num_classes = int(self.labels.max()) + 1
         self.sampler = PKSampler(
             self.labels,
@@ -250,9 +252,11 @@ class _Training:
             "images_per_s": torch.full((len(batches),), rate, dtype=torch.float64),
         }
         fit.add_history(columns)
-        bar.epoch(epoch, float(columns["total"].mean()), rate)
         last = epoch + 1 == self.config.train.num_epochs
-        if divergence := find_divergence(epoch, columns, fit.history, fit.model, fit.loss, last=last):
+        divergence = find_divergence(epoch, columns, fit.history, fit.model, fit.loss, last=last)
+        held_out = None if divergence else self.holdout.book(fit, epoch)
+        bar.epoch(epoch, float(columns["total"].mean()), rate, held_out)
+        if divergence:
             return divergence
         fit.epochs_done, fit.steps, fit.epoch_s = epoch + 1, {}, 0.0
         self._save(fit)
@@ -411,16 +415,3 @@ def _loss_scaling(history: dict[str, torch.Tensor]) -> dict[str, float] | None:
 
 def _peak_rss_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _fraction(
-    labels: np.ndarray[Any, Any], fraction: float, *, at_least: int
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Returns the rows of a share of the identities, the same for every seed and cell, and their new labels.
-
-    A share that is smaller than a batch is rounded up to the `at_least` identities that a batch holds.
-    """
-    num_ids = int(labels.max()) + 1
-    kept = np.sort(generator(0, "fraction").permutation(num_ids)[: max(at_least, round(fraction * num_ids))])
-    rows = np.flatnonzero(np.isin(labels, kept))
-    return rows, np.searchsorted(kept, labels[rows])

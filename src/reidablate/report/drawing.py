@@ -31,6 +31,7 @@ from reidablate.report.figures import (
     cmc,
     cost,
     forest,
+    holdout,
     learning,
     power,
     scores,
@@ -159,6 +160,11 @@ _BY_GROUP = (
         "learning",
         learning,
         "Total loss by epoch, one line per seed; in grey those of the cell that it starts from.",
+    ),
+    (
+        "holdout",
+        holdout,
+        "mAP on held-out training identities by epoch, one line per seed; in grey the cell that it starts from.",
     ),
     ("terms", terms, "Loss terms, learning rate and norms by epoch: mean, lowest and highest seed."),
 )

@@ -18,6 +18,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from reidablate.report.collect import StudyTables
 from reidablate.report.records import Cell, Contrast, main_baseline
+from reidablate.runs import HOLDOUT
 
 # At least 3:1 against white; style.css.j2 has a lighter set for the dark page, in this order. The markers differ too.
 COLOURS = (
@@ -36,8 +37,8 @@ class _Labels(dict[str, str]):
         return name.replace("_", " ")
 
 
-# A figure of its own, matters of the machine, and numbers that stand in a table.
-_NO_SERIES = re.compile(r"total|images_per_s|loss_scale|skipped|position_relation_block_\d+")
+# Figures of their own, matters of the machine, and numbers that stand in a table.
+_NO_SERIES = re.compile(rf"total|{HOLDOUT}|images_per_s|loss_scale|skipped|position_relation_block_\d+")
 TERMS = _Labels(
     {
         "identity": "identity loss",
@@ -220,11 +221,29 @@ def _band(axes: Axes, wide: pd.DataFrame, cell: Cell) -> None:
 
 def learning(study: StudyTables, dataset: dict[str, Any], cells: list[Cell], title: str) -> Figure | None:
     """Returns the total loss of every seed, a panel a cell, over the seeds of its reference in grey."""
+    return _seeds(study, dataset, cells, title, "total", "total loss")
+
+
+def holdout(study: StudyTables, dataset: dict[str, Any], cells: list[Cell], title: str) -> Figure | None:
+    """Returns the mAP on held-out training identities of every seed, panels as in `learning`."""
+    figure = _seeds(study, dataset, cells, title, HOLDOUT, "mAP, points")
+    for axes in figure.axes if figure else ():
+        axes.yaxis.set_major_formatter(FuncFormatter(_points))
+        for line in axes.lines:
+            line.set(marker="o", markersize=2.5, color=MUTED if line.get_color() == GRID else line.get_color())
+    return figure
+
+
+def _seeds(
+    study: StudyTables, dataset: dict[str, Any], cells: list[Cell], title: str, series: str, label: str
+) -> Figure | None:
+    """Returns a recorded series of every seed, a panel a cell, over the seeds of its reference in grey."""
     frame = _history(study, dataset, cells)
     if frame is None:
         return None
-    totals = {key: part for key, part in frame[frame["name"] == "total"].groupby(["cell", "seed"], sort=False)}
-    shown = [cell for cell in cells if any(name == cell.name for name, _ in totals)]
+    own = frame[frame["name"] == series].dropna(subset="value") if series == HOLDOUT else frame[frame["name"] == series]
+    curves = {key: part for key, part in own.groupby(["cell", "seed"], sort=False)}
+    shown = [cell for cell in cells if any(name == cell.name for name, _ in curves)]
     if not shown:
         return None
     columns = min(3, len(shown))
@@ -232,7 +251,7 @@ def learning(study: StudyTables, dataset: dict[str, Any], cells: list[Cell], tit
     figure = Figure(figsize=(WIDTH_IN, 0.75 + 1.25 * rows))
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for axes, cell in zip(panels, shown, strict=False):
-        for (name, _), part in totals.items():
+        for (name, _), part in curves.items():
             if name == cell.name:
                 axes.plot(part["epoch"] + 1, part["value"], color=colour(cell), linewidth=1.1, zorder=3)
             elif name == cell.start:
@@ -244,7 +263,7 @@ def learning(study: StudyTables, dataset: dict[str, Any], cells: list[Cell], tit
         axes.set_visible(False)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     figure.supxlabel("epoch", fontsize=10)
-    figure.supylabel("total loss", fontsize=10)
+    figure.supylabel(label, fontsize=10)
     return figure
 
 

@@ -14,6 +14,7 @@ from reidablate.errors import UserError
 from reidablate.places import TEMPLATES, packaged
 from reidablate.report.answer import answers, describe
 from reidablate.report.collect import HEADLINE, StudyTables, collect
+from reidablate.report.curves import Curves
 from reidablate.report.drawing import Plot, draw
 from reidablate.report.exports import best_cells, export_filters, write_exports
 from reidablate.report.figures import marker, paint
@@ -96,6 +97,7 @@ def render_html(study: StudyTables, plots: list[Plot], environment: Environment,
         "spans": {name: span(contrasts.values()) for name, contrasts in overall.items()},
         "answers": answers(study),
         "relations": RelationLog(study.history),
+        "curves": Curves(study.history),
         "pages": [page for page in pages if page.dataset in {d["name"] for d in study.datasets}],
         "counts": verdict_counts([c for contrasts in overall.values() for c in contrasts.values()]),
         "ranks": {name: best_cells(study, name, contrasts) for name, contrasts in overall.items()},
