@@ -39,7 +39,11 @@ def full_precision(function: Function) -> Function:
 
 
 def norm(x: Tensor) -> Tensor:
-    """Returns the Euclidean norm over the last axis, at least 1e-6; where it is cut off its gradient is 0."""
+    """Returns the Euclidean norm over the last axis, at least 1e-6; where it is cut off its gradient is 0.
+
+    >>> norm(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+    tensor([5.0000e+00, 1.0000e-06])
+    """
     return x.square().sum(-1).clamp(min=SMALLEST_SQUARE).sqrt()
 
 
@@ -48,6 +52,9 @@ def pairwise_distances(a: Tensor, b: Tensor) -> Tensor:
     """Returns the distance of every row of `a` (A, D) to every row of `b` (B, D), shape (A, B).
 
     sqrt(max(|a|^2 + |b|^2 - 2 a.b, 1e-12)): not squared, features not normalised, at least 1e-6.
+
+    >>> pairwise_distances(torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
+    tensor([[5., 1.]])
     """
     squares = a.square().sum(1)[:, None] + b.square().sum(1)[None, :] - 2 * a @ b.T
     return squares.clamp(min=SMALLEST_SQUARE).sqrt()

@@ -35,6 +35,9 @@ def element_weights(rows: Tensor, other: Tensor, threshold: float) -> Tensor:
     """Returns the weight (B, D) of each dimension from classifier rows `rows` and `other`, both (B, D); no gradient.
 
     With z = |rows - other| / max: 0 where z < threshold, else 1 + z.
+
+    >>> element_weights(torch.tensor([[1.0, 0.5, 0.0]]), torch.tensor([[0.0, 0.0, 0.05]]), threshold=0.1)
+    tensor([[2.0000, 1.5000, 0.0000]])
     """
     return one_plus(over_largest(rows - other), threshold)
 

@@ -29,6 +29,10 @@ def batch_hard(feature: Tensor, labels: Tensor) -> Triplets:
     """Returns the batch-hard triplets of `feature` (B, D) and `labels` (B,) (Hermans et al. 2017, eq. 5).
 
     Identities may have any number of samples. Ties go to the lowest row.
+
+    >>> found = batch_hard(torch.tensor([[0.0], [3.0], [4.0], [9.0]]), torch.tensor([0, 0, 1, 1]))
+    >>> found.positive, found.negative
+    (tensor([1, 0, 3, 2]), tensor([2, 2, 1, 1]))
     """
     with torch.no_grad():
         distances = pairwise_distances(feature, feature)
@@ -41,11 +45,19 @@ def batch_hard(feature: Tensor, labels: Tensor) -> Triplets:
 
 
 def mean_over_valid(terms: Tensor, valid: Tensor) -> Tensor:
-    """Returns the mean of `terms` (B,) where `valid` (B,); without any, a zero whose gradient is zero."""
+    """Returns the mean of `terms` (B,) where `valid` (B,); without any, a zero whose gradient is zero.
+
+    >>> mean_over_valid(torch.tensor([1.0, 2.0, 9.0]), torch.tensor([True, True, False]))
+    tensor(1.5000)
+    """
     return terms.where(valid, terms.new_zeros(())).sum() / valid.sum().clamp(min=1)
 
 
 def top_patches(scores: Tensor, count: int) -> Tensor:
-    """Returns the `count` best patches (B, k) of `scores` (B, n), best first; ties go to the lowest index."""
+    """Returns the `count` best patches (B, k) of `scores` (B, n), best first; ties go to the lowest index.
+
+    >>> top_patches(torch.tensor([[0.1, 0.9, 0.5, 0.9]]), 2)
+    tensor([[1, 3]])
+    """
     with torch.no_grad():
         return scores.argsort(dim=1, descending=True, stable=True)[:, :count]

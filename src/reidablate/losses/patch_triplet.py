@@ -41,6 +41,10 @@ def place_weights(patches: Tensor, other: Tensor, distance: str) -> Tensor:
 
     With d_k the angle between the patches k (`cosine`) or their Euclidean distance, and a_k = d_k / max d: a_k for
     `cosine`, 1 + a_k for `euclidean`.
+
+    >>> patches, other = torch.tensor([[[0.0, 0.0], [3.0, 4.0]]]), torch.tensor([[[0.0, 2.5], [0.0, 0.0]]])
+    >>> place_weights(patches, other, "euclidean")  # the patches are 2.5 and 5 apart
+    tensor([[1.5000, 2.0000]])
     """
     if distance == "cosine":
         size = F.cosine_similarity(patches, other, dim=2).clamp(-LARGEST_COSINE, LARGEST_COSINE).acos()

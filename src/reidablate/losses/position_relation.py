@@ -25,6 +25,10 @@ def log_distributions(values: Tensor, grouping: str) -> Tensor:
 
     `head`: L h groups of M, block-major. `layer`: L groups of h M. `sample`: one group of L h M.
     The reshaped groupings are normalised as `head`; what they change is the sum, see `group_mean`.
+
+    >>> import torch
+    >>> log_distributions(torch.zeros(1, 2, 4, 3), "layer").exp()[0, 0, :2]  # one of 4 x 3 in each of two blocks
+    tensor([0.0833, 0.0833])
     """
     if grouping == "layer":
         return values.flatten(2).log_softmax(-1)
@@ -64,7 +68,14 @@ def divergences_to_target(log_p: Tensor, labels: Tensor, positive: Tensor, confi
 
 
 def divergence_to_target(values: Tensor, labels: Tensor, positive: Tensor, config: PositionRelationConfig) -> Tensor:
-    """Returns the mean divergence of the distributions of `values` (B, L, h, M) to those of their targets."""
+    """Returns the mean divergence of the distributions of `values` (B, L, h, M) to those of their targets.
+
+    >>> import torch
+    >>> values = torch.tensor([[0.5, 0.5], [0.9, 0.1]]).log()[:, None, None]
+    >>> each_other = torch.tensor([1, 0])
+    >>> divergence_to_target(values, torch.tensor([0, 0]), each_other, PositionRelationConfig())
+    tensor(0.1017)
+    """
     log_p = log_distributions(values, config.grouping)
     return group_mean(divergences_to_target(log_p, labels, positive, config), config.grouping, values.shape[2])
 

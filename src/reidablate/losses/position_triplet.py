@@ -29,6 +29,17 @@ def position_triplet_loss(
 
     Raises:
         UserError: The model has no position parameters, or fewer patches than asked for.
+
+    With two patches of an image there is one pair, so one number: 1, 2 and 0 for the three images here.
+
+    >>> import torch
+    >>> rows = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 2.0]])
+    >>> patches = torch.tensor([[3.0, 2.0, 1.0], [1.0, 3.0, 2.0], [3.0, 1.0, 2.0]])[:, :, None]
+    >>> triplets = Triplets(torch.tensor([1, 0, 2]), torch.tensor([2, 2, 0]), torch.tensor([True, True, True]))
+    >>> options = PositionTripletConfig(patches=2)
+    >>> loss = position_triplet_loss(torch.ones(3, 1), patches, triplets, PositionState(rows, None, None), options)
+    >>> loss  # (sp(1 - 1) + sp(1 - 2) + sp(0 - 1)) / 3
+    tensor(0.4399)
     """
     require_positions(positions, "position_triplet")
     chosen = choose_patches(feature, patches, config.patches)

@@ -49,6 +49,10 @@ def pair_ranks(pairs: Pairs, count: int, device: torch.device) -> Tensor:
     """Returns the pairs (2, M) of the ranks 0..count-1, query ranks then key ranks, in the order of itertools.
 
     Kept for each device, so that a training step copies nothing to it.
+
+    >>> pair_ranks("combinations", 3, torch.device("cpu"))
+    tensor([[0, 0, 1],
+            [1, 2, 2]])
     """
     with torch.inference_mode(False):
         return to_device(torch.tensor(list(PAIRS[pairs](range(count)))).T.contiguous(), device)
@@ -61,6 +65,9 @@ def choose_patches(direction: Tensor, patches: Tensor, count: int, *, by_token: 
 
     Raises:
         UserError: There are fewer than `count` patches.
+
+    >>> choose_patches(torch.tensor([[1.0]]), torch.tensor([[[0.1], [0.9], [0.5]]]), 2)
+    tensor([[1, 2]])
     """
     if count > patches.shape[1]:
         raise UserError(
@@ -121,6 +128,10 @@ def relation_values(
 
     `ape_shift` is the row of the absolute embedding that patch 0 takes: 1, or 0 to repeat the published code's
     mistake. Without absolute rows the first summand is left out, without tables the second, and then L = h = 1.
+
+    >>> rows = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 2.0]])  # of CLS and of three patches
+    >>> relation_values(PositionState(rows, None, None), torch.tensor([[0, 1, 2]]), "combinations")
+    tensor([[[[1., 0., 2.]]]])
     """
     ranks = pair_ranks(pairs, chosen.shape[1], chosen.device)
     query, key = chosen[:, ranks[0]], chosen[:, ranks[1]]

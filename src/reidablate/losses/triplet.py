@@ -13,7 +13,12 @@ from reidablate.losses.mining import Triplets, mean_over_valid
 
 
 def margin_terms(dist_ap: Tensor, dist_an: Tensor, margin: Margin) -> Tensor:
-    """Returns log(1 + exp(dist_ap - dist_an)) for the soft margin, else max(0, dist_ap - dist_an + margin)."""
+    """Returns log(1 + exp(dist_ap - dist_an)) for the soft margin, else max(0, dist_ap - dist_an + margin).
+
+    >>> import torch
+    >>> margin_terms(torch.tensor([2.0, 2.0]), torch.tensor([2.0, 4.0]), margin=1.0)
+    tensor([1., 0.])
+    """
     gap = dist_ap - dist_an
     return F.softplus(gap) if margin == "soft" else F.relu(gap + margin)
 
@@ -24,6 +29,12 @@ def triplet_loss(feature: Tensor, triplets: Triplets, margin: Margin = "soft") -
 
     An anchor without another positive is its own, at the smallest distance 1e-6. Without any valid anchor the loss
     is a zero with zero gradient. Hermans et al. 2017, eq. 5, with distances not squared.
+
+    >>> import torch
+    >>> from reidablate.losses.mining import batch_hard
+    >>> feature, labels = torch.tensor([[0.0], [3.0], [4.0], [9.0]]), torch.tensor([0, 0, 1, 1])
+    >>> triplet_loss(feature, batch_hard(feature, labels), margin=1.0)  # (0 + (3 - 1 + 1) + (5 - 1 + 1) + 0) / 4
+    tensor(2.)
     """
     dist_ap = norm(feature - feature[triplets.positive])
     dist_an = norm(feature - feature[triplets.negative])
@@ -35,6 +46,12 @@ def mean_negative_loss(feature: Tensor, labels: Tensor, triplets: Triplets, marg
     """Returns the mean triplet term between the hardest positive, held constant, and the mean negative distance.
 
     Only the distances to negatives carry a gradient. Anchors without a negative are left out.
+
+    >>> import torch
+    >>> from reidablate.losses.mining import batch_hard
+    >>> feature, labels = torch.tensor([[0.0], [3.0], [4.0], [9.0]]), torch.tensor([0, 0, 1, 1])
+    >>> mean_negative_loss(feature, labels, batch_hard(feature, labels), margin=1.0)  # (0 + 0.5 + 3.5 + 0) / 4
+    tensor(1.)
     """
     dist_ap = norm(feature - feature[triplets.positive]).detach()
     different = labels[:, None] != labels[None, :]

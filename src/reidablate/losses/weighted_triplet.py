@@ -20,13 +20,21 @@ from reidablate.losses.triplet import margin_terms, mean_negative_loss, triplet_
 
 
 def patch_ratio(config: WeightedTripletConfig, progress: float) -> float:
-    """Returns the share of patches called dominant at `progress` in [0, 1], linear from `ratio` to `ratio_end`."""
+    """Returns the share of patches called dominant at `progress` in [0, 1], linear from `ratio` to `ratio_end`.
+
+    >>> round(patch_ratio(WeightedTripletConfig(ratio=0.5, ratio_end=0.1), progress=0.5), 3)
+    0.3
+    """
     end = config.ratio if config.ratio_end is None else config.ratio_end
     return config.ratio + (end - config.ratio) * progress
 
 
 def top_mask(scores: Tensor, ratio: float) -> Tensor:
-    """Returns whether each patch is among the floor(ratio n), at least one, best of `scores` (B, n)."""
+    """Returns whether each patch is among the floor(ratio n), at least one, best of `scores` (B, n).
+
+    >>> top_mask(torch.tensor([[3.0, 1.0, 2.0, 0.0]]), 0.5)
+    tensor([[ True, False,  True, False]])
+    """
     count = max(1, math.floor(ratio * scores.shape[1] + 1e-9))  # 0.29 * 100 is 28.999999999999996
     mask = torch.zeros_like(scores, dtype=torch.bool)
     return mask.scatter(1, top_patches(scores, count), True)
@@ -68,6 +76,9 @@ def dimension_weights(residual: Tensor, config: WeightedTripletConfig) -> Tensor
     """Returns the weight (B, D) of each dimension from u (B, D): z = |u| / max |u|, or 1 + z, or 1 + (1 - z).
 
     Where the normalised value (z, or 1 - z for `one_plus_inv`) is below `threshold` the weight is 0.
+
+    >>> dimension_weights(torch.tensor([[-2.0, 1.0, 0.0]]), WeightedTripletConfig())
+    tensor([[1.0000, 0.5000, 0.0000]])
     """
     value = over_largest(residual)
     if config.weight_form == "one_plus_inv":
@@ -91,6 +102,17 @@ def weighted_triplet_loss(
 
     `feature` (B, D) and `patches` (B, n, D) come from after the final norm; `rows` (B, D) are the classifier rows of
     the labels, used (as constants) by `select_by: classifier` only, where the triplet is taken on u itself.
+
+    Here the dominant patch (3, 0) explains the first image's feature (3, 1) but for (0, 1), so that its distances count
+    the second dimension alone: 0 to its positive and 3 to its negative.
+
+    >>> from reidablate.losses.mining import batch_hard
+    >>> feature, labels = torch.tensor([[3.0, 1.0], [5.0, 1.0], [3.0, 4.0]]), torch.tensor([0, 0, 1])
+    >>> patches = torch.tensor([[3.0, 0.0], [0.0, 1.0]]).expand(3, 2, 2)
+    >>> options = WeightedTripletConfig(similarity="raw", scale_match=None, margin=1.0)
+    >>> triplets = batch_hard(feature, labels)
+    >>> weighted_triplet_loss(feature, patches, feature, triplets, config=options)  # (0 + (2 - 2.5 + 1) + 0) / 3
+    tensor(0.1667)
     """
     ratio = patch_ratio(config, progress)
     divisor = math.sqrt(feature.shape[1]) if config.similarity == "softmax_scaled" else 1.0

@@ -137,6 +137,13 @@ def score(
         UserError: A feature is NaN, infinite or, by cosine, of no length; by Euclidean distance, one is far longer than
             the others; all features of a side are the same; lengths do not match; an id is no whole number; a side is
             empty; or no query has a positive.
+
+    >>> found = score(
+    ...     [[1.0, 0.0]], [[1.0, 0.1], [0.0, 1.0], [1.0, 1.0], [1.0, 0.0]],
+    ...     query_pids=[7], query_camids=[0], gallery_pids=[8, 7, 7, 7], gallery_camids=[1, 1, 2, 0],
+    ... )  # the last image is of the query's own camera, the first one of another person
+    >>> round(found.summary()["mAP"], 4)  # (1/2 + 2/3) / 2
+    0.5833
     """
     queries, gallery = check_features(query_features, gallery_features, distance)
     pids, camids = (query_pids, gallery_pids), (query_camids, gallery_camids)
@@ -161,6 +168,13 @@ def score_distances(
 
     Raises:
         UserError: As `score`; also a distance that is negative, as a similarity would be.
+
+    >>> found = score_distances(
+    ...     [[0.1, 0.3, 0.2]],
+    ...     query_pids=[7], query_camids=[0], gallery_pids=[8, 7, 7], gallery_camids=[1, 1, 2],
+    ... )
+    >>> found.summary()["rank1"], found.summary()["rank5"]
+    (0.0, 1.0)
     """
     matrix = check_distances(distances)
     pids, camids = (query_pids, gallery_pids), (query_camids, gallery_camids)

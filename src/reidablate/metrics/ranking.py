@@ -169,7 +169,11 @@ def inverse_negative_penalty(ranks: IntArray, starts: IntArray | None = None) ->
 
 
 def first_hit(ranks: IntArray, starts: IntArray | None = None) -> IntArray:
-    """Returns the 1-based rank (V,) of each query's first positive."""
+    """Returns the 1-based rank (V,) of each query's first positive.
+
+    >>> first_hit(np.array([2, 3, 1]), np.array([0, 2]))  # two queries, with positives at 2 and 3, and at 1
+    array([2, 1])
+    """
     return ranks[:1] if starts is None else ranks[starts]
 
 
