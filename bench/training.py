@@ -11,7 +11,8 @@ The parts, each with a line of output and an entry in `results/training.json`:
 * `cells`: images a second and peak memory of a step of every core cell, and its time over that of `naive_triplet`.
 * `deterministic`: the time of a step with deterministic algorithms over one without.
 * `kernels`: the share of a step in which the GPU is busy, and the kernels that take longest.
-* `checkpoint`, `loader`, `extraction`: seconds of a checkpoint; images a second of the loader and of extraction.
+* `checkpoint`: seconds that a training waits for its checkpoint, written in line and beside the next steps.
+* `loader`, `extraction`: images a second.
 * `peers`: the same batch through the training step of TransReID-SSL (a checkout in `--peers`: its network and losses,
   its order of work) and through timm's ViT with cross-entropy. Contestants take turns, so that other work on the
   machine falls on all of them; a ratio is the median over rounds.
@@ -31,6 +32,7 @@ import time
 import types
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +46,7 @@ from reidablate.cells import load_cells
 from reidablate.config import ModelConfig, Preset, RunConfig
 from reidablate.data.augment import to_float
 from reidablate.engine.batches import image_batches
-from reidablate.engine.checkpoint import Checkpoint, checkpoints, save_checkpoint
+from reidablate.engine.checkpoint import Checkpoint, CheckpointWriter, checkpoints, save_checkpoint
 from reidablate.engine.extract import precision_on
 from reidablate.engine.fit import Fit
 from reidablate.engine.schedule import build_optimiser
@@ -231,20 +233,36 @@ def kernels(bench: Bench, _: Any) -> dict[str, Any]:
 
 
 def checkpoint(bench: Bench, _: Any) -> dict[str, Any]:
-    """Times what is written after an epoch."""
-    fit = bench.fit(bench.cells()["p1_rpe_jsd"])
-    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
-        started = time.perf_counter()
-        save_checkpoint(
-            Path(folder),
-            Checkpoint(
-                identity={}, codes=[], epochs_done=1, steps_done=0, model=fit.model.state_dict(), history={},
-                optimiser=fit.optimiser.state_dict(), scaler=fit.scaler.state_dict(), steps={}, train_s=0.0,
-                epoch_s=0.0, wall_s=0.0,
-            ),
-        )  # fmt: skip
-        spent = time.perf_counter() - started
-        return {"seconds": spent, "bytes": checkpoints(Path(folder))[0].stat().st_size}
+    """Times some steps and the checkpoint behind them, written in line and on a thread beside the next steps."""
+    config, in_turn = bench.cells()["p1_rpe_jsd"], 40 if bench.device.type == "cuda" else 2
+    fit, step = bench.fit(config), bench.step(config)
+    step()
+    made = Checkpoint(
+        identity={}, codes=[], epochs_done=1, steps_done=0, model=fit.model.state_dict(), history={}, steps={},
+        optimiser=fit.optimiser.state_dict(), scaler=fit.scaler.state_dict(), train_s=0.0, epoch_s=0.0, wall_s=0.0,
+    )  # fmt: skip
+
+    held_up_s: dict[str, list[float]] = {"in line": [], "beside": []}
+
+    def epoch(way: str, save: Callable[[Checkpoint], object]) -> Step:
+        def take() -> None:
+            for _turn in range(in_turn):
+                step()
+            bench.wait()
+            started = time.perf_counter()
+            save(made)
+            held_up_s[way].append(time.perf_counter() - started)
+
+        return take
+
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as name, CheckpointWriter(Path(name)) as writer:
+        folder = Path(name)
+        ways = {"in line": epoch("in line", partial(save_checkpoint, folder)), "beside": epoch("beside", writer.save)}
+        wall_s = bench.turns(ways)
+        writer.wait()
+        size_bytes = checkpoints(folder)[0].stat().st_size
+    held_s = {way: statistics.median(values[1:]) for way, values in held_up_s.items()}
+    return {"steps": in_turn, "wall_s": wall_s, "held_up_s": held_s, "bytes": size_bytes}
 
 
 def loader(bench: Bench, options: Any) -> dict[str, Any]:

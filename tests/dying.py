@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -31,16 +32,17 @@ extract.BATCH, extract.BATCHES_IN_PART = 4, 2
 
 def arm(name: str | None, point: int, log: int) -> None:
     """Makes this process die of the named signal at a point and write the name of every point to a pipe."""
-    passed = 0
+    passed, alone = 0, threading.Lock()  # a checkpoint is written on a thread beside the training
 
     def counted(kind: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             nonlocal passed
-            passed += 1
-            os.write(log, f"{kind}\n".encode())
-            if name and passed == point:
-                number = signal.Signals[name.removesuffix(" group")]
-                os.killpg(0, number) if name.endswith(" group") else os.kill(os.getpid(), number)
+            with alone:
+                passed += 1
+                os.write(log, f"{kind}\n".encode())
+                if name and passed == point:
+                    number = signal.Signals[name.removesuffix(" group")]
+                    os.killpg(0, number) if name.endswith(" group") else os.kill(os.getpid(), number)
             return function(*args, **kwargs)
 
         return wrapper

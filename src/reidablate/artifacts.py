@@ -4,8 +4,8 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,15 +41,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=_TEMPORARY, suffix=f"-{path.name}")
-        os.close(handle)
+        temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(4)}-{path.name}")
+        temporary.touch(exist_ok=False)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; free the disk or fix the folder's rights.") from error
-    temporary = Path(name)
     try:
         yield temporary
         flush(temporary)
-        temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
         flush(path.parent)
     except Exception as error:
@@ -82,12 +80,6 @@ def flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 @contextmanager

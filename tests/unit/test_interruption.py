@@ -21,6 +21,7 @@ from reidablate.config import RunConfig
 from reidablate.data import augment
 from reidablate.engine.checkpoint import (
     Checkpoint,
+    CheckpointWriter,
     checkpoints,
     load_checkpoint,
     refusals,
@@ -29,6 +30,7 @@ from reidablate.engine.checkpoint import (
 )
 from reidablate.engine.stages import train_spec
 from reidablate.engine.train import train_run
+from reidablate.errors import UserError
 from reidablate.metrics.evaluate import evaluate_run
 from reidablate.provenance import code_hash
 from reidablate.study import Study
@@ -85,15 +87,16 @@ def _killed_once(out: Path, point: int) -> list[tuple[Path, str | None, int]]:
 
 
 @pytest.mark.slow
-def test_repeated_kills_lose_no_whole_epoch_and_no_whole_part(
+def test_repeated_kills_lose_no_written_epoch_and_no_whole_part(
     tiny_study: Study, peaceful: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
     undisturbed, points = peaceful
-    out, first_epoch = tmp_path / "run", points.index("flush") + 2  # the checkpoint is flushed before and after
-    lives = live(tiny_study, *[(out, "SIGKILL", first_epoch + 3)] * 8)
+    out, two_epochs = tmp_path / "run", points.count("step") + 2  # the first checkpoint is flushed before and after
+    lives = live(tiny_study, *[(out, "SIGKILL", two_epochs + 1)] * 8)  # and the second is being written
     assert [life["exit"] for life in lives][:2] == [-9, -9]
     assert lives[-1]["exit"] == 0
-    assert lives[1]["points"].count("step") < points.count("step")
+    assert lives[0]["points"].count("step") == points.count("step")
+    assert lives[1]["points"].count("step") == points.count("step") // 2
     assert_same(out, undisturbed)
 
 
@@ -178,6 +181,33 @@ def test_the_last_two_epochs_and_what_a_signal_left_behind_them_are_kept(tmp_pat
     found, _ = load_checkpoint(tmp_path, whole_epoch=True)
     assert found is not None
     assert found.epochs_done == 4
+
+
+def test_a_checkpoint_is_of_the_moment_it_was_asked_for_and_the_training_goes_on(tmp_path: Path) -> None:
+    weights, momentum = torch.ones(2**22), torch.ones(2**22)
+    state: dict[str, Any] = {"model": {"w": weights}, "optimiser": {"state": {0: {"momentum_buffer": momentum}}}}
+    with CheckpointWriter(tmp_path) as writer:
+        writer.save(a_checkpoint(1, **state))
+        weights.zero_()
+        momentum.zero_()
+        writer.save(a_checkpoint(2, **state))
+    assert positions(tmp_path) == ["epoch00002-step00000", "epoch00001-step00000"]
+    second, first = (torch.load(path, weights_only=True) for path in checkpoints(tmp_path))
+    for made, value in [(first, 1.0), (second, 0.0)]:
+        assert bool((made["model"]["w"] == value).all())
+        assert bool((made["optimiser"]["state"][0]["momentum_buffer"] == value).all())
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_training_at_the_next_one(tmp_path: Path) -> None:
+    taken = tmp_path / "state"
+    taken.touch()
+    writer = CheckpointWriter(taken)
+    writer.save(a_checkpoint(1))
+    with pytest.raises(UserError, match="cannot write"):
+        writer.save(a_checkpoint(2))
+    writer.save(a_checkpoint(2))
+    with pytest.raises(UserError, match="cannot write"), writer:
+        pass
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ B batch, D feature width.
 """
 
 import os
-import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -34,7 +33,8 @@ from reidablate.data.index import read_index
 from reidablate.data.sampler import PKSampler
 from reidablate.engine import parallel
 from reidablate.engine.batches import image_batches
-from reidablate.engine.checkpoint import Checkpoint, load_checkpoint, refusals, save_checkpoint, training_folder
+from reidablate.engine.checkpoint import Checkpoint, CheckpointWriter, load_checkpoint, refusals, training_folder
+from reidablate.engine.cost import peak_memory_bytes
 from reidablate.engine.devices import lease
 from reidablate.engine.extract import Features, extract_features, no_features, precision_on
 from reidablate.engine.fit import Divergence, Fit, find_divergence
@@ -166,9 +166,10 @@ class _Training:
             batch_size=self.config.train.batch_size // parallel.num_processes(),
         )
         divergence = None
-        with ProgressBar(self.spec.name, self.config.train.num_epochs) as bar, closing(loader):
-            while fit.epochs_done < self.config.train.num_epochs and not divergence:
-                divergence = self._epoch(fit, loader, bar, stop)
+        num_epochs = self.config.train.num_epochs
+        with ProgressBar(self.spec.name, num_epochs) as bar, closing(loader), CheckpointWriter(self.state) as writer:
+            while fit.epochs_done < num_epochs and not divergence:
+                divergence = self._epoch(fit, loader, bar, writer, stop)
                 tracker.history(fit.history)
         tracker.finish()
         if parallel.rank() > 0:
@@ -226,8 +227,10 @@ class _Training:
             for batch in self.sampler.epoch(epoch)[skip if epoch == first else 0 :]:
                 yield parallel.share(self.rows[batch])
 
-    def _epoch(self, fit: Fit, loader: Iterator[torch.Tensor], bar: ProgressBar, stop: StopSignal) -> Divergence | None:
-        """Trains what is left of an epoch and writes its checkpoint, unless it diverged."""
+    def _epoch(
+        self, fit: Fit, loader: Iterator[torch.Tensor], bar: ProgressBar, writer: CheckpointWriter, stop: StopSignal
+    ) -> Divergence | None:
+        """Trains what is left of an epoch and begins to write its checkpoint, unless it diverged."""
         epoch, started = fit.epochs_done, time.perf_counter()
         set_epoch(build_schedule(fit.optimiser, self.config), epoch, self.config)
         fit.model.train()
@@ -242,7 +245,8 @@ class _Training:
             parallel.agree_to_stop(stop)
             if stop.came:
                 fit.add_steps(values, time.perf_counter() - started)
-                self._save(fit)
+                self._save(fit, writer)
+                writer.wait()  # before we say that nothing is lost
                 stop.leave(self.spec.name, f"epoch {epoch}, step {fit.steps_done} of {len(batches)} of the next")
         fit.add_steps(values, time.perf_counter() - started)
         rate = batches.size / fit.epoch_s
@@ -259,12 +263,12 @@ class _Training:
         if divergence:
             return divergence
         fit.epochs_done, fit.steps, fit.epoch_s = epoch + 1, {}, 0.0
-        self._save(fit)
+        self._save(fit, writer)
         return None
 
-    def _save(self, fit: Fit) -> None:
+    def _save(self, fit: Fit, writer: CheckpointWriter) -> None:
         if parallel.rank() == 0:
-            save_checkpoint(self.state, self._checkpoint(fit))
+            writer.save(self._checkpoint(fit))
 
     def _checkpoint(self, fit: Fit) -> Checkpoint:
         return Checkpoint(
@@ -383,7 +387,7 @@ class _Training:
             "images_per_s": float(fit.history["images_per_s"].mean()),
             "wall_s": fit.wall_s + time.perf_counter() - self.started,
             "device_s": fit.train_s * parallel.num_processes(),
-            "peak_memory_bytes": torch.cuda.max_memory_allocated() if on_gpu else _peak_rss_bytes(),
+            "peak_memory_bytes": peak_memory_bytes(self.device),
         }
 
 
@@ -411,7 +415,3 @@ def _loss_scaling(history: dict[str, torch.Tensor]) -> dict[str, float] | None:
     if "skipped" not in history:
         return None
     return {"last_scale": float(history["loss_scale"][-1]), "skipped_steps": int(history["skipped"].sum())}
-
-
-def _peak_rss_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
