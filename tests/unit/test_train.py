@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from reidablate.artifacts import read_json, read_npz, sha256_file, write_json
 from reidablate.config import Execution, RunConfig
 from reidablate.data import augment
-from reidablate.engine.spec import RunSpec
+from reidablate.engine.spec import RunSpec, be_deterministic
 from reidablate.engine.stages import train_spec
 from reidablate.engine.train import train_run
 from reidablate.errors import UserError
@@ -103,6 +103,28 @@ def test_a_loss_with_parameters_goes_on_with_them_to_the_same_bits(
     assert len(pd.read_parquet(again / "history.parquet")) == len(pd.read_parquet(whole / "history.parquet"))
     alone = train(tiny_study, tmp_path / "alone", cell="naive_triplet")
     assert sha256_file(alone / "model.safetensors") != sha256_file(whole / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("torch.use_deterministic_algorithms(False)", "deterministic algorithms"),
+        ("torch.set_num_threads(3)", "the number of threads"),
+        ("torch.backends.cudnn.benchmark = True", r"cudnn\.benchmark"),
+    ],
+)
+def test_a_plug_in_that_changes_how_torch_computes_is_refused(
+    tiny_study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "methods").mkdir()
+    head = "import torch\nfrom reidablate.losses import Batch, LossOptions\n\n\n"
+    body = f"def loss(batch: Batch, options: LossOptions):\n    {setting}\n    return batch.feature.square().mean()\n"
+    (tmp_path / "methods" / "own.py").write_text(head + body)
+    with pytest.raises(UserError, match=rf"own\.py, line 5: a plug-in changed how PyTorch computes \({words}\)"):
+        train(tiny_study, tmp_path / "run", cell="naive_triplet", losses={"own": {"use": "own:loss"}})
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    be_deterministic(1)  # this process as it was
 
 
 @pytest.mark.parametrize("workers", [1, 2])

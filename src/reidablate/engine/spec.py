@@ -1,7 +1,7 @@
 """What one training needs to know, and what it is computed on."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ import torch
 from reidablate.config import RunConfig
 from reidablate.engine.tracking import Mode
 from reidablate.errors import UserError, out_of_memory, shortened
+from reidablate.plugins import Plugin
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -126,3 +127,24 @@ def be_deterministic(threads: int) -> None:
     torch.backends.cudnn.benchmark = False
     # float32 means float32, in products and convolutions alike; PyTorch's own default is TF32 in the latter.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+
+
+def check_deterministic(threads: int, used: Sequence[Plugin]) -> None:
+    """Makes sure that a training still computes as `be_deterministic` has set.
+
+    Raises:
+        UserError: A plug-in, which runs in the same process, has changed that.
+    """
+    kept = {
+        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+        "the number of threads": torch.get_num_threads() == threads,
+        "the default type": torch.get_default_dtype() == torch.float32,
+        "cudnn.benchmark": not torch.backends.cudnn.benchmark,
+        "TF32": not (torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32),
+    }
+    if changed := [name for name, same in kept.items() if not same]:
+        own = "; ".join(plugin.where for plugin in used if plugin.code is not None)
+        raise UserError(
+            f"{own}: a plug-in changed how PyTorch computes ({', '.join(changed)}), so that runs could not be "
+            "repeated or compared; remove that."
+        )

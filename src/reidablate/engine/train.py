@@ -42,7 +42,7 @@ from reidablate.engine.flops import flops_per_image
 from reidablate.engine.holdout import Holdout
 from reidablate.engine.progress import CountBar, ProgressBar
 from reidablate.engine.schedule import build_optimiser, build_schedule, set_epoch
-from reidablate.engine.spec import RunSpec, be_deterministic, naming_batch, place, torch_device
+from reidablate.engine.spec import RunSpec, be_deterministic, check_deterministic, naming_batch, place, torch_device
 from reidablate.engine.step import Place, draw_inputs, take_step
 from reidablate.engine.stopping import StopSignal
 from reidablate.engine.tracking import LiveTracker, card_of_training
@@ -249,6 +249,7 @@ class _Training:
                 writer.wait()  # before we say that nothing is lost
                 stop.leave(self.spec.name, f"epoch {epoch}, step {fit.steps_done} of {len(batches)} of the next")
         fit.add_steps(values, time.perf_counter() - started)
+        check_deterministic(self.spec.threads, fit.used)
         rate = batches.size / fit.epoch_s
         columns = fit.steps | {
             "epoch": torch.full((len(batches),), epoch, dtype=torch.float64),
