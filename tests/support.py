@@ -26,14 +26,14 @@ Settings = dict[str, object]
 _SHIPPED = """
 abs_x ape_off ape_sinusoidal cls_no_ape cls_per_patch cls_per_patch_as_run cls_term cls_untie cls_untie_as_run
 cls_untie_beit cls_untie_shared conditional_position cross_attention_triplet element_weighted fraction_10 fraction_50
-gap jsd_layer jsd_permutations l2_softmax longer_demo naive_triplet naive_triplet_as_run naive_triplet_as_run_faster
-naive_triplet_as_run_longer p1 p1_as_run p1_both p1_classifier p1_classifier_as_run p1_common p1_common_and_different
-p1_detach p1_four_weight p1_four_weight_exchanged p1_hinge p1_mean_negative p1_mixed p1_rpe p1_rpe_as_run p1_rpe_curve
-p1_rpe_jsd p1_rpe_jsd_as_run p1_rpe_jsd_as_run_0513 p1_shrinking p2 p2_as_run p2_classifier p2_divergence p2_grouping
-p2_identity_mean p2_pairs p2_patches p2_rpe_detached p2_scaled_ape p2_shifted_ape p2_token_order p2_weight
-p2_without_rpe patch_triplet pos_pull pos_triplet pos_triplet_as_run pos_triplet_curve pos_triplet_lr pos_triplet_mean
-resnet50 rpe rpe_double_lr rpe_only rpe_zero_init shaw_key shorter_demo tupe_reset vertical_windows weighted_branch
-x_only y_only
+gap jpm jsd_layer jsd_permutations l2_softmax longer_demo naive_triplet naive_triplet_as_run
+naive_triplet_as_run_faster naive_triplet_as_run_longer p1 p1_as_run p1_both p1_classifier p1_classifier_as_run
+p1_common p1_common_and_different p1_detach p1_four_weight p1_four_weight_exchanged p1_hinge p1_mean_negative p1_mixed
+p1_rpe p1_rpe_as_run p1_rpe_curve p1_rpe_jsd p1_rpe_jsd_as_run p1_rpe_jsd_as_run_0513 p1_shrinking p2 p2_as_run
+p2_classifier p2_divergence p2_grouping p2_identity_mean p2_pairs p2_patches p2_rpe_detached p2_scaled_ape
+p2_shifted_ape p2_token_order p2_weight p2_without_rpe patch_triplet pcb pcb_vit pos_pull pos_triplet
+pos_triplet_as_run pos_triplet_curve pos_triplet_lr pos_triplet_mean resnet50 rpe rpe_double_lr rpe_only rpe_zero_init
+shaw_key shorter_demo sie transreid tupe_reset vertical_windows weighted_branch x_only y_only
 """
 SHIPPED = _SHIPPED.split()
 _OUR_STEM = {

@@ -39,6 +39,7 @@ def describe(cell: Cell, cells: Mapping[str, Cell], preset: Preset) -> dict[str,
 
     `by_dataset` says the last four again for each data set on which the cell, its parent or a reference differs.
     """
+    config = cell.resolve(preset)
     related = [cell, *(cells[name] for name in (cell.extends, *cell.references) if name)]
     special = sorted({dataset for one in related for dataset in one.by_dataset})
     return {
@@ -53,6 +54,7 @@ def describe(cell: Cell, cells: Mapping[str, Cell], preset: Preset) -> dict[str,
         "seed_offset": cell.seed_offset,
         "primary": cell.primary or cell.name in preset.primary,
         "also_on": [] if cell.external else (cell.evaluate or preset.evaluate).also_on,
+        "reads_cameras": config.model.parts.read_cameras and not cell.external,
         "external": cell.external.model_dump() if cell.external else None,
         **_configured(cell, cells, preset, None),
         "by_dataset": {dataset: _configured(cell, cells, preset, dataset) for dataset in special},

@@ -10,11 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
 from reidablate import plugins
 from reidablate.artifacts import content_hash
-from reidablate.errors import UserError
 from reidablate.loss_options import (
     IdentityConfig,
     LossesConfig,
@@ -26,8 +25,21 @@ from reidablate.loss_options import (
     TripletConfig,
     WeightedTripletConfig,
 )
+from reidablate.part_options import LocalFeaturesConfig, PartsConfig
 from reidablate.provenance import usable_cores
-from reidablate.sections import Factor, Margin, Number, Positive, Section, Several, Share, Weight, nearest, validate
+from reidablate.sections import (
+    Factor,
+    Margin,
+    Number,
+    Positive,
+    Section,
+    Several,
+    Share,
+    Weight,
+    nearest,
+    none_word,
+    validate,
+)
 
 __all__ = [
     "IdentityConfig",
@@ -82,33 +94,6 @@ Backbone = Annotated[
 ]
 
 
-class PartsConfig(Section):
-    """Parts of the transformer that ship, by name, each with its options."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _complete(cls, data: Any) -> Any:
-        """Fills in the options of each part."""
-        return (
-            {name: _part_options(name, options) for name, options in data.items()} if isinstance(data, dict) else data
-        )
-
-    @property
-    def options(self) -> dict[str, dict[str, Any]]:
-        """The options of each part, complete."""
-        return dict(self.model_extra or {})
-
-
-def _part_options(name: str, options: Any) -> dict[str, Any]:
-    known = list(plugins.SHIPPED["parts"])
-    if name not in known:
-        raise UserError(f"unknown key 'model.parts.{name}'; {nearest(name, known)}")
-    model = plugins.options_model(plugins.find("parts", name), Section)
-    return validate(model, options, where=f"model.parts.{name}").model_dump(mode="json")
-
-
 # Of another backbone, what an option of the study's transformers must be; `stem` stays unused there.
 _TRANSFORMER_ONLY: dict[str, Any] = {
     "ape": "learned",
@@ -130,6 +115,7 @@ class ModelConfig(Section):
     cls_position: ClsPosition = "none"
     cls_lr_factor: Factor = 1.0  # of the learned CLS numbers
     parts: PartsConfig = PartsConfig()
+    local_features: Annotated[LocalFeaturesConfig | None, BeforeValidator(none_word)] = None
     pool: Literal["cls", "mean"] = "cls"
     test_feature: Literal["before_neck", "after_neck"] = "before_neck"
     last_stride: Literal[1, 2] = 2  # of the last stage of a ResNet

@@ -14,7 +14,7 @@ from reidablate import plugins
 from reidablate.errors import UserError
 from reidablate.sections import Factor, Margin, Section, Share, Weight, nearest, none_word, validate
 
-Need = Literal["patches", "cls", "positions"]
+Need = Literal["patches", "cls", "positions", "local features"]
 _TERM = re.compile(r"[a-z][a-z0-9_]{0,39}")
 # Columns of `history.parquet` beside the terms.
 RESERVED = (
@@ -30,7 +30,7 @@ class LossOptions(Section):
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What the backbone must give: `patches`, the token `cls`, `positions`."""
+        """What the network must give: `patches`, the token `cls`, `positions`, `local features`."""
         return frozenset()
 
 

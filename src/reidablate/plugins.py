@@ -29,7 +29,7 @@ from reidablate.plugin_code import FOLDER, code_of, file_of, shown, version_of
 from reidablate.provenance import PACKAGE
 from reidablate.sections import Section, nearest
 
-Kind = Literal["losses", "backbones", "parts", "metrics", "formats"]
+Kind = Literal["losses", "backbones", "parts", "local_features", "metrics", "formats"]
 SHIPPED: dict[Kind, dict[str, str]] = {
     "losses": {
         "identity": "reidablate.losses.identity:identity",
@@ -44,6 +44,8 @@ SHIPPED: dict[Kind, dict[str, str]] = {
         "four_weight": "reidablate.losses.four_weight:four_weight",
         "weighted_branch": "reidablate.losses.branches:WeightedBranch",
         "cross_attention_triplet": "reidablate.losses.branches:CrossAttentionTriplet",
+        "local_identity": "reidablate.losses.local_losses:local_identity",
+        "local_triplet": "reidablate.losses.local_losses:local_triplet",
     },
     "backbones": {
         "vit_base": "reidablate.models.vit:VisionTransformer",
@@ -55,6 +57,11 @@ SHIPPED: dict[Kind, dict[str, str]] = {
         "conditional_position": "reidablate.models.conditional_position:ConditionalPosition",
         "vertical_windows": "reidablate.models.vertical_windows:VerticalWindows",
         "untied_position": "reidablate.models.untied_position:UntiedPosition",
+        "camera_embedding": "reidablate.models.camera_embedding:CameraEmbedding",
+    },
+    "local_features": {
+        "jigsaw": "reidablate.models.jigsaw:Jigsaw",
+        "stripes": "reidablate.models.stripes:Stripes",
     },
     "metrics": {},
     "formats": {},

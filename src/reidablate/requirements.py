@@ -1,11 +1,14 @@
-"""What the losses of a run need of its backbone, checked while planning."""
+"""What the losses of a run need of its network, checked while planning."""
+
+from collections.abc import Sequence
 
 from reidablate.config import PATCH_PX, RunConfig
 from reidablate.errors import UserError
+from reidablate.loss_options import LossUse
 
 
 def require_parts(config: RunConfig, where: str) -> None:
-    """Refuses losses that need what the backbone does not give, or relate more patches than it has.
+    """Refuses losses that need what the network does not give, or relate more patches than it has.
 
     What the grid is, only the preset says; what a backbone gives that is none of the study's, only the network.
 
@@ -25,12 +28,18 @@ def require_parts(config: RunConfig, where: str) -> None:
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
         grid = f"last map of {model.backbone}"
-    for name, _, options, _ in losses.loaded() if config.plugins or model.backbone not in PATCH_PX else ():
+    if model.local_features is not None:
+        from reidablate.models.neck import check_local_features
+
+        try:
+            check_local_features(model)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+        gives = gives | {"local features"}
+    named = any(isinstance(section, LossUse) for _, section in losses.sections())
+    for name, _, options, _ in losses.loaded() if named or model.backbone not in PATCH_PX else ():
         if lacking := sorted(options.needs - gives):
-            raise UserError(
-                f"{where}: losses.{name} needs {' and '.join(lacking)}, which the backbone {model.backbone} does not "
-                "give; set the loss to none, or choose another backbone."
-            )
+            raise UserError(f"{where}: losses.{name} needs {' and '.join(lacking)}, which {_why_not(lacking, config)}")
     for name in ("position_relation", "position_triplet"):
         section = getattr(losses, name)
         if section and section.patches > number:
@@ -38,3 +47,9 @@ def require_parts(config: RunConfig, where: str) -> None:
                 f"{where}: losses.{name} wants {section.patches} patches but the {grid} has {number}; "
                 "lower 'patches' or leave the cell out."
             )
+
+
+def _why_not(lacking: Sequence[str], config: RunConfig) -> str:
+    if lacking == ["local features"]:
+        return "the model does not make; name what makes them under model.local_features, or set the loss to none."
+    return f"the backbone {config.model.backbone} does not give; set the loss to none, or choose another backbone."

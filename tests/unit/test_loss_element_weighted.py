@@ -98,7 +98,8 @@ def test_equal_features_give_a_finite_gradient() -> None:
     assert torch.isfinite(gradient).all()
 
 
-def test_gradients_equal_finite_differences() -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_gradients_equal_finite_differences(form: Any) -> None:
     # Held values are what a finite difference would move: each side of a difference is checked with the other held.
     given = batch(seed=4)
     triplets, rows = given.triplets, given.rows.detach()
@@ -107,15 +108,20 @@ def test_gradients_equal_finite_differences() -> None:
     held = feature.detach().clone()
 
     def norm(x: torch.Tensor) -> torch.Tensor:
-        return x.square().sum(1).clamp(min=1e-12).sqrt()
+        return x.square().sum(-1).clamp(min=1e-12).sqrt()
 
     def by_hand(f: torch.Tensor) -> torch.Tensor:
-        hard = norm(f - f[triplets.positive]) - norm(held - held[triplets.negative])
-        weighted = norm(weight * (f - f[triplets.positive])) - norm(weight * (f - f[triplets.negative]))
-        return (torch.nn.functional.softplus(hard) + torch.nn.functional.softplus(weighted)).mean()
+        gaps = [norm(f - f[triplets.positive]) - norm(held - held[triplets.negative])]
+        if form in ("ewth", "newth"):
+            gaps.append(norm(weight * (f - f[triplets.positive])) - norm(weight * (f - f[triplets.negative])))
+        if form in ("hnth", "newth"):
+            others = [[j for j, other in enumerate(LABELS) if other != label] for label in LABELS]
+            far = torch.stack([norm(f[a] - f[j]).mean() for a, j in enumerate(others)])
+            gaps.append(norm(held - held[triplets.positive]) - far)
+        return torch.stack([torch.nn.functional.softplus(gap).mean() for gap in gaps]).sum()
 
     assert torch.autograd.gradcheck(by_hand, (feature,))
-    terms: Any = element_weighted(given, ElementWeightedOptions(form="ewth"))
+    terms: Any = element_weighted(given, ElementWeightedOptions(form=form))
     (found,) = torch.autograd.grad(sum(terms.values()), feature)
     (expected,) = torch.autograd.grad(by_hand(feature), feature)
     assert torch.allclose(found, expected, atol=1e-12)

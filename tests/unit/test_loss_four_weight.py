@@ -60,9 +60,16 @@ def z(values: np.ndarray) -> np.ndarray:
     return found
 
 
-def loop(feature: torch.Tensor, images: torch.Tensor, triplets: Triplets, options: FourWeightOptions) -> float:
-    """Straight from the definition, anchor by anchor."""
+def loop(
+    feature: torch.Tensor,
+    images: torch.Tensor,
+    triplets: Triplets,
+    options: FourWeightOptions,
+    held: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> float:
+    """Straight from the definition, anchor by anchor; what it holds constant is taken from `held`, if that is given."""
     c, patches = feature.numpy(), images.numpy()
+    still_c, still = (value.numpy() for value in held or (feature, images))
     own = [similarity(c[i], patches[i], options) for i in range(len(c))]
     terms: list[float] = []
     for a in range(len(c)):
@@ -79,11 +86,12 @@ def loop(feature: torch.Tensor, images: torch.Tensor, triplets: Triplets, option
                     else:
                         dom += scores[k] * patches[a][k]
                 if options.form == "four_weight":
-                    whole = sum(s * x for s, x in zip(own[image], patches[image], strict=True))
+                    own_scores = similarity(still_c[image], still[image], options)
+                    whole = sum(s * x for s, x in zip(own_scores, still[image], strict=True))
+                    above = length(still_c[image])
                 else:
-                    whole = dom
-                smallest = 1e-6
-                r = length(c[image]) / (length(whole) if length(whole) > smallest else smallest)
+                    whole, above = dom, length(c[image])
+                r = above / max(length(whole), 1e-6)
                 common[side, who], left[side, who] = r * dom, c[image] - r * dom
         sides = [("p", "a"), ("p", "o"), ("q", "a"), ("q", "o")]
         all_weights: list[list[np.ndarray]] = []
@@ -151,6 +159,24 @@ def test_gradients_equal_finite_differences(values: dict[str, Any]) -> None:
         return four_weight_loss(feature, patches, triplets, options)
 
     assert torch.autograd.gradcheck(loss, (feature.requires_grad_(), patches.requires_grad_()))
+
+
+@pytest.mark.parametrize("values", [FORMS[0], FORMS[1], {"margin": 0.3}], ids=str)
+def test_gradients_of_the_form_that_holds_its_ratio_equal_finite_differences_of_the_loop(
+    values: dict[str, Any],
+) -> None:
+    feature, patches, triplets = inputs(seed=2, num_patches=6, width=4)
+    options, step = FourWeightOptions(**values), 1e-5
+    leaves = feature.clone().requires_grad_(), patches.clone().requires_grad_()
+    found = torch.autograd.grad(four_weight_loss(*leaves, triplets, options), leaves)
+    for which, given in enumerate((feature, patches)):
+        for place in np.ndindex(*given.shape):
+            sides = []
+            for sign in (1, -1):
+                moved = [feature.clone(), patches.clone()]
+                moved[which][place] += sign * step
+                sides.append(loop(moved[0], moved[1], triplets, options, held=(feature, patches)))
+            assert found[which][place].item() == pytest.approx((sides[0] - sides[1]) / (2 * step), abs=1e-7)
 
 
 def test_the_naive_triplet_is_added_when_asked_for() -> None:

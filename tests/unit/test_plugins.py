@@ -434,3 +434,24 @@ def test_a_loss_of_the_package_takes_no_code(study: Path) -> None:
     with pytest.raises(UserError, match=r"unknown key 'losses.triplet.use'"):
         config(triplet={"use": "circle:circle"})
     assert next(iter(LossesConfig().sections()))[0] == "identity"
+
+
+CORE_LOSSES = {"identity", "triplet", "weighted_triplet", "position_relation", "position_triplet", "pml"}
+OPTIONAL = {
+    name: target
+    for kind in ("losses", "parts", "local_features")
+    for name, target in plugins.SHIPPED[kind].items()
+    if name not in CORE_LOSSES
+}
+
+
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_no_module_but_its_own_knows_an_optional_method(name: str) -> None:
+    module = OPTIONAL[name].split(":")[0]
+    package = Path(plugins.__file__).parent
+    own = package.parent.joinpath(*module.split(".")).with_suffix(".py")
+    for path in package.rglob("*.py"):
+        if path not in (own, Path(plugins.__file__)):
+            text = path.read_text(encoding="utf-8")
+            assert f'"{name}"' not in text, path
+            assert not re.search(rf"(from|import) {re.escape(module)}\b", text), path

@@ -14,6 +14,7 @@ import pytest
 from reidablate.errors import UserError
 from reidablate.report import drawing
 from reidablate.report.collect import collect
+from reidablate.report.exports import text_summary, write_exports
 from reidablate.report.records import fixed
 from reidablate.report.render import make_environment, render_html, render_report
 from report_fixture import write_results
@@ -100,6 +101,40 @@ def test_a_smoke_test_says_on_everything_it_writes_that_its_numbers_mean_nothing
     sheets = re.findall(r"<figcaption>(.*?)Samples of", html)
     assert set(sheets) == {f"{mark.capitalize()}. "}
     assert set(pd.read_csv(report / "exports" / "main_table.csv")["mark"]) == {mark}
+
+
+def test_a_cell_that_reads_camera_labels_is_marked_in_every_table_with_a_foot_note(results: Path) -> None:
+    environment = make_environment(TEMPLATES)
+    plain = render_html(collect(results / "tables"), [], environment)
+    assert "camera label" not in plain
+
+    def told(cells: Any) -> None:
+        cells[1]["reads_cameras"] = True
+
+    edit_json(results / "tables" / "cells.json", told)
+    study = collect(results / "tables")
+    marked, title = study.cells[1].name, study.cells[1].title
+    note = "\N{DAGGER} reads the camera label of every query and gallery image at test time"
+    html = render_html(study, [], environment)
+    tables = re.findall(r"(?s)<table.*?</table>", html)
+    seen = 0
+    for table in tables:
+        names = ["".join(found) for found in re.findall(r"(?s)</svg>(.*?)</span>(<sup>.*?</sup>)?", table)]
+        for name in names:
+            is_it = f"<code>{marked}</code>" in name or name.split("<sup>")[0].endswith(f">{title}")
+            assert ("\N{DAGGER}" in name) == is_it, name
+            seen += is_it
+        if "<caption>" in table and any("\N{DAGGER}" in name for name in names):
+            assert "\N{DAGGER} reads" in table.split("</caption>")[0]
+    assert seen > 5
+    assert f'<p id="camera-note" class="notes">{note}' in html
+    write_exports(study, environment, results / "report")
+    md = (results / "report" / "exports" / "main_table.md").read_text()
+    tex = (results / "report" / "exports" / "main_table.tex").read_text()
+    assert (md.count(f"{title}\N{DAGGER} |"), md.count(note)) == (1, 1)
+    assert (tex.count(rf"{title}$^\dagger$ &"), tex.count("reads the camera label of every")) == (1, 1)
+    text = text_summary(results / "tables")
+    assert text.count(f"{marked}\N{DAGGER} ") == text.count("reads the camera label of every") == len(study.datasets)
 
 
 def test_one_seed_is_named_as_the_reason_why_nothing_is_known(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ GROUPS = {
     "pos_triplet_as_run naive_triplet_as_run_longer naive_triplet_as_run_faster p1_rpe_jsd_as_run_0513 "
     "cls_untie_as_run cls_per_patch_as_run",
     "recipe": "gap fraction_50 fraction_10",
-    "backbone": "resnet50",
+    "backbone": "resnet50 pcb pcb_vit",
+    "transreid": "sie jpm transreid",
     "demo": "shorter_demo longer_demo",
     "proposed_1": "p1_detach p1_mean_negative p1_classifier p1_hinge p1_both p1_common p1_shrinking p1_four_weight "
     "p1_four_weight_exchanged p1_mixed p1_common_and_different",

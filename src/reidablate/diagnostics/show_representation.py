@@ -270,7 +270,8 @@ def _map_of(look: Look, subject: Subject, kind: str, amount: float) -> float:
         for start in range(0, len(rows), BATCH):
             images = subject.inputs("query", rows[start : start + BATCH])
             moved = shift(images, amount) if kind == "shift" else rescale(images, amount)
-            found.append(getattr(subject.model(moved), f"feature_{subject.side}").numpy())
+            camids = torch.from_numpy(frame["camid"].to_numpy(np.int64)[rows[start : start + BATCH]])
+            found.append(subject.model.tested(subject.model(moved, camids), subject.side).numpy())
     gallery = subject.features
     scores = score(
         np.concatenate(found),

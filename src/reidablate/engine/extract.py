@@ -47,6 +47,7 @@ def extract_features(
     workers: int = 0,
     precision: str = "fp32",
     parts: Path | None = None,
+    same_cameras: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Features:
     """Returns the arrays of `features.npz`: per split two float32 (N, D) sides, pids, camids and file names.
@@ -59,6 +60,8 @@ def extract_features(
         precision: That of the training, fp32, bf16 or fp16; see `precision_on`.
         parts: A folder for finished parts of this very model on this very data. An interrupted extraction goes on
             behind those that it finds whole; each carries checksums. None keeps nothing.
+        same_cameras: Whether the cameras of the data set are those of the training. Where they are others of the same
+            numbers, a model that reads cameras is told of none.
         progress: Called with the images done and their total, after every part.
     """
     frame = read_index(data / "index").frame
@@ -73,7 +76,9 @@ def extract_features(
         with contextlib.closing(loader):
             for numbers, part in found.items():
                 if part is None:
-                    found[numbers] = part = forward(model, islice(loader, len(_batches(numbers))), device, precision)
+                    camids = images["camid"].to_numpy(np.int64)[numbers] if same_cameras else None
+                    taken = islice(loader, len(_batches(numbers)))
+                    found[numbers] = part = forward(model, taken, device, precision, camids=camids)
                     if parts is not None:
                         write_npz(_part_path(parts, split, numbers), part)
                 done += len(numbers)
@@ -114,13 +119,23 @@ def precision_on(device: torch.device, precision: str) -> str:
     return precision if device.type == "cuda" else "fp32"
 
 
-def forward(model: ReidModel, batches: Iterable[torch.Tensor], device: torch.device, precision: str) -> Features:
-    """Returns both sides of the features, (N, D) each, of the images in `batches`."""
+def forward(
+    model: ReidModel,
+    batches: Iterable[torch.Tensor],
+    device: torch.device,
+    precision: str,
+    *,
+    camids: np.ndarray[Any, Any] | None = None,
+) -> Features:
+    """Returns both sides of the features, (N, D) each, of the images in `batches`, of cameras (N,) where given."""
     sides: dict[str, list[np.ndarray[Any, Any]]] = {side: [] for side in SIDES}
     autocast = AUTOCAST.get(precision_on(device, precision))
+    done = 0
     with torch.inference_mode(), torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
         for images in batches:
-            outputs = model(to_float(images.to(device, non_blocking=True)))
+            cameras = None if camids is None else torch.from_numpy(camids[done : done + len(images)]).to(device)
+            done += len(images)
+            outputs = model(to_float(images.to(device, non_blocking=True)), cameras)
             for side in SIDES:
-                sides[side].append(getattr(outputs, f"feature_{side}").float().cpu().numpy())
+                sides[side].append(model.tested(outputs, side).float().cpu().numpy())
     return {side: np.concatenate(values) for side, values in sides.items()}

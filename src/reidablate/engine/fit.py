@@ -38,12 +38,13 @@ class Forward(nn.Module):
         Args:
             images: (B, 3, H, W), normalised; on several processes the B / N of this one.
             labels: (B,) training labels.
-            camids: (B,).
+            camids: (B,) of all images of the batch.
             progress: Share of the training that is done.
             dtype: Of autocast, None for float32.
         """
+        own = camids.chunk(dist.get_world_size())[dist.get_rank()] if dist.is_initialized() else camids
         with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):
-            outputs = self.model(images)
+            outputs = self.model(images, own)
         if dist.is_initialized():
             outputs = gathered(outputs)
         batch = batch_of(self.model, outputs, labels=labels, camids=camids, progress=progress)
@@ -149,6 +150,7 @@ def batch_of(
         camids=camids,
         cls=outputs.cls,
         patches=outputs.patches,
+        local=outputs.local,
         positions=positions,
         progress=progress,
     )
@@ -204,3 +206,10 @@ def longest_run(marks: torch.Tensor) -> int:
     2
     """
     return max((len(list(run)) for mark, run in groupby(marks.bool().tolist()) if mark), default=0)
+
+
+def loss_scaling(history: dict[str, torch.Tensor]) -> dict[str, float] | None:
+    """Returns the last scale of the loss and how many steps were skipped; None where the loss is not scaled."""
+    if "skipped" not in history:
+        return None
+    return {"last_scale": float(history["loss_scale"][-1]), "skipped_steps": int(history["skipped"].sum())}

@@ -58,7 +58,8 @@ class Holdout:
         for split, rows in (("query", self.division.query), ("gallery", self.division.gallery)):
             parts = (rows[start : start + BATCH] for start in range(0, len(rows), BATCH))
             batches = (torch.from_numpy(self.images[part]) for part in parts)
-            found = forward(model, batches, self.device, self.config.train.precision)
+            camids = self.train["camid"].to_numpy(np.int64)[rows]
+            found = forward(model, batches, self.device, self.config.train.precision, camids=camids)
             arrays |= {f"{split}_{side}": found[side] for side in SIDES}
             arrays |= {f"{split}_{key}s": self.train[key].to_numpy(np.int64)[rows] for key in ("pid", "camid")}
             arrays[f"{split}_names"] = self.train["name"].to_numpy(str)[rows]

@@ -27,7 +27,7 @@ from reidablate.engine.fit import Fit
 from reidablate.engine.stopping import StopSignal
 from reidablate.errors import UserError, refusal
 from reidablate.models.global_batch import see_global_batch
-from reidablate.models.neck import BNNeck
+from reidablate.models.local_features import BNNeck
 
 if TYPE_CHECKING:
     from multiprocessing.queues import SimpleQueue
@@ -66,10 +66,11 @@ def prepare(fit: Fit, device: torch.device) -> None:
         return
     see_global_batch(fit.model, known=(BNNeck,))
     ours = fit.model.transformer is not None and all(plugin.code is None for plugin in fit.used)
+    whole = fit.model.local_features is None  # else the losses may leave out the feature of the whole image
     fit.forward = nn.parallel.DistributedDataParallel(
         fit.forward,
         device_ids=[torch.cuda.current_device()] if device.type == "cuda" else None,
-        find_unused_parameters=not ours,  # what others wrote may have parameters that a step does not use
+        find_unused_parameters=not (ours and whole),  # what others wrote may have parameters that a step does not use
     )
 
 

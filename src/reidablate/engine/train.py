@@ -37,7 +37,7 @@ from reidablate.engine.checkpoint import Checkpoint, CheckpointWriter, load_chec
 from reidablate.engine.cost import peak_memory_bytes
 from reidablate.engine.devices import lease
 from reidablate.engine.extract import Features, extract_features, no_features, precision_on
-from reidablate.engine.fit import Divergence, Fit, find_divergence
+from reidablate.engine.fit import Divergence, Fit, find_divergence, loss_scaling
 from reidablate.engine.flops import flops_per_image
 from reidablate.engine.holdout import Holdout
 from reidablate.engine.progress import CountBar, ProgressBar
@@ -106,6 +106,7 @@ class _Training:
         self.rows, self.labels, self.camids = division.rows, division.labels, camids[division.rows]
         self.holdout = Holdout(images=self.images, train=train, division=division, config=self.config, device=device)
         self.num_classes = int(self.labels.max()) + 1
+        self.cameras = tuple(np.unique(self.camids).tolist()) if self.config.model.parts.read_cameras else ()
         self.sampler = PKSampler(
             self.labels,
             num_ids=self.config.train.num_ids,
@@ -182,7 +183,7 @@ class _Training:
 
     def _restore(self, *, whole_epoch: bool = False) -> Fit:
         """Returns the state to train from: that of the last checkpoint, or the initial one."""
-        model = ReidModel(self.config.model, num_classes=self.num_classes)
+        model = ReidModel(self.config.model, num_classes=self.num_classes, cameras=self.cameras)
         initialise(model, self.spec.seed)
         if self.spec.weights:
             load_weights(model, self.spec.weights, head=False)
@@ -381,10 +382,11 @@ class _Training:
             },
             "precision": self.config.train.precision,
             "extraction_precision": precision_on(self.device, self.config.train.precision),
-            "loss_scaling": _loss_scaling(fit.history),
+            "loss_scaling": loss_scaling(fit.history),
             "num_parameters": sum(p.numel() for p in fit.model.parameters()),
             "flops_per_image": flops_per_image(fit.model, self.config.model.image_size, self.device),
             "num_classes": self.num_classes,
+            "cameras": list(self.cameras),
             "images_per_s": float(fit.history["images_per_s"].mean()),
             "wall_s": fit.wall_s + time.perf_counter() - self.started,
             "device_s": fit.train_s * parallel.num_processes(),
@@ -409,10 +411,3 @@ def _next(loader: Iterator[torch.Tensor], stop: StopSignal) -> torch.Tensor | No
         if stop.came:
             return None
         raise
-
-
-def _loss_scaling(history: dict[str, torch.Tensor]) -> dict[str, float] | None:
-    """Returns the last scale of the loss and how many steps were skipped; None where the loss is not scaled."""
-    if "skipped" not in history:
-        return None
-    return {"last_scale": float(history["loss_scale"][-1]), "skipped_steps": int(history["skipped"].sum())}

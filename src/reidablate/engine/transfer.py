@@ -34,6 +34,7 @@ class Trained(BaseModel):
     status: Status
     config: dict[str, Any]
     num_classes: int
+    cameras: tuple[int, ...] = ()
     code_hash: str
     sha256: dict[str, str] = {}
 
@@ -79,6 +80,7 @@ def transfer_run(spec: RunSpec, *, on: str, data: Path) -> str:
                     workers=spec.workers,
                     precision=spec.config.train.precision,
                     parts=parts,
+                    same_cameras=False,
                     progress=bar.show,
                 )
         write_npz(out / "features.npz", features)
@@ -107,7 +109,8 @@ def trained_model(run: Path, made: Trained) -> tuple[ReidModel, str]:
         UserError: The weights are damaged, or not of the model that the provenance names.
     """
     where = str(run / "provenance.json")
-    model = ReidModel(validate(RunConfig, made.config, where=where).model, num_classes=made.num_classes)
+    config = validate(RunConfig, made.config, where=where).model
+    model = ReidModel(config, num_classes=made.num_classes, cameras=made.cameras)
     integrity.check(run / "model.safetensors", run / "provenance.json", made.sha256)
     loaded = load_weights(model, run / "model.safetensors")
     if loaded.missing or loaded.ignored:

@@ -53,8 +53,9 @@ def try_weights(
     """
     run = study.cell(cell).config if cell else study.base_config()
     config = run.model
-    model, report = _loaded(weights, config, hw_ratio)
     chosen = study.dataset(dataset)
+    cameras = _cameras(study, chosen) if config.parts.read_cameras else ()
+    model, report = _loaded(weights, config, hw_ratio, cameras)
     summary = prepare(study, chosen)
     with lease(0 if device == "cpu" else 1, device=device) as leased:
         place = torch_device(device, leased)
@@ -98,21 +99,41 @@ def prepare(study: Study, dataset: PlannedDataset) -> dict[str, Any]:
     return index.summary
 
 
-def _loaded(weights: Path, config: ModelConfig, hw_ratio: float | None) -> tuple[ReidModel, LoadReport]:
+def _cameras(study: Study, dataset: PlannedDataset) -> tuple[int, ...]:
+    """Returns the cameras of the training images of a data set, which is indexed if it is not yet."""
+    prepare(study, dataset)
+    frame = read_index(study.data_folder(dataset.name) / "index").frame
+    return tuple(sorted(map(int, frame.loc[frame["split"] == "train", "camid"].unique())))
+
+
+def _loaded(
+    weights: Path, config: ModelConfig, hw_ratio: float | None, cameras: tuple[int, ...]
+) -> tuple[ReidModel, LoadReport]:
     """Returns the model with the weights of a file, which must be whole but for neck and classifier."""
     if config.backbone not in PATCH_PX:
         model = ReidModel(config, num_classes=1)
-        return model, load_weights(model, weights)
+        report = load_weights(model, weights)
+        _refuse(weights, [], [name for name in report.missing if _is_tested(name)])
+        return model, report
     file = read_weights(weights)
-    model = ReidModel(config, num_classes=file.num_classes or 1)
+    model = ReidModel(config, num_classes=file.num_classes or 1, cameras=cameras)
     report, values = check_fit(model, file, hw_ratio=hw_ratio)
-    lost = [name for name in report.ignored if ".attn." in name]
-    lacking = [name for name in report.missing if name.startswith("backbone.")]
+    lost = [name for name in report.ignored if any(word in name for word in (".attn.", ".parts.", "local_features."))]
+    _refuse(weights, lost, [name for name in report.missing if name.startswith("backbone.") or _is_tested(name)])
+    model.load_state_dict(values, strict=False)
+    return model, report
+
+
+def _is_tested(name: str) -> bool:
+    """Returns whether a tensor belongs to local features, and not to their classifiers, which nobody tests."""
+    return name.startswith("local_features.") and "classifier" not in name
+
+
+def _refuse(weights: Path, lost: list[str], lacking: list[str]) -> None:
+    """Raises a UserError if a file has what a model lacks, or the other way round."""
     if lost or lacking:
         what = f"has {lost[0]}, which the model lacks" if lost else f"lacks {lacking[0]}, which the model has"
         raise UserError(f"{weights} {what}; name the cell that it was trained as with --cell.")
-    model.load_state_dict(values, strict=False)
-    return model, report
 
 
 def _before_neck(features: Features) -> Features:

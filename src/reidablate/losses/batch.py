@@ -13,6 +13,7 @@ from torch import Tensor
 from reidablate.losses.distance import at_least_float32
 from reidablate.losses.mining import Triplets, batch_hard
 from reidablate.losses.positions import PositionState
+from reidablate.models.tokens import Local
 
 Terms = Tensor | Mapping[str, Tensor]
 """What a loss returns: a scalar, which is called like its section, or several by name. A name stands behind that of the
@@ -41,6 +42,8 @@ class Batch:
     """(B, n, D) after the final norm, row by row of the grid."""
     positions: PositionState = field(default_factory=lambda: PositionState(None, None, None))
     """Position parameters of the backbone."""
+    local: tuple[Local, ...] = ()
+    """Features of parts of each image, with the classifier's output for each."""
     progress: float = 0.0
     """Share of the training that is done, in [0, 1]."""
 
@@ -60,7 +63,7 @@ class Batch:
         wide: dict[str, Any] = {
             name: at_least_float32(part) for name, part in parts.items() if isinstance(part, Tensor)
         }
-        return replace(self, **wide)
+        return replace(self, **wide, local=tuple(part.mapped(at_least_float32) for part in self.local))
 
 
 def given(part: Tensor | None) -> Tensor:

@@ -25,8 +25,8 @@ def backbone_plugin(config: ModelConfig) -> plugins.Plugin:
     return plugins.find("backbones", config.backbone.split("/")[0])
 
 
-def build_backbone(config: ModelConfig) -> Any:
-    """Returns the backbone of a configuration.
+def build_backbone(config: ModelConfig, *, cameras: tuple[int, ...] = ()) -> Any:
+    """Returns the backbone of a configuration, which learns something of each of the `cameras` if it reads them.
 
     Raises:
         UserError: There is none of its name, it refuses an option, or it is none.
@@ -34,7 +34,7 @@ def build_backbone(config: ModelConfig) -> Any:
     plugin = backbone_plugin(config)
     plugins.check_unchanged(plugin, config.backbone_code)
     with plugins.running(f"model.backbone {config.backbone}", plugin):
-        made: Any = plugin.made(config)
+        made: Any = plugin.made(config, cameras=cameras) if config.parts.read_cameras else plugin.made(config)
     if not isinstance(made, nn.Module) or not all(hasattr(made, name) for name in ("width", "grid")):
         raise UserError(f"{plugin.where}: '{plugin.name}' should return a torch.nn.Module with 'width' and 'grid'.")
     return made

@@ -24,7 +24,11 @@ from reidablate.models.weight_names import UNUSED, Network, num_blocks, translat
 _APE = "backbone.ape.table"
 _PROJECTION = "backbone.stem.projection.weight"
 # What a model may have and a file may lack or hold in another shape.
-_OPTIONAL = re.compile(r"(neck|classifier)\.|backbone\.blocks\.\d+\.attn\.(rpe|cls_position)\.table$|backbone\.parts\.")
+_OPTIONAL = re.compile(
+    r"(neck|classifier|local_features)\."
+    r"|backbone\.blocks\.\d+\.attn\.(rpe|cls_position)\.table$|backbone\.parts\."
+)
+_HEAD = ("neck.", "classifier.", "local_features.")  # what fine-tuning begins anew
 _NAMED = 5  # names that a refusal spells out before it only counts
 
 
@@ -108,15 +112,15 @@ def load_weights(model: ReidModel, path: Path, *, head: bool = True, hw_ratio: f
 
     Accepted are our own files and those that `weight_names` knows: TransReID and TransReID-SSL (pre-trained ones, of a
     DINO checkpoint the teacher, and fine-tuned ones with their BNNeck), timm, DeiT, MAE; one prefix of all names does
-    not matter. Absolute positions of another grid are resized. Only the classifier, the BNNeck, relative tables, CLS
-    numbers and parts may be missing or of another shape, and keep their values then; only they, the parts in
-    `weight_names.UNUSED`, and the positions of a model without learned ones are ignored.
+    not matter. Absolute positions of another grid are resized. Only the classifier, the BNNeck, local features,
+    relative tables, CLS numbers and parts may be missing or of another shape, and keep their values then; only they,
+    the parts in `weight_names.UNUSED`, and the positions of a model without learned ones are ignored.
 
     Args:
         model: Changed in place, and only if the whole file fits.
         path: The file.
-        head: Whether the BNNeck and a classifier of the right shape are taken over, as evaluation needs; fine-tuning
-            from a pre-trained file starts with new ones.
+        head: Whether the BNNeck, local features and a classifier of the right shape are taken over, as evaluation
+            needs; fine-tuning from a pre-trained file starts with new ones.
         hw_ratio: Rows per column of the file's grid; None infers it (see `place_grid`).
 
     Raises:
@@ -127,6 +131,8 @@ def load_weights(model: ReidModel, path: Path, *, head: bool = True, hw_ratio: f
     else:
         report, values = check_fit(model, read_weights(path), head=head, hw_ratio=hw_ratio)
     model.load_state_dict(values, strict=False)
+    if not head:
+        model.copy_initial()
     return report
 
 
@@ -234,7 +240,7 @@ def _may_ignore(name: str, value: Tensor, model: ReidModel, state: Mapping[str, 
     if name not in state:
         unused_positions = name == _APE and model.config.ape != "learned"
         return bool(UNUSED.match(name) or _OPTIONAL.match(name)) or unused_positions
-    is_head = name.startswith(("neck.", "classifier."))
+    is_head = name.startswith(_HEAD)
     return bool(_OPTIONAL.match(name)) and (value.shape != state[name].shape or (is_head and not head))
 
 

@@ -11,19 +11,13 @@ from torch import Tensor, nn
 from reidablate import plugins
 from reidablate.config import ModelConfig
 from reidablate.models.backbones import backbone_plugin, build_backbone, seeded_backbone
+from reidablate.models.local_features import BNNeck, Classifier, LocalFeatures, made_local_features
 from reidablate.models.position import RelativeBias, RelativeTable
+from reidablate.models.tokens import Local
 from reidablate.models.vit import PositionAttention, VisionTransformer
 from reidablate.rng import torch_generator
 
 _NORMS = (nn.LayerNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.InstanceNorm2d)
-
-
-class BNNeck(nn.BatchNorm1d):
-    """Batch normalisation between the metric feature and the classifier, without a trained shift (Luo et al. 2019)."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__(width)
-        self.bias.requires_grad_(False)
 
 
 @dataclass(frozen=True)
@@ -35,25 +29,52 @@ class ReidOutput:
     logits: Tensor  # (B, C)
     cls: Tensor | None  # (B, D), after the final norm; None where the backbone has no such token
     patches: Tensor | None  # (B, n, D), likewise
+    local: tuple[Local, ...] = ()
 
 
 class ReidModel(nn.Module):
-    """Backbone, BNNeck and a classifier without bias over the training identities."""
+    """Backbone, BNNeck and a classifier without bias over the training identities; local features beside them, if any.
 
-    def __init__(self, config: ModelConfig, *, num_classes: int) -> None:
+    A model that reads cameras is made with the numbers of those that it is trained on.
+    """
+
+    def __init__(self, config: ModelConfig, *, num_classes: int, cameras: tuple[int, ...] = ()) -> None:
         super().__init__()
         self.config = config
         self.plugin = backbone_plugin(config)
-        self.backbone = build_backbone(config)
+        self.backbone = build_backbone(config, cameras=cameras)
+        self.reads_cameras = config.parts.read_cameras
         self.neck = BNNeck(self.backbone.width)
-        self.classifier = nn.Linear(self.backbone.width, num_classes, bias=False)
+        self.classifier = Classifier(self.backbone.width, num_classes, bias=False)
+        self.local_features: LocalFeatures | None = None
+        if config.local_features is not None:
+            self.local_features = made_local_features(config.local_features, self.backbone, num_classes)
 
-    def forward(self, images: Tensor) -> ReidOutput:
-        """Returns features on both sides of the neck, patches and logits of normalised images (B, 3, H, W)."""
+    def forward(self, images: Tensor, camids: Tensor | None = None) -> ReidOutput:
+        """Returns features on both sides of the neck, patches and logits.
+
+        Args:
+            images: (B, 3, H, W), normalised.
+            camids: (B,) camera numbers of the training's data set; None where they are not known. They are read only
+                by a model that `reads_cameras`.
+        """
         with plugins.running(f"model.backbone {self.config.backbone}", self.plugin):
-            tokens = self.backbone(images)
+            tokens = self.backbone(images, camids) if self.reads_cameras else self.backbone(images)
         after = self.neck(tokens.feature)
-        return ReidOutput(tokens.feature, after, self.classifier(after), tokens.cls, tokens.patches)
+        local = self.local_features(tokens) if self.local_features is not None else ()
+        return ReidOutput(tokens.feature, after, self.classifier(after), tokens.cls, tokens.patches, local)
+
+    def tested(self, output: ReidOutput, side: str) -> Tensor:
+        """Returns what is compared at test time on a side of the neck, (B, D) or, with local features, wider."""
+        whole: Tensor = getattr(output, f"feature_{side}")
+        if self.local_features is None:
+            return whole
+        return self.local_features.tested(whole, [getattr(part, side) for part in output.local])
+
+    def copy_initial(self) -> None:
+        """Sets what starts as a copy of the backbone's weights; call it when these have their initial values."""
+        if self.local_features is not None:
+            self.local_features.copy_initial(self.backbone)
 
     @property
     def transformer(self) -> VisionTransformer | None:
@@ -86,6 +107,16 @@ class ReidModel(nn.Module):
         return torch.stack(rows) if rows else None
 
 
+def check_local_features(config: ModelConfig) -> None:
+    """Checks that the local features of a configuration can be made; nothing is computed.
+
+    Raises:
+        UserError: They refuse an option, the backbone or its grid.
+    """
+    with torch.device("meta"):
+        ReidModel(config, num_classes=2)
+
+
 @torch.no_grad()
 def initialise(model: ReidModel, seed: int) -> None:
     """Sets every parameter of `model` to its initial value for `seed`, and all running statistics to (0, 1).
@@ -93,7 +124,7 @@ def initialise(model: ReidModel, seed: int) -> None:
     Each parameter is drawn from a stream of its own name, on the CPU in float32: a further parameter, another class
     count or another device shifts no other. Norms are 1 and 0. Linear weights, CLS, absolute and relative tables and
     CLS numbers are truncated normal with sd 0.02 (cut at +-2, as the reference does; `rpe.init_sd` is another sd of the
-    relative tables), linear biases 0, the classifier normal with sd 0.001. Convolutions are uniform in
+    relative tables), linear biases 0, classifiers normal with sd 0.001. Convolutions are uniform in
     +-1/sqrt(fan in), weight and bias: the reference leaves its stem at PyTorch's default, and this is it.
     `rpe.init: zeros` sets the relative tables to 0. A backbone of timm or of a study's own draws its values itself, all
     from one stream.
@@ -108,7 +139,7 @@ def initialise(model: ReidModel, seed: int) -> None:
             values = torch.zeros(parameter.shape)
             if isinstance(module, RelativeTable) and model.config.rpe.init == "zeros":
                 pass
-            elif module is model.classifier:
+            elif isinstance(module, Classifier) and name == "weight":
                 values.normal_(std=0.001, generator=torch_generator(seed, f"init:{full_name}"))
             else:
                 sd = model.config.rpe.init_sd if isinstance(module, RelativeTable) else 0.02
@@ -116,6 +147,7 @@ def initialise(model: ReidModel, seed: int) -> None:
             parameter.copy_(values)
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             module.reset_running_stats()
+    model.copy_initial()
 
 
 def _draw(values: Tensor, module: nn.Module, name: str, generator: torch.Generator, *, sd: float) -> None:

@@ -8,7 +8,7 @@ Legend: B batch, n = rows * cols patches in row-major order, D width, h heads. T
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -18,12 +18,13 @@ from reidablate.sections import Section
 
 @dataclass(frozen=True)
 class Size:
-    """What a part is made for: the (rows, cols) of the grid, D, h and the number of blocks."""
+    """What a part is made for: the (rows, cols) of the grid, D, h, the number of blocks, and the training's cameras."""
 
     grid: tuple[int, int]
     width: int
     heads: int
     depth: int
+    cameras: tuple[int, ...] = ()
 
 
 class Part(nn.Module):
@@ -34,6 +35,12 @@ class Part(nn.Module):
 
     content_scale = 1.0
     """Factor of the logits between queries and keys."""
+    reads_cameras: ClassVar[bool] = False
+    """Whether `embedded` reads camera numbers. A row of a table whose model does is marked."""
+
+    def embedded(self, tokens: Tensor, camids: Tensor | None) -> Tensor:
+        """Returns the tokens (B, 1 + n, D) as the first block reads them, of images of the cameras (B,) if known."""
+        return tokens
 
     def after_block(self, tokens: Tensor, block: int) -> Tensor:
         """Returns the tokens (B, 1 + n, D) as the block after `block` (from 0) reads them."""

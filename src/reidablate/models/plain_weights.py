@@ -15,7 +15,7 @@ from reidablate.models.weight_files import read_content
 
 _NAMED = 5
 _NET = "backbone.net."
-_HEAD = ("neck.", "classifier.")
+_HEAD = ("neck.", "classifier.", "local_features.")
 
 
 def fitting_values(model: ReidModel, path: Path, *, head: bool) -> tuple[dict[str, Tensor], list[str]]:
@@ -24,7 +24,7 @@ def fitting_values(model: ReidModel, path: Path, *, head: bool) -> tuple[dict[st
     Args:
         model: Whose names and shapes count; it is not touched.
         path: The file.
-        head: Whether neck and classifier are taken over where the file has them in the right shape.
+        head: Whether neck, classifier and local features are taken over where the file has them in the right shape.
 
     Raises:
         UserError: The file cannot be read, or lacks a tensor of the backbone or has it in another shape.

@@ -1,8 +1,9 @@
-"""What every backbone gives.
+"""What every backbone gives, and what is made of parts of an image.
 
-Legend: B batch, n patches, D width.
+Legend: B batch, n patches, D width, E width of a local feature, F that behind its neck, C training identities.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -16,8 +17,23 @@ class Tokens:
         feature: (B, D).
         cls: (B, D) the class token, None where there is none.
         patches: (B, n, D) row by row of the grid, None where there are none.
+        before_last: (B, 1 + n, D) what the last block of one of the study's transformers read; None of others.
     """
 
     feature: Tensor
     cls: Tensor | None
     patches: Tensor | None
+    before_last: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Local:
+    """The feature of a part of each image, on both sides of its neck, and what its own classifier says."""
+
+    before_neck: Tensor  # (B, E)
+    after_neck: Tensor  # (B, F)
+    logits: Tensor  # (B, C)
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> "Local":
+        """Returns it with every tensor changed."""
+        return Local(change(self.before_neck), change(self.after_neck), change(self.logits))

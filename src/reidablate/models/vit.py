@@ -105,14 +105,14 @@ class PositionAttention(Attention):  # type: ignore[misc]  # timm has no types
 
 
 class VisionTransformer(nn.Module):
-    """Stem, CLS token, absolute positions, pre-norm blocks, final norm (TransReID-SSL's, without side information).
+    """Stem, CLS token, absolute positions, pre-norm blocks, final norm (TransReID-SSL's); parts change what is between.
 
     Layer norms have eps 1e-6; drop path rises linearly from 0 in the first block to `config.drop_path` in the last and
     is the only thing here that draws random numbers (from torch's global generator of the device). With `recompute` the
     backward pass computes each block again, with the same numbers drawn, in place of keeping what is inside it.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, *, cameras: tuple[int, ...] = ()) -> None:
         super().__init__()
         size = BACKBONES[config.backbone]
         self.grid, self.width = config.grid, size.width
@@ -127,10 +127,11 @@ class VisionTransformer(nn.Module):
         rates = calculate_drop_path_rates(config.drop_path, size.depth)
         self.blocks = nn.ModuleList(_block(config, size, self.grid, rate) for rate in rates)
         self.norm = nn.LayerNorm(size.width, eps=1e-6)
-        parts = made_parts(config.parts.options, Size(self.grid, size.width, size.heads, size.depth))
+        parts = made_parts(config.parts.options, Size(self.grid, size.width, size.heads, size.depth, cameras))
         self.parts = nn.ModuleDict(parts)
         for part, (number, attention) in product(parts.values(), enumerate(self.attentions)):
-            attention.added.append(partial(part.logits, number))
+            if type(part).logits is not Part.logits:
+                attention.added.append(partial(part.logits, number))
             attention.scale *= part.content_scale
 
     @property
@@ -138,20 +139,24 @@ class VisionTransformer(nn.Module):
         """The attention of each block, in order."""
         return [cast(PositionAttention, block.attn) for block in self.blocks]
 
-    def forward(self, images: Tensor) -> Tokens:
-        """Returns the feature and the patch tokens of normalised images (B, 3, H, W)."""
+    def forward(self, images: Tensor, camids: Tensor | None = None) -> Tokens:
+        """Returns the feature and the tokens of normalised images (B, 3, H, W), of the cameras (B,) if known."""
         patches = patch_grid(self.stem, images).flatten(2).transpose(1, 2)
         x = torch.cat([self.cls_token.expand(len(images), -1, -1), patches], dim=1)
         if self.ape is not None:
             x = x + self.ape()
+        for part in self.parts.values():
+            x = cast(Part, part).embedded(x, camids)
         keep = not (self.recompute and torch.is_grad_enabled())
         for number, block in enumerate(self.blocks):
+            before = x
             x = block(x) if keep else checkpoint(block, x, use_reentrant=False)
             for part in self.parts.values():
                 x = cast(Part, part).after_block(x, number)
         x = self.norm(x)
         cls, patches = x[:, 0], x[:, 1:]
-        return Tokens(feature=cls if self.pool == "cls" else patches.mean(dim=1), cls=cls, patches=patches)
+        feature = cls if self.pool == "cls" else patches.mean(dim=1)
+        return Tokens(feature=feature, cls=cls, patches=patches, before_last=before)
 
 
 def _block(config: ModelConfig, size: Backbone, grid: Grid, drop_path: float) -> nn.Module:

@@ -388,18 +388,17 @@ def _optional(folder: Path, name: str, absent: dict[str, str], **arguments: Any)
 
 
 def _cell(index: int, entry: dict[str, Any]) -> Cell:
+    words: dict[str, Any] = {name: str(entry.get(name) or "") for name in ("tier", "question", "notes", "unread")}
     return Cell(
         index=int(entry.get("palette", index)),
         name=str(entry["name"]),
         title=str(entry.get("title") or entry["name"]),
         group=str(entry.get("group") or "main"),
-        tier=str(entry.get("tier") or ""),
-        question=str(entry.get("question") or ""),
-        notes=str(entry.get("notes") or ""),
         references=tuple(entry.get("references") or ()),
         differences=entry.get("differences") or {},
         seed_offset=int(entry.get("seed_offset") or 0),
-        unread=str(entry.get("unread") or ""),
+        **words,
+        reads_cameras=bool(entry.get("reads_cameras")),
     )
 
 

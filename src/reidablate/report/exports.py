@@ -19,12 +19,12 @@ from reidablate.artifacts import write_table, write_text
 from reidablate.errors import plain
 from reidablate.report.answer import answer_text
 from reidablate.report.collect import StudyTables, collect
-from reidablate.report.records import Contrast, main_baseline
+from reidablate.report.records import Contrast, camera_note, main_baseline
 
 _TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}",
+    "|": r"\textbar{}", "\N{DAGGER}": r"$^\dagger$",
 }  # fmt: skip
 SIGNS = {"improves": "\N{BLACK UP-POINTING TRIANGLE}", "worsens": "\N{BLACK DOWN-POINTING TRIANGLE}",
          "equivalent": "=", "undecided": "\N{WHITE CIRCLE}",
@@ -100,7 +100,7 @@ def write_exports(study: StudyTables, environment: Environment, folder: Path) ->
     ranks = {d["name"]: best_cells(study, d["name"], study.to_baseline(d["name"])) for d in study.datasets}
     usual = main_baseline(study.cells)
     context = {"study": study, "answer": answer_text(study), "rows": rows, "ranks": ranks, "baseline": usual}
-    context |= {"protocol": protocol_line(study)}
+    context |= {"protocol": protocol_line(study), "note": camera_note(study.cells)}
     rendered = ["exports/main_table.tex", "exports/main_table.md", "summary.md"]
     for name in rendered:
         template = environment.get_template(f"{Path(name).name}.j2")
@@ -141,6 +141,8 @@ def text_summary(tables: Path) -> str:
     for dataset in study.datasets:
         console.print()
         console.print(_terminal_table(study, dataset))
+        if note := camera_note(study.ran(dataset["name"])):
+            console.print(Text(note))
     file = console.file
     assert isinstance(file, io.StringIO)
     return file.getvalue()
@@ -171,7 +173,7 @@ def _terminal_table(study: StudyTables, dataset: dict[str, Any]) -> Table:
             _spread(study.score(name, cell.name, metric).value, study.score(name, cell.name, metric, "sd").value)
             for metric in ("mAP", "rank1")
         ]
-        row = [cell.name, f"{finished:.0f} of {planned:.0f}", *scores, difference, word]
+        row = [cell.name + cell.mark, f"{finished:.0f} of {planned:.0f}", *scores, difference, word]
         table.add_row(*(Text(value) for value in row))
     return table
 

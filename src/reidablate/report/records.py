@@ -33,6 +33,9 @@ class Number:
     reference: str = ""
 
 
+DAGGER = "\N{DAGGER}"
+
+
 @dataclass(frozen=True)
 class Cell:
     """One entry of `cells.json` and its place in the palette."""
@@ -48,6 +51,12 @@ class Cell:
     differences: dict[str, dict[str, list[Any]]]
     seed_offset: int
     unread: str = ""
+    reads_cameras: bool = False
+
+    @property
+    def mark(self) -> str:
+        """What stands behind its name in every table, explained by `camera_note`."""
+        return DAGGER if self.reads_cameras else ""
 
     @property
     def baseline(self) -> str | None:
@@ -203,3 +212,10 @@ def _section(name: str, keys: dict[str, list[Any]]) -> list[Change]:
 def main_baseline(cells: Iterable[Cell]) -> str:
     """Returns the baseline of most cells, which goes without saying; others are named. Empty where there is none."""
     return next(iter(Counter(cell.baseline for cell in cells if cell.baseline).most_common(1)), ("", 0))[0]
+
+
+def camera_note(cells: Iterable[Cell]) -> str:
+    """Returns the foot note of a table of these cells; empty where no mark has to be explained."""
+    if not any(cell.reads_cameras for cell in cells):
+        return ""
+    return f"{DAGGER} reads the camera label of every query and gallery image at test time; the other cells do not."

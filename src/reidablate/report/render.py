@@ -20,7 +20,17 @@ from reidablate.report.exports import best_cells, export_filters, write_exports
 from reidablate.report.figures import marker, paint
 from reidablate.report.pages import Page, find_pages
 from reidablate.report.parts import first_contrasts, parts_of
-from reidablate.report.records import VERDICTS, Cell, Contrast, Number, changes, fixed, main_baseline, over_rows
+from reidablate.report.records import (
+    VERDICTS,
+    Cell,
+    Contrast,
+    Number,
+    camera_note,
+    changes,
+    fixed,
+    main_baseline,
+    over_rows,
+)
 from reidablate.report.relations import RelationLog
 from reidablate.report.sections import own_sections
 from reidablate.report.slices import KINDS
@@ -78,7 +88,13 @@ def make_environment(templates: Path) -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"fixed": fixed, "span": span, **export_filters()}
-    environment.globals |= {"paint": paint, "marker": marker, "changes": changes, "SLICES": KINDS}
+    environment.globals |= {
+        "paint": paint,
+        "marker": marker,
+        "changes": changes,
+        "SLICES": KINDS,
+        "camera_note": camera_note,
+    }
     return environment
 
 

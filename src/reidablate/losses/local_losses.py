@@ -1,0 +1,49 @@
+"""Losses on local features, each with its own classifier and its own triplets.
+
+Legend: B batch, E width of a local feature, C classes.
+"""
+
+import torch
+from torch import Tensor
+
+from reidablate.config import IdentityConfig, LossOptions
+from reidablate.loss_options import Need
+from reidablate.losses.batch import Batch
+from reidablate.losses.identity import identity_loss
+from reidablate.losses.mining import batch_hard
+from reidablate.losses.triplet import triplet_loss
+from reidablate.sections import Margin
+
+
+class LocalIdentityOptions(IdentityConfig):
+    """Cross-entropy over the training identities."""
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Local features."""
+        return frozenset({"local features"})
+
+
+class LocalTripletOptions(LossOptions):
+    """Batch-hard triplet loss."""
+
+    margin: Margin = "soft"
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Local features."""
+        return frozenset({"local features"})
+
+
+def local_identity(batch: Batch, options: LocalIdentityOptions) -> Tensor:
+    """Returns the mean over the local features of the identity loss of each."""
+    return torch.stack([identity_loss(part.logits, batch.labels, options) for part in batch.local]).mean()
+
+
+def local_triplet(batch: Batch, options: LocalTripletOptions) -> Tensor:
+    """Returns the mean over the local features, before their necks, of the triplet loss of each, mined by itself."""
+    terms = [
+        triplet_loss(part.before_neck, batch_hard(part.before_neck, batch.labels), options.margin)
+        for part in batch.local
+    ]
+    return torch.stack(terms).mean()
