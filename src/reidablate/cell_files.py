@@ -65,6 +65,7 @@ class CellFile(Section):
     reference: list[str] | None = None
     seed_offset: Annotated[int, Field(ge=0, le=MOST_SEED)] | None = None
     sweep: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
+    tune: bool = False
     model: dict[str, Any] = {}
     losses: dict[str, Any] = {}
     train: dict[str, Any] = {}
@@ -76,6 +77,11 @@ class CellFile(Section):
     @classmethod
     def _one_reference(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
+
+    @property
+    def is_candidate(self) -> bool:
+        """Whether it is a point of a sweep that is tuned, to be scored on held-out identities alone."""
+        return self.tune and not self.sweep
 
     @property
     def options(self) -> dict[str, Any]:
@@ -144,10 +150,16 @@ def _points(file: CellFile) -> int:
 
 
 def expand(file: CellFile, path: Path) -> list[CellFile]:
-    """Returns one file per point of its sweep, or the file itself."""
+    """Returns one file per point of its sweep, or the file itself.
+
+    Of a sweep with `tune`, the file itself stands behind its points, with its sweep and the options of the first: it is
+    one of them, which one is not known yet.
+    """
+    if file.tune and _points(file) < 2:
+        raise UserError(f"{path}: 'tune' chooses between the points of a sweep; give 'sweep' two values or more.")
+    if (not file.sweep or file.tune) and path.stem != file.name:
+        raise UserError(f"{path}: the file holds cell '{file.name}'; rename the file to {file.name}.yaml.")
     if not file.sweep:
-        if path.stem != file.name:
-            raise UserError(f"{path}: the file holds cell '{file.name}'; rename the file to {file.name}.yaml.")
         return [file]
     if (number := _points(file)) > MOST_POINTS:
         raise UserError(f"{path}: the sweep has {number} points, more than {MOST_POINTS}; write fewer values.")
@@ -167,7 +179,8 @@ def expand(file: CellFile, path: Path) -> list[CellFile]:
         title = f"{file.title or file.name} ({', '.join(f'{key}: {value}' for key, value in short)})"
         swept = {"name": f"{file.name}_{label}".lower(), "title": title, "sweep": {}, **options}
         points.append(checked({**file.model_dump(), **swept}, path))
-    return points
+    whole = {"name": file.name, "title": file.title, "sweep": file.sweep}
+    return points + [checked({**points[0].model_dump(), **whole}, path)] * file.tune
 
 
 def nest(dotted: str, value: Any) -> dict[str, Any]:

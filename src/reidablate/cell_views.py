@@ -24,6 +24,8 @@ def unchanged_copies(chosen: Iterable[Cell], cells: Mapping[str, Cell], preset: 
     for name in dict.fromkeys(name for one in asked for name in ancestry(cells[one], cells)):
         cell = cells[name]
         everywhere = tuple(cell.resolve(preset, dataset) for dataset in (None, *special))
+        if cell.candidates:  # it will be another one
+            continue
         runs = cell.external.identity if cell.external else everywhere
         other = first.setdefault((runs, cell.seed_offset), name)
         if other != name and name in asked:
@@ -53,9 +55,11 @@ def describe(cell: Cell, cells: Mapping[str, Cell], preset: Preset) -> dict[str,
         "references": list(cell.references),
         "seed_offset": cell.seed_offset,
         "primary": cell.primary or cell.name in preset.primary,
-        "also_on": [] if cell.external else (cell.evaluate or preset.evaluate).also_on,
+        "also_on": [] if cell.external or cell.tunes else (cell.evaluate or preset.evaluate).also_on,
         "reads_cameras": config.model.parts.read_cameras and not cell.external,
         "external": cell.external.model_dump() if cell.external else None,
+        "candidates": list(cell.candidates),
+        "tunes": cell.tunes,
         **_configured(cell, cells, preset, None),
         "by_dataset": {dataset: _configured(cell, cells, preset, dataset) for dataset in special},
     }
@@ -104,6 +108,8 @@ def as_cell_file(cell: Cell, preset: Preset) -> str:
     empty = {"reference"} if cell.extends else set()
     shown = {key: value for key, value in file.items() if value or key in empty}
     text = yaml.dump(shown, Dumper=_PlainDumper, sort_keys=False, allow_unicode=True, width=110)
+    if cell.candidates:
+        text = f"# Tuned: it becomes one of {', '.join(cell.candidates)}; shown is the first.\n{text}"
     if cell.external:
         return text
     declared = flatten(cell.options)

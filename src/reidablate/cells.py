@@ -14,6 +14,7 @@ from reidablate.external import PlannedExternal, refuse_options
 from reidablate.trees import merge, yaml_files
 
 MOST_CELLS = 2000
+TUNING_SHARE = 0.1  # of the training identities, held out for the candidates of a tuned cell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,8 @@ class Cell:
     """One ablation variant with everything inherited filled in, before a preset gives it its scale.
 
     `by_dataset` holds, for each data set on which it differs, all of its options there. What is trained by another code
-    base is `external` and has no options.
+    base is `external` and has no options. A tuned cell is one of its `candidates`, which are scored on held-out
+    identities alone; each of these `tunes` it.
     """
 
     name: str
@@ -40,6 +42,8 @@ class Cell:
     evaluate: EvaluateConfig | None
     path: Path
     external: PlannedExternal | None = None
+    candidates: tuple[str, ...] = ()
+    tunes: str = ""
 
     @property
     def where(self) -> str:
@@ -57,6 +61,8 @@ class Cell:
             UserError: A key is unknown or a value is out of range; the sentence names the file and the key.
         """
         base = {section: getattr(preset, section) for section in SECTIONS}
+        if self.tunes:
+            base["scored_on"] = "holdout"
         options = self.options if dataset is None else self.by_dataset.get(dataset, self.options)
         with plugins.study_around(self.path):
             return validate(RunConfig, merge(base, options), where=self.where_on(dataset))
@@ -267,6 +273,7 @@ def _inherit(name: str, files: _Files, study: Path) -> Cell:
     chain = [file]
     while (parent := chain[-1].extends) is not None:
         chain.append(files[parent][1])
+    _refuse_tuned(path, file, files)
     if any(link.external for link in chain):
         given = {"extends": file.extends, "by_dataset": file.by_dataset, "evaluate": file.evaluate}
         refuse_options(str(path), {**given, **file.options})
@@ -275,6 +282,9 @@ def _inherit(name: str, files: _Files, study: Path) -> Cell:
     for link in reversed(chain):
         options = merge(options, link.options)
         special = {dataset: merge(above, link.options_on(dataset)) for dataset, above in special.items()}
+    if file.tune:
+        options = _with_holdout(options, file)
+        special = {dataset: _with_holdout(there, file) for dataset, there in special.items()}
     offset = next((link.seed_offset for link in chain if link.seed_offset is not None), 0)
     default = dict.fromkeys(link.name for link in (chain[1:2] + chain[-1:] if len(chain) > 1 else []))
     references = file.reference if file.reference is not None else list(default)
@@ -290,14 +300,42 @@ def _inherit(name: str, files: _Files, study: Path) -> Cell:
         notes_not_under=tuple(file.notes_not_under),
         primary=file.primary,
         extends=file.extends,
-        references=tuple(references),
+        references=() if file.is_candidate else tuple(references),
         seed_offset=offset,
         options=options,
         by_dataset=special,
         evaluate=next((link.evaluate for link in chain if link.evaluate is not None), None),
         path=path,
         external=file.external.planned(study, str(path)) if file.external else None,
+        candidates=tuple(n for n, (of, other) in files.items() if of == path and other.is_candidate and file.sweep),
+        tunes=path.stem if file.is_candidate else "",
     )
+
+
+def _with_holdout(options: dict[str, Any], file: CellFile) -> dict[str, Any]:
+    """Returns the options of a candidate, which holds identities out, or of the tuned cell, which trains on all."""
+    share = options.get("train", {}).get("holdout") or TUNING_SHARE
+    return merge(options, {"train": {"holdout": share if file.is_candidate else 0.0}})
+
+
+def _refuse_tuned(path: Path, file: CellFile, files: _Files) -> None:
+    """Refuses to extend a tuned cell, whose options nobody knows before it is trained, and to compare with a candidate.
+
+    Raises:
+        UserError: A file does.
+    """
+    parent = files[file.extends][1] if file.extends else None
+    if parent and parent.tune:
+        instead = f"'{parent.extends}'" if parent.extends else "another cell"
+        raise UserError(
+            f"{path}: '{file.extends}' is tuned, so its options are not known before it is trained; extend {instead}."
+        )
+    for name in file.reference or ():
+        if name in files and files[name][1].is_candidate:
+            raise UserError(
+                f"{path}: reference '{name}' is scored on held-out identities alone; compare with "
+                f"'{files[name][0].stem}', which becomes the best of them."
+            )
 
 
 def select(cells: Mapping[str, Cell], *, names: Iterable[str] | None, tier: Tier) -> list[Cell]:

@@ -221,6 +221,7 @@ class RunConfig(Section):
     model: ModelConfig
     losses: LossesConfig = LossesConfig()
     train: TrainConfig
+    scored_on: Literal["test", "holdout"] = "test"  # whose features the run leaves; decided by `tune` alone
 
     @model_validator(mode="after")
     def _related_positions(self) -> Self:

@@ -28,11 +28,16 @@ def page_of(study: Study, run: Run) -> Path:
 
 
 def first_runs(study: Study) -> list[Run]:
-    """Returns the first seed of each planned cell and data set, but of those that another code base trains."""
+    """Returns the first seed of each planned cell and data set that has a page.
+
+    Those of another code base have none, and no candidates of tuned cells: a page shows the test set.
+    """
     return [
         run
         for run in study.runs
-        if run.seed == min(study.planned[run.dataset][run.cell]) and not study.cell(run.cell).external
+        if run.seed == min(study.planned[run.dataset][run.cell])
+        and not study.cell(run.cell).external
+        and not study.cell(run.cell).tunes
     ]
 
 

@@ -143,9 +143,16 @@ def _entering(runs: Mapping[str, list[int]], pair: tuple[str, str]) -> set[int]:
 
 def _identities(study: Study) -> dict[str, dict[str, str]]:
     return {
-        dataset: {cell.name: cell.identity_on(dataset) for cell in study.cells if cell.name in of}
+        dataset: {cell.name: _identity(study, cell, dataset) for cell in study.cells if cell.name in of}
         for dataset, of in study.planned.items()
     }
+
+
+def _identity(study: Study, cell: PlannedCell, dataset: str) -> str:
+    """Returns what a cell is before its runs: a tuned one is its candidates, and not yet the best of them."""
+    if not cell.candidates:
+        return cell.identity_on(dataset)
+    return content_hash([study.cell(name).identity_on(dataset) for name in cell.candidates])
 
 
 def _contrasts(cells: list[PlannedCell]) -> list[Contrast]:

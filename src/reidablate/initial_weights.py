@@ -3,9 +3,13 @@
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reidablate.config import PATCH_PX, check_backbone, nearest
 from reidablate.errors import UserError, check_file, reading
+
+if TYPE_CHECKING:
+    from reidablate.study import Study
 
 NO_FILE = "none"
 _WORDS = (NO_FILE, "preset", "pretrain", "file")  # of the settings and of presets
@@ -116,3 +120,35 @@ def _packed(path: Path, head: bytes) -> str | None:
             return "a NumPy file"
         return None if any(name.endswith("data.pkl") for name in names) else "a zip archive"
     return next((kind for start, kind in _PACKED.items() if head.startswith(start)), None)
+
+
+def weight_refusals(study: "Study") -> list[str]:
+    """Returns why a study should not start, as far as initial weights are concerned; see `Study.refusals`."""
+    if reason := _weights_refusal(study):
+        return [reason]
+    if study.preset.weights == "file" and study.settings.weights == "preset":
+        return [
+            f"preset '{study.preset.name}' starts from pre-trained weights; give them with --config weights=PATH, "
+            "or train from scratch with --config weights=none."
+        ]
+    return []
+
+
+def _weights_refusal(study: "Study") -> str | None:
+    """Returns which backbone has no file or whose file is not there, None where every run can start."""
+    own = [cell for cell in reversed(study.cells) if cell.external is None]
+    backbones: dict[str, str] = {cell.config.model.backbone: cell.name for cell in own}
+    if reason := unnamed(study.weights_choice, backbones):
+        return f"--config {reason}" if study.settings.weights != "preset" else f"preset '{study.preset.name}': {reason}"
+    others = [name for name in backbones if name not in PATCH_PX and name != study.preset.model["backbone"]]
+    if others and isinstance(study.weights_choice, str) and study.weights_choice != NO_FILE:
+        return (
+            f"{study.weights_choice} is given for every backbone, but cell '{backbones[others[0]]}' has "
+            f"{others[0]}; give each its own, as in --config 'weights={{vit_base: FILE, {others[0]}: FILE}}', "
+            "where none in place of a FILE draws the weights from the seed."
+        )
+    for backbone in backbones:
+        file = file_for(study.weights_choice, backbone)
+        if file is not None and not Path(file).is_file():
+            return f"there are no weights at {file}; correct --config weights=PATH."
+    return None

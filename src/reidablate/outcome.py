@@ -37,7 +37,8 @@ def read_outcome(run: Path) -> Outcome | None:
         return Outcome(f"DIVERGED{epoch}: {made.reason}", made.wall_s, identity)
     scores = getattr(metrics, metrics.headline)
     took = "" if made.wall_s is None or made.transfer else f", trained in {duration(made.wall_s)}"
-    words = f"mAP {100 * scores['mAP']:.1f}, Rank-1 {100 * scores['rank1']:.1f}{took}"
+    held_out = " on held-out identities" * (made.config.get("scored_on") == "holdout")
+    words = f"mAP {100 * scores['mAP']:.1f}, Rank-1 {100 * scores['rank1']:.1f}{held_out}{took}"
     return Outcome(words, made.wall_s, identity)
 
 

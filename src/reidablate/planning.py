@@ -21,6 +21,7 @@ from reidablate.smoke import ELSEWHERE, NAME, smoke_preset
 from reidablate.sources import Search, choose_datasets, earlier_datasets, name_notices, search_datasets
 from reidablate.study import PRETRAIN, PlannedCell, PlannedDataset, Selection, Settings, Study, latest_study
 from reidablate.trees import load_yaml, merge, yaml_files
+from reidablate.tuning import tuning_notices, with_candidates, with_choices
 
 RESERVED = {
     "data",
@@ -142,6 +143,7 @@ def plan(config: Mapping[str, Any]) -> Study:
     offsets = {name: cell.seed_offset for name, cell in cells.items()}
     offsets |= {cell.name: cell.seed_offset for cell in unread}
     planned = union(restrict(scope.runs if scope else {}, datasets=settings.dataset_table, offsets=offsets), asked)
+    asked, planned = with_candidates(asked, planned, cells)
     kept = select(cells, names=[name for name in cells_of(planned) if name in cells], tier=tier)
     declared = [PlannedCell.model_validate(describe(cell, cells, preset)) for cell in kept]
     declared += [cell for cell in unread if cell.name in cells_of(planned)]
@@ -155,6 +157,7 @@ def plan(config: Mapping[str, Any]) -> Study:
         *name_notices(test_only, settings.dataset_table),
         *_own_code(kept, preset, datasets, metrics),
         *_without_pretraining(kept, preset),
+        *tuning_notices(described, asked),
         *lines,
         *cells.notices,
         *unread_notices(unread),
@@ -163,7 +166,7 @@ def plan(config: Mapping[str, Any]) -> Study:
         *not_metrics,
         *_left_out(described, settings, [dataset.name for dataset in [*datasets, *test_only]]),
     ]
-    return Study(
+    study = Study(
         settings=settings,
         metrics=metrics,
         preset=preset,
@@ -177,6 +180,7 @@ def plan(config: Mapping[str, Any]) -> Study:
         asked=asked,
         palette=palette + [cell.name for cell in described if cell.name not in palette],
     )
+    return with_choices(study)
 
 
 def _settings(config: Mapping[str, Any]) -> Settings:
@@ -235,8 +239,10 @@ def _trained_here(chosen: list[Cell]) -> tuple[list[Cell], list[str]]:
     They would read every image of a data set, and a smoke test reads few.
     """
     foreign = [cell.name for cell in chosen if cell.external]
-    line = f"{', '.join(foreign)} left out of the smoke test: another code base trains on all images."
-    return [cell for cell in chosen if not cell.external], [line] if foreign else []
+    tuned = [cell.name for cell in chosen if cell.tunes or cell.candidates]
+    why = {"another code base trains on all images": foreign, "its few people cannot be held out": tuned}
+    lines = [f"{', '.join(names)} left out of the smoke test: {reason}." for reason, names in why.items() if names]
+    return [cell for cell in chosen if cell.name not in {*foreign, *tuned}], lines
 
 
 def _smoke_runs(asked: Selection, order: list[str]) -> Selection:

@@ -45,6 +45,7 @@ TABLES = (
     "camera_pairs.parquet",
     "cross_domain.parquet",
     "imported.parquet",
+    "tuning.parquet",
     "cells.json",
     "study.json",
 )
@@ -65,8 +66,7 @@ class Needs:
         unsure: Those of them that are finished, made of images or initial weights that are gone; if these come out as
             they were, the runs stand.
         transfer: Asked runs without features on another data set that their cell asks for.
-        evaluate: Planned runs, and runs on other data sets, that have features or will have and are not scored by the
-            present protocol.
+        evaluate: Planned runs and transfers that have features, or will, and no scores by the present protocol.
         stands: Those that are scored.
         floors: Data sets without scores of what any model has to beat.
         tables: Whether the tables are not of what is there now.

@@ -10,17 +10,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from reidablate.artifacts import content_hash, read_json, write_json
 from reidablate.cell_files import Tier
-from reidablate.config import MOST_SEEDS, PATCH_PX, Preset, ReportSettings, RunConfig, Section, nearest, validate
+from reidablate.config import MOST_SEEDS, Preset, ReportSettings, RunConfig, Section, nearest, validate
 from reidablate.data.formats import Grammar, Layout, Published, source_of
 from reidablate.data.table import DatasetEntry, MetricName, layout_of
 from reidablate.errors import UserError
 from reidablate.external import PlannedExternal
 from reidablate.gpus import gpu_refusals
-from reidablate.initial_weights import NO_FILE, Choice, file_for, unnamed
+from reidablate.initial_weights import Choice, file_for, weight_refusals
 from reidablate.metrics.registry import Metric
 from reidablate.provenance import keep_sources
 from reidablate.selecting import Asked
@@ -115,6 +115,8 @@ class PlannedCell(Configured):
     `unread` says why its file cannot be used; the cell is what an earlier call planned then.
     `exploratory` has the references over which it was declared primary when a run of it had been scored already.
     Of a cell that another code base trains, `config` is the preset's and means nothing.
+    Of a tuned cell, which becomes one of its `candidates`, `config` is that of the first; what it became is `chosen`,
+    by data set, as soon as `tuning` finds it in their scores, and in no plan. A candidate `tunes` that cell.
     """
 
     name: str
@@ -133,14 +135,19 @@ class PlannedCell(Configured):
     unread: str = ""
     reads_cameras: bool = False  # at test time
     external: PlannedExternal | None = None
+    candidates: list[str] = []
+    tunes: str = ""
+    chosen: dict[str, Configured] = Field(default={}, exclude=True)
 
     def identity_on(self, dataset: str) -> str:
-        """Returns the hash that names what the cell's runs on a data set compute."""
+        """Returns the hash that names what the cell's runs on a data set compute, no hash while it is not chosen."""
+        if self.candidates and dataset not in self.chosen:
+            return "not chosen yet"
         return self.external.identity if self.external else self.config_on(dataset).hash
 
     def config_on(self, dataset: str) -> RunConfig:
         """Returns the configuration of the cell's runs on a data set."""
-        return self.by_dataset.get(dataset, self).config
+        return self.chosen.get(dataset, self.by_dataset.get(dataset, self)).config
 
 
 class MissingDataset(Section):
@@ -233,6 +240,12 @@ class Study(Section):
         return self._in_order(self.planned)
 
     @property
+    def tested_runs(self) -> list[Run]:
+        """Those of them that are scored on the test set: all but the candidates' of tuned cells."""
+        candidates = {cell.name for cell in self.cells if cell.tunes}
+        return [run for run in self.runs if run.cell not in candidates]
+
+    @property
     def asked_runs(self) -> list[Run]:
         """The runs that this call is to see finished, in the same order."""
         return self._in_order(self.asked)
@@ -286,11 +299,11 @@ class Study(Section):
             return None
         if self.pretrains:
             return self.root / "pretrain" / "model.safetensors"
-        file = file_for(self._weights_choice, config.model.backbone)
+        file = file_for(self.weights_choice, config.model.backbone)
         return None if file is None else Path(file)
 
     @property
-    def _weights_choice(self) -> Choice:
+    def weights_choice(self) -> Choice:
         """What names the files: the settings or, if they leave it to it, a preset that gives each backbone its own."""
         if self.settings.weights != "preset":
             return self.settings.weights
@@ -395,41 +408,10 @@ class Study(Section):
             gpu_limit: What `--resources gpu=` allows, None without a limit.
             num_gpus: GPUs that PyTorch can use on this machine, None when the jobs run on others.
         """
-        found = [*gpu_refusals(self, gpu_limit=gpu_limit, num_gpus=num_gpus), *self._weight_refusals()]
+        found = [*gpu_refusals(self, gpu_limit=gpu_limit, num_gpus=num_gpus), *weight_refusals(self)]
         if found and self.preset.sample is None:
             found.append("to try data and installation first, in minutes and without a GPU: --config preset=smoke")
         return found
-
-    def _weight_refusals(self) -> list[str]:
-        if reason := self._weights_refusal():
-            return [reason]
-        if self.preset.weights == "file" and self.settings.weights == "preset":
-            return [
-                f"preset '{self.preset.name}' starts from pre-trained weights; give them with --config weights=PATH, "
-                "or train from scratch with --config weights=none."
-            ]
-        return []
-
-    def _weights_refusal(self) -> str | None:
-        """Returns which backbone has no file or whose file is not there, None where every run can start."""
-        own = [cell for cell in reversed(self.cells) if cell.external is None]
-        backbones: dict[str, str] = {cell.config.model.backbone: cell.name for cell in own}
-        if reason := unnamed(self._weights_choice, backbones):
-            return (
-                f"--config {reason}" if self.settings.weights != "preset" else f"preset '{self.preset.name}': {reason}"
-            )
-        others = [name for name in backbones if name not in PATCH_PX and name != self.preset.model["backbone"]]
-        if others and isinstance(self._weights_choice, str) and self._weights_choice != NO_FILE:
-            return (
-                f"{self._weights_choice} is given for every backbone, but cell '{backbones[others[0]]}' has "
-                f"{others[0]}; give each its own, as in --config 'weights={{vit_base: FILE, {others[0]}: FILE}}', "
-                "where none in place of a FILE draws the weights from the seed."
-            )
-        for backbone in backbones:
-            file = file_for(self._weights_choice, backbone)
-            if file is not None and not Path(file).is_file():
-                return f"there are no weights at {file}; correct --config weights=PATH."
-        return None
 
 
 def _asks(cell: PlannedCell, dataset: str) -> bool:
@@ -443,12 +425,14 @@ def _named(items: Mapping[str, S], name: str, kind: str) -> S:
 
 
 def load_study(path: Path) -> Study:
-    """Returns a plan that `Study.write` wrote.
+    """Returns a plan that `Study.write` wrote, with what its tuned cells have become.
 
     Raises:
         UserError: The file is missing or is no plan.
     """
-    return validate(Study, read_json(path), where=str(path))
+    from reidablate.tuning import with_choices
+
+    return with_choices(validate(Study, read_json(path), where=str(path)))
 
 
 def latest_study(results: Path) -> Study:

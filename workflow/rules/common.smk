@@ -15,6 +15,7 @@ from reidablate.keeping import REMOVABLE
 from reidablate.runs import EXTERNAL_FILES, SCORE_FILES, TRAINED_FILES
 from reidablate.standing import TABLES as GATHERED
 from reidablate.study import Run, transfer_folder
+from reidablate.tuning import tuning_runs, with_choices
 
 
 def one_of(names):
@@ -55,6 +56,12 @@ def initial_weights(wildcards):
     run = Run.of(wildcards.run) if "run" in wildcards.keys() else None
     weights = STUDY.weights_of(STUDY.cell(run.cell).config_on(run.dataset)) if run else STUDY.weights
     return [weights] if weights and (STUDY.pretrains or weights.is_file()) else []
+
+
+def what_decides(wildcards):
+    """The scores of the runs that a tuned cell chooses by; the training reads them again."""
+    run = Run.of(wildcards.run)
+    return [ROOT / other.id / "metrics.json" for other in tuning_runs(STUDY, run.dataset, run.cell)]
 
 
 def there(name):
@@ -136,7 +143,7 @@ def name_missing():
     """Ends with status 1 where a run that this call asked for is not in the tables, though no job failed."""
     if set(workflow.dag_settings.targets) - {"all"}:  # the call asked for some files
         return
-    standing, asked = Standing(STUDY), set(STUDY.asked_runs)
+    standing, asked = Standing(with_choices(STUDY)), set(STUDY.asked_runs)
     runs = [*STUDY.asked_runs, *(transfer for transfer in STUDY.transfers if transfer.run in asked)]
     missing = [f"{run.id} ({reason})" for run in runs if (reason := standing.unscored(run))]
     if missing:
@@ -156,7 +163,7 @@ def report_what_is_there():
     The tables name what they were made of, so the next call knows whether they are still right. A report that shows more,
     because an upgrade is still scoring its runs again, is left alone. Ctrl-C ends the call at once, without a traceback.
     """
-    if waiting := Standing(STUDY).to_score_again:
+    if waiting := Standing(with_choices(STUDY)).to_score_again:
         logger.warning(f"reidablate: the report stays as it was until {len(waiting)} of its runs are scored again")
         return
     logger.warning("reidablate: writing the report of what is finished; press Ctrl-C to stop at once")

@@ -24,6 +24,7 @@ if NEEDS.pretrain:
 rule train:
     input:
         initial_weights,
+        what_decides,
         lambda wildcards: DATA / Run.of(wildcards.run).dataset / "cache" / "cache.json",
     output:
         [update(ROOT / "{run}" / name) for name in TRAINED_FILES],

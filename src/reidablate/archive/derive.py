@@ -20,8 +20,8 @@ from reidablate.stats.pipeline import STATISTICS, write_statistics
 from reidablate.study import Run
 
 NOT_DERIVED = (
-    "history, camera_pairs, cross_domain, imported and floors follow from no rows of queries and were checked by their "
-    "checksums alone"
+    "history, camera_pairs, cross_domain, imported, tuning and floors follow from no rows of queries and were checked "
+    "by their checksums alone"
 )
 _KEYS = ("dataset", "cell", "reference", "claim", "seed", "side", "metric", "slice_by", "slice", "family")
 _RECORDED = ("status", "data_fingerprint", "synthetic", "code_hash", "weights_sha256", "num_parameters", "device")

@@ -53,6 +53,8 @@ def diagnose_cell(study: Study, run: Run, *, detail: str) -> str:
         raise UserError(f"--detail is '{detail}' but should be {' or '.join(AMOUNTS)}.")
     if study.cell(run.cell).external:
         raise UserError(f"{run.id} was trained by another code base, whose network is not there to look into.")
+    if study.cell(run.cell).tunes:
+        raise UserError(f"{run.id} chooses for {study.cell(run.cell).tunes}, and a page would show it the test set.")
     folder = study.root / run.id
     made = read_record(folder / "provenance.json", Provenance)
     if not (folder / "model.safetensors").is_file():

@@ -7,6 +7,7 @@ from reidablate.errors import UserError
 from reidablate.gpus import share_of_cores
 from reidablate.provenance import usable_cores
 from reidablate.study import PRETRAIN, Study
+from reidablate.tuning import why_not_chosen
 
 
 def train_spec(study: Study, *, dataset: str, cell: str, seed: int, gpus: int | None = None) -> RunSpec:
@@ -25,6 +26,8 @@ def train_spec(study: Study, *, dataset: str, cell: str, seed: int, gpus: int | 
     name = study.planned_run(dataset=dataset, cell=cell, seed=seed, gpus=gpus).id
     if study.cell(cell).external:
         raise UserError(f"{name} is trained by another code base; start it with `reidablate external`.")
+    if study.cell(cell).candidates and dataset not in study.cell(cell).chosen:
+        raise UserError(f"{name}: {why_not_chosen(study, dataset, cell)}")
     return _spec(study, study.cell(cell).config_on(dataset), name, dataset=dataset, cell=cell, seed=seed)
 
 

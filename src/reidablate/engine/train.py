@@ -325,6 +325,8 @@ class _Training:
 
     def _features(self, model: ReidModel, stop: StopSignal) -> Features:
         """Returns the run's features; parts that an earlier call finished with these weights are not computed again."""
+        if self.config.scored_on == "holdout":  # a candidate of a tuned cell never reads the test set
+            return self.holdout.features(model)
         precision = precision_on(self.device, self.config.train.precision)
         made_of = content_hash([sha256_file(self.spec.out / "model.safetensors"), self.fingerprint, precision])
         name = f"{self.spec.name} features"

@@ -32,6 +32,7 @@ from reidablate.runs import QUERY_COLUMNS, SIDES, Floors, Metrics, Provenance
 from reidablate.smoke import marked
 from reidablate.standing import TABLES, Standing
 from reidablate.study import PRETRAIN, Run, Study
+from reidablate.tuning import entry_of, tuning_table
 
 RUN_COLUMNS = {
     "status": "string", "epoch": "Int64", "reason": "string", "config_hash": "string", "code_hash": "string",
@@ -71,7 +72,7 @@ def _write_tables(study: Study) -> str:
     everywhere = [*study.datasets, *study.test_only]
     summaries = {dataset.name: standing.summary(dataset.name) for dataset in everywhere}
     asked = set(study.asked_runs)
-    parts = {run: _collect(study, run, standing, asked=run in asked) for run in study.runs}
+    parts = {run: _collect(study, run, standing, asked=run in asked) for run in study.tested_runs}
     tables = study.root / "tables"
     finished = [run for run, part in parts.items() if part.run["status"] == "finished"]
     fingerprints = {name: summary.get("fingerprint") for name, summary in summaries.items()}
@@ -89,6 +90,7 @@ def _write_tables(study: Study) -> str:
         "camera_pairs": pairs,
         "cross_domain": elsewhere,
         "imported": imported_table(imports),
+        "tuning": tuning_table(study),
     }
     (tables / "study.json").unlink(missing_ok=True)  # it vouches for the others, so it comes last
     for name, unmarked in frames.items():
@@ -96,7 +98,7 @@ def _write_tables(study: Study) -> str:
         write_table(frame, tables / f"{name}.parquet")
         if name in ALSO_CSV:
             write_table(frame, tables / f"{name}.csv")
-    entries = [*(cell.model_dump(mode="json") for cell in study.cells), *judged.cells]
+    entries = [*(entry_of(cell) for cell in study.cells if not cell.tunes), *judged.cells]
     palette = {name: place for place, name in enumerate([*study.palette, *(cell["name"] for cell in judged.cells)])}
     write_json(tables / "cells.json", [entry | {"palette": palette[entry["name"]]} for entry in entries])
     _write_floors(study, tables)
@@ -224,9 +226,9 @@ def _description(study: Study, summaries: dict[str, dict[str, Any]], left_out: l
         "datasets": datasets,
         "test_only": test_only,
         "missing_datasets": [entry.model_dump(mode="json") for entry in study.missing_datasets],
-        "seeds": sorted({run.seed for run in study.runs}),
+        "seeds": sorted({run.seed for run in study.tested_runs}),
         "preset_seeds": study.preset.seeds,
-        "runs": [[run.dataset, run.cell, run.seed] for run in study.runs],
+        "runs": [[run.dataset, run.cell, run.seed] for run in study.tested_runs],
         "notices": [*lines, *study.notices, *left_out],
         "headline": headline_side(study),
         "metrics": [metric.model_dump(mode="json") for metric in study.metrics],

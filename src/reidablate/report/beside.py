@@ -35,7 +35,7 @@ class Imported:
 
 @dataclass(frozen=True)
 class Beside:
-    """The tables `cross_domain`, `camera_pairs` and `imported`, None where there are none.
+    """The tables `cross_domain`, `camera_pairs`, `imported` and `tuning`, None where there are none.
 
     Attributes:
         headline: The feature side that the report shows.
@@ -45,6 +45,26 @@ class Beside:
     cross_domain: pd.DataFrame | None = None
     camera_pairs: pd.DataFrame | None = None
     imported: pd.DataFrame | None = None
+    tuning: pd.DataFrame | None = None
+
+    def budget(self, dataset: str, cell: str) -> tuple[Number, Number] | None:
+        """Returns how many configurations were tried for a cell before it was tested, and by how many trainings."""
+        if self.tuning is None:
+            return None
+        own = self.tuning[(self.tuning["dataset"] == dataset) & (self.tuning["cell"] == cell)]
+        row = f"dataset={dataset};cell={cell}"
+        runs = Number(float(own["num_seeds"].sum()), "tuning", row, "num_seeds", "sum")
+        return (Number(float(len(own)), "tuning", row, "candidate", "count"), runs) if len(own) else None
+
+    def tried(self) -> list[dict[str, Any]]:
+        """Returns the rows of the table `tuning`, numbers as `Number`."""
+        rows = [] if self.tuning is None else self.tuning.to_dict("records")
+        numbers = ("num_seeds", "num_diverged", "holdout_mAP")
+        return [
+            {str(key): value for key, value in row.items()}
+            | {name: Number(plain(row[name]), "tuning", str(index), name) for name in numbers}
+            for index, row in enumerate(rows)
+        ]
 
     @cached_property
     def _cross(self) -> Rows:

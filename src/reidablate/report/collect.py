@@ -42,6 +42,7 @@ BESIDE = {
     "cross_domain": "scores on other data sets",
     "camera_pairs": "scores by pair of cameras",
     "imported": "imported runs",
+    "tuning": "choices of configurations",
     "slices": "differences within parts of the test set",
 }  # of these it is no news that there are none
 _TURNING = "".join(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))))
@@ -182,9 +183,9 @@ class StudyTables:
 
     def cost_sd(self, dataset: str, cell: str, column: str) -> Number:
         """Returns the sd (n - 1) of a cost column over a cell's finished runs."""
-        mean = self.cost(dataset, cell, column)
-        values = [plain(run.get(column)) for run in self.runs_of(dataset, cell) if run["status"] == "finished"]
-        return replace(mean, value=reduced([v for v in values if v is not None], "sd"), how="sd")
+        found = [plain(run.get(column)) for run in self.runs_of(dataset, cell) if run["status"] == "finished"]
+        sd = reduced([value for value in found if value is not None], "sd")
+        return replace(self.cost(dataset, cell, column), value=sd, how="sd")
 
     def step_ratio(self, dataset: str, cell: Cell, reference: Cell) -> tuple[float, float, float] | None:
         """Returns the time of a training step relative to the reference's, same seed by same seed, and a 95 % interval.
@@ -200,8 +201,7 @@ class StudyTables:
         if len(ratios) < 2:
             return None
         half = special.stdtrit(len(ratios) - 1, 0.975) * ratios.std(ddof=1) / math.sqrt(len(ratios))
-        middle = ratios.mean()
-        return math.exp(middle), math.exp(middle - half), math.exp(middle + half)
+        return math.exp(ratios.mean()), math.exp(ratios.mean() - half), math.exp(ratios.mean() + half)
 
     def over_runs(self, column: str, how: str) -> Number:
         """Returns the sum, mean or max of a cost column over all runs."""

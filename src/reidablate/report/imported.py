@@ -236,10 +236,10 @@ def _line(name: str, dataset: str, scored: Sequence[_Scored], reference: str | N
 
 def baseline(study: Study) -> str:
     """Returns the first cell of the study that this package trains and that extends no other."""
-    own = [cell.name for cell in study.cells if not cell.external]
+    own = [cell.name for cell in study.cells if not cell.external and not cell.tunes]
     if not own:
         raise UserError("the study has no cell of its own to compare with; name one with --reference.")
-    return next((cell.name for cell in study.cells if cell.extends is None and not cell.external), own[0])
+    return next((name for name in own if study.cell(name).extends is None), own[0])
 
 
 def _check_name(name: str, study: Study) -> None:
