@@ -37,11 +37,11 @@ from reidablate.engine.checkpoint import Checkpoint, CheckpointWriter, load_chec
 from reidablate.engine.cost import peak_memory_bytes
 from reidablate.engine.devices import lease
 from reidablate.engine.extract import Features, extract_features, no_features, precision_on
-from reidablate.engine.fit import Divergence, Fit, find_divergence, loss_scaling
+from reidablate.engine.fit import Divergence, Fit, begin, find_divergence, loss_scaling
 from reidablate.engine.flops import flops_per_image
 from reidablate.engine.holdout import Holdout
 from reidablate.engine.progress import CountBar, ProgressBar
-from reidablate.engine.schedule import build_optimiser, build_schedule, set_epoch
+from reidablate.engine.schedule import build_schedule, set_epoch
 from reidablate.engine.spec import RunSpec, be_deterministic, check_deterministic, naming_batch, place, torch_device
 from reidablate.engine.step import Place, draw_inputs, take_step
 from reidablate.engine.stopping import StopSignal
@@ -49,9 +49,8 @@ from reidablate.engine.tracking import LiveTracker, card_of_training
 from reidablate.engine.transfer import Trained, trained_model
 from reidablate.errors import UserError, reading
 from reidablate.gpus import share_refusal
-from reidablate.losses import Shape, StudyLoss
-from reidablate.models.checkpoints import load_weights, save_weights
-from reidablate.models.neck import ReidModel, initialise
+from reidablate.models.checkpoints import save_weights
+from reidablate.models.neck import ReidModel
 from reidablate.runs import NO_WEIGHTS, TRAINED_FILES, Checksums, Identity, differs, is_fitted, remove_state
 
 
@@ -183,27 +182,25 @@ class _Training:
 
     def _restore(self, *, whole_epoch: bool = False) -> Fit:
         """Returns the state to train from: that of the last checkpoint, or the initial one."""
-        model = ReidModel(self.config.model, num_classes=self.num_classes, cameras=self.cameras)
-        initialise(model, self.spec.seed)
-        if self.spec.weights:
-            load_weights(model, self.spec.weights, head=False)
-        if model.transformer:
-            model.transformer.recompute = self.spec.recompute
-        model.to(self.device)
-        shape = Shape(num_classes=self.num_classes, width=model.classifier.in_features)
-        loss = StudyLoss(self.config.losses, shape, seed=self.spec.seed).to(self.device)
-        optimiser = build_optimiser(model, self.config, loss)
-        scaler = torch.amp.GradScaler(self.device.type, enabled=self.config.train.precision == "fp16")
-        fit = Fit(model=model, loss=loss, optimiser=optimiser, scaler=scaler)
+        spec = self.spec
+        fit = begin(
+            self.config,
+            num_classes=self.num_classes,
+            cameras=self.cameras,
+            seed=spec.seed,
+            device=self.device,
+            weights=spec.weights,
+            recompute=spec.recompute,
+        )
         found, damaged = load_checkpoint(self.state, whole_epoch=whole_epoch)
         for path in damaged:
             self._say(f"{path} is damaged and is not used")
             path.unlink()
         if found:
-            model.load_state_dict(found.model)
-            loss.load_state_dict(found.loss)
-            optimiser.load_state_dict(found.optimiser)
-            scaler.load_state_dict(found.scaler)
+            fit.model.load_state_dict(found.model)
+            fit.loss.load_state_dict(found.loss)
+            fit.optimiser.load_state_dict(found.optimiser)
+            fit.scaler.load_state_dict(found.scaler)
             for name in ("epochs_done", "history", "steps", "codes", "train_s", "epoch_s", "wall_s"):
                 setattr(fit, name, getattr(found, name))
         if found and not whole_epoch:
