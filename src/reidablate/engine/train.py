@@ -34,7 +34,7 @@ from reidablate.data.sampler import PKSampler
 from reidablate.engine import parallel
 from reidablate.engine.batches import image_batches
 from reidablate.engine.checkpoint import Checkpoint, CheckpointWriter, load_checkpoint, refusals, training_folder
-from reidablate.engine.cost import peak_memory_bytes
+from reidablate.engine.cost import dense_share, peak_memory_bytes
 from reidablate.engine.devices import lease
 from reidablate.engine.extract import Features, extract_features, no_features, precision_on
 from reidablate.engine.fit import Divergence, Fit, begin, find_divergence, loss_scaling
@@ -346,6 +346,10 @@ class _Training:
 
     def _provenance(self, fit: Fit, divergence: Divergence | None) -> dict[str, Any]:
         on_gpu = self.device.type == "cuda"
+        device = torch.cuda.get_device_name() if on_gpu else "cpu"
+        flops = flops_per_image(fit.model, self.config.model.image_size, self.device)
+        rate, precision = float(fit.history["images_per_s"].mean()), self.config.train.precision
+        share = dense_share(device, precision, flops_per_image=flops, images_per_s=rate / parallel.num_processes())
         return {
             "dataset": self.spec.dataset,
             "cell": self.spec.cell,
@@ -365,7 +369,7 @@ class _Training:
             "weights_sha256": self.weights_hash,
             "versions": provenance.versions(),
             "machine": provenance.machine(),
-            "device": torch.cuda.get_device_name() if on_gpu else "cpu",
+            "device": device,
             "gpus": list(self.gpus),
             "processes": parallel.num_processes(),
             "cuda": {"runtime": torch.version.cuda, "cudnn": torch.backends.cudnn.version()} if on_gpu else None,
@@ -379,14 +383,15 @@ class _Training:
                 "float32_matmul": torch.get_float32_matmul_precision(),
                 "tf32": torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32,
             },
-            "precision": self.config.train.precision,
-            "extraction_precision": precision_on(self.device, self.config.train.precision),
+            "precision": precision,
+            "extraction_precision": precision_on(self.device, precision),
             "loss_scaling": loss_scaling(fit.history),
             "num_parameters": sum(p.numel() for p in fit.model.parameters()),
-            "flops_per_image": flops_per_image(fit.model, self.config.model.image_size, self.device),
+            "flops_per_image": flops,
+            "dense_share": share,
             "num_classes": self.num_classes,
             "cameras": list(self.cameras),
-            "images_per_s": float(fit.history["images_per_s"].mean()),
+            "images_per_s": rate,
             "wall_s": fit.wall_s + time.perf_counter() - self.started,
             "device_s": fit.train_s * parallel.num_processes(),
             "peak_memory_bytes": peak_memory_bytes(self.device),
