@@ -48,12 +48,9 @@ from reidablate.data.augment import to_float
 from reidablate.engine.batches import image_batches
 from reidablate.engine.checkpoint import Checkpoint, CheckpointWriter, checkpoints, save_checkpoint
 from reidablate.engine.extract import precision_on
-from reidablate.engine.fit import Fit
-from reidablate.engine.schedule import build_optimiser
+from reidablate.engine.fit import Fit, begin
 from reidablate.engine.spec import AUTOCAST, be_deterministic
 from reidablate.engine.step import Place, draw_inputs, take_step
-from reidablate.losses import Shape, StudyLoss
-from reidablate.models.neck import ReidModel, initialise
 
 ROOT = Path(__file__).parents[1]
 OUT = contest.RESULTS / "training.json"
@@ -92,13 +89,9 @@ class Bench:
 
     def fit(self, config: RunConfig) -> Fit:
         """Returns a training at its beginning."""
-        model = ReidModel(config.model, num_classes=NUM_CLASSES)
-        initialise(model, seed=0)
-        model.to(self.device).train()
-        loss = StudyLoss(config.losses, Shape(num_classes=NUM_CLASSES, width=model.classifier.in_features), seed=0)
-        loss.to(self.device)
-        scaler = torch.amp.GradScaler(self.device.type, enabled=config.train.precision == "fp16")
-        return Fit(model=model, loss=loss, optimiser=build_optimiser(model, config, loss), scaler=scaler)
+        fit = begin(config, num_classes=NUM_CLASSES, seed=0, device=self.device)
+        fit.model.train()
+        return fit
 
     def step(self, config: RunConfig) -> Step:
         """Returns what takes the next step of a new training."""

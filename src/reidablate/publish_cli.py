@@ -1,5 +1,6 @@
 """Studies for others: argument parsing only."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,19 @@ from reidablate.options import ResultsOption, StudyOption, chosen_results
 
 
 def plan(
-    detect: Annotated[float, typer.Option(min=0.01, max=50.0, metavar="POINTS", help="Difference in mAP to find.")],
+    config: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="What snakemake will be given after --config.", show_default=False
+        ),
+    ] = None,
+    probe: Annotated[
+        bool, typer.Option("--probe/--no-probe", help="Take 20 steps of each kind of training to tell its time.")
+    ] = True,
+    detect: Annotated[
+        float | None,
+        typer.Option(min=0.01, max=50.0, metavar="POINTS", help="Say instead what finds a difference in mAP."),
+    ] = None,
     comparisons: Annotated[
         int, typer.Option(min=1, max=1000, help="Comparisons that share the 5 %; of published variances only.")
     ] = 1,
@@ -18,14 +31,35 @@ def plan(
     results: ResultsOption = None,
     study: StudyOption = None,
 ) -> None:
-    """Prints how many seeds, runs and hours find a difference, and where the test set itself is the limit."""
-    from reidablate.stats.design import prior_lines, study_lines
-
-    if priors:
-        lines = prior_lines(detect, comparisons)
+    """Prints what is left of a study and what it takes in hours and disk, or how many seeds find a difference."""
+    if detect is None:
+        if priors or results is not None:
+            raise UserError(f"{'--priors' if priors else '--results'} belongs to --detect POINTS; give both or none.")
+        lines = _estimate(config or [], study, probe=probe)
+    elif config:
+        raise UserError("KEY=VALUE belongs to a plan without --detect, which reads a study that has run.")
     else:
-        lines = study_lines(chosen_results(results, study), detect)
+        from reidablate.stats.design import prior_lines, study_lines
+
+        lines = prior_lines(detect, comparisons) if priors else study_lines(chosen_results(results, study), detect)
     typer.echo("\n".join(lines))
+
+
+def _estimate(config: list[str], study: Path | None, *, probe: bool) -> Iterator[str]:
+    import datetime
+    import os
+
+    from reidablate.engine.progress import Waiting
+    from reidablate.estimate import Estimate
+    from reidablate.places import find_study, settings
+    from reidablate.planning import plan
+
+    os.chdir(find_study(study))  # the paths in its settings are meant from there
+    estimate = Estimate(plan({**settings(Path()), **_given(config)}))
+    if probe:
+        with Waiting("probing") as bar:
+            estimate.probe(bar.show)
+    return estimate.lines(datetime.datetime.now().astimezone())
 
 
 def freeze(

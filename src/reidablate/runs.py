@@ -126,6 +126,7 @@ class Provenance(BaseModel):
     precision: str | None
     num_parameters: int | None
     flops_per_image: int | None = None  # absent in runs of 0.1.0
+    dense_share: float | None = None  # of a card whose rate is known
     images_per_s: float | None
     wall_s: float | None
     device_s: float | None

@@ -2,15 +2,19 @@
 
 from dataclasses import dataclass, field
 from itertools import groupby
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from reidablate.losses import Batch, PositionState, StudyLoss
+from reidablate.config import RunConfig
+from reidablate.engine.schedule import build_optimiser
+from reidablate.losses import Batch, PositionState, Shape, StudyLoss
 from reidablate.losses.relation_log import relation_numbers
+from reidablate.models.checkpoints import load_weights
 from reidablate.models.global_batch import gathered
-from reidablate.models.neck import ReidModel, ReidOutput
+from reidablate.models.neck import ReidModel, ReidOutput, initialise
 from reidablate.plugins import Plugin
 
 MOST_SKIPPED = 20
@@ -109,6 +113,40 @@ class Fit:
         epochs = self.history["epoch"]
         column = self.history.get(name, torch.full_like(epochs, torch.nan))
         self.history[name] = torch.where(epochs == epochs[-1], value, column)
+
+
+def begin(
+    config: RunConfig,
+    *,
+    num_classes: int,
+    cameras: tuple[int, ...] = (),
+    seed: int,
+    device: torch.device,
+    weights: Path | None = None,
+    recompute: bool = False,
+) -> Fit:
+    """Returns a training before its first step.
+
+    Args:
+        config: Of the run.
+        num_classes: Identities of the training set.
+        cameras: Those of the training set, for a network that reads them.
+        seed: Of the initial weights.
+        device: Where it is to compute.
+        weights: File of the initial weights, None to draw all of them.
+        recompute: See `RunSpec`.
+    """
+    model = ReidModel(config.model, num_classes=num_classes, cameras=cameras)
+    initialise(model, seed)
+    if weights:
+        load_weights(model, weights, head=False)
+    if model.transformer:
+        model.transformer.recompute = recompute
+    model.to(device)
+    shape = Shape(num_classes=num_classes, width=model.classifier.in_features)
+    loss = StudyLoss(config.losses, shape, seed=seed).to(device)
+    scaler = torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16")
+    return Fit(model=model, loss=loss, optimiser=build_optimiser(model, config, loss), scaler=scaler)
 
 
 def _longer(table: dict[str, torch.Tensor], columns: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -34,14 +34,14 @@ from reidablate.data.sampler import PKSampler
 from reidablate.engine import parallel
 from reidablate.engine.batches import image_batches
 from reidablate.engine.checkpoint import Checkpoint, CheckpointWriter, load_checkpoint, refusals, training_folder
-from reidablate.engine.cost import peak_memory_bytes
+from reidablate.engine.cost import dense_share, peak_memory_bytes
 from reidablate.engine.devices import lease
 from reidablate.engine.extract import Features, extract_features, no_features, precision_on
-from reidablate.engine.fit import Divergence, Fit, find_divergence, loss_scaling
+from reidablate.engine.fit import Divergence, Fit, begin, find_divergence, loss_scaling
 from reidablate.engine.flops import flops_per_image
 from reidablate.engine.holdout import Holdout
 from reidablate.engine.progress import CountBar, ProgressBar
-from reidablate.engine.schedule import build_optimiser, build_schedule, set_epoch
+from reidablate.engine.schedule import build_schedule, set_epoch
 from reidablate.engine.spec import RunSpec, be_deterministic, check_deterministic, naming_batch, place, torch_device
 from reidablate.engine.step import Place, draw_inputs, take_step
 from reidablate.engine.stopping import StopSignal
@@ -49,9 +49,8 @@ from reidablate.engine.tracking import LiveTracker, card_of_training
 from reidablate.engine.transfer import Trained, trained_model
 from reidablate.errors import UserError, reading
 from reidablate.gpus import share_refusal
-from reidablate.losses import Shape, StudyLoss
-from reidablate.models.checkpoints import load_weights, save_weights
-from reidablate.models.neck import ReidModel, initialise
+from reidablate.models.checkpoints import save_weights
+from reidablate.models.neck import ReidModel
 from reidablate.runs import NO_WEIGHTS, TRAINED_FILES, Checksums, Identity, differs, is_fitted, remove_state
 
 
@@ -183,27 +182,25 @@ class _Training:
 
     def _restore(self, *, whole_epoch: bool = False) -> Fit:
         """Returns the state to train from: that of the last checkpoint, or the initial one."""
-        model = ReidModel(self.config.model, num_classes=self.num_classes, cameras=self.cameras)
-        initialise(model, self.spec.seed)
-        if self.spec.weights:
-            load_weights(model, self.spec.weights, head=False)
-        if model.transformer:
-            model.transformer.recompute = self.spec.recompute
-        model.to(self.device)
-        shape = Shape(num_classes=self.num_classes, width=model.classifier.in_features)
-        loss = StudyLoss(self.config.losses, shape, seed=self.spec.seed).to(self.device)
-        optimiser = build_optimiser(model, self.config, loss)
-        scaler = torch.amp.GradScaler(self.device.type, enabled=self.config.train.precision == "fp16")
-        fit = Fit(model=model, loss=loss, optimiser=optimiser, scaler=scaler)
+        spec = self.spec
+        fit = begin(
+            self.config,
+            num_classes=self.num_classes,
+            cameras=self.cameras,
+            seed=spec.seed,
+            device=self.device,
+            weights=spec.weights,
+            recompute=spec.recompute,
+        )
         found, damaged = load_checkpoint(self.state, whole_epoch=whole_epoch)
         for path in damaged:
             self._say(f"{path} is damaged and is not used")
             path.unlink()
         if found:
-            model.load_state_dict(found.model)
-            loss.load_state_dict(found.loss)
-            optimiser.load_state_dict(found.optimiser)
-            scaler.load_state_dict(found.scaler)
+            fit.model.load_state_dict(found.model)
+            fit.loss.load_state_dict(found.loss)
+            fit.optimiser.load_state_dict(found.optimiser)
+            fit.scaler.load_state_dict(found.scaler)
             for name in ("epochs_done", "history", "steps", "codes", "train_s", "epoch_s", "wall_s"):
                 setattr(fit, name, getattr(found, name))
         if found and not whole_epoch:
@@ -349,6 +346,10 @@ class _Training:
 
     def _provenance(self, fit: Fit, divergence: Divergence | None) -> dict[str, Any]:
         on_gpu = self.device.type == "cuda"
+        device = torch.cuda.get_device_name() if on_gpu else "cpu"
+        flops = flops_per_image(fit.model, self.config.model.image_size, self.device)
+        rate, precision = float(fit.history["images_per_s"].mean()), self.config.train.precision
+        share = dense_share(device, precision, flops_per_image=flops, images_per_s=rate / parallel.num_processes())
         return {
             "dataset": self.spec.dataset,
             "cell": self.spec.cell,
@@ -368,7 +369,7 @@ class _Training:
             "weights_sha256": self.weights_hash,
             "versions": provenance.versions(),
             "machine": provenance.machine(),
-            "device": torch.cuda.get_device_name() if on_gpu else "cpu",
+            "device": device,
             "gpus": list(self.gpus),
             "processes": parallel.num_processes(),
             "cuda": {"runtime": torch.version.cuda, "cudnn": torch.backends.cudnn.version()} if on_gpu else None,
@@ -382,14 +383,15 @@ class _Training:
                 "float32_matmul": torch.get_float32_matmul_precision(),
                 "tf32": torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32,
             },
-            "precision": self.config.train.precision,
-            "extraction_precision": precision_on(self.device, self.config.train.precision),
+            "precision": precision,
+            "extraction_precision": precision_on(self.device, precision),
             "loss_scaling": loss_scaling(fit.history),
             "num_parameters": sum(p.numel() for p in fit.model.parameters()),
-            "flops_per_image": flops_per_image(fit.model, self.config.model.image_size, self.device),
+            "flops_per_image": flops,
+            "dense_share": share,
             "num_classes": self.num_classes,
             "cameras": list(self.cameras),
-            "images_per_s": float(fit.history["images_per_s"].mean()),
+            "images_per_s": rate,
             "wall_s": fit.wall_s + time.perf_counter() - self.started,
             "device_s": fit.train_s * parallel.num_processes(),
             "peak_memory_bytes": peak_memory_bytes(self.device),

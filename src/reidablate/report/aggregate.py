@@ -40,7 +40,8 @@ RUN_COLUMNS = {
     "git_commit": "string", "git_dirty": "boolean", "data_fingerprint": "string", "synthetic": "boolean",
     "versions": "string", "device": "string", "threads": "Int64", "processes": "Int64", "precision": "string",
     "weights": "string", "weights_sha256": "string", "num_parameters": "Int64", "flops_per_image": "Int64",
-    "wall_s": "Float64", "device_s": "Float64", "images_per_s": "Float64", "peak_memory_bytes": "Int64",
+    "wall_s": "Float64", "device_s": "Float64", "images_per_s": "Float64", "dense_share": "Float64",
+    "peak_memory_bytes": "Int64",
 }  # fmt: skip
 ALSO_CSV = ("runs", "metrics", "cross_domain", "imported")
 WRITTEN = {*TABLES, *(f"{name}.csv" for name in ALSO_CSV)} - {"study.json"}

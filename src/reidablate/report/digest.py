@@ -19,7 +19,7 @@ STATISTICS = (*(f"{name}.parquet" for name in pipeline.STATISTICS), pipeline.CAL
 LEFT_OUT: dict[str, tuple[str, ...]] = {
     "runs.parquet": (
         "code_hash", "code", "git_commit", "git_dirty", "versions", "device", "threads", "weights",
-        "wall_s", "device_s", "images_per_s", "peak_memory_bytes",
+        "wall_s", "device_s", "images_per_s", "dense_share", "peak_memory_bytes",
     ),
     "imported.parquet": ("source", "imported"),
     "cells.json": ("palette",),
