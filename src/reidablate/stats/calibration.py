@@ -13,20 +13,9 @@ from reidablate.rng import generator
 from reidablate.stats.families import calibrate_families
 from reidablate.stats.intervals import ANALYTIC, BOOTSTRAP
 from reidablate.stats.paired import Array, paired_components
-from reidablate.stats.simulation import EFFECTS, MOST, Setting, simulate
+from reidablate.stats.simulation import MOST, Setting, settings, simulate
 
 GAINS_POINTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
-
-
-def settings(seeds: Sequence[int] = (3, 5, 10)) -> list[Setting]:
-    """Returns every setting of the calibration table: test set, shape, effects and number of seeds."""
-    return [
-        Setting(name, shape, effects, count)
-        for name in EFFECTS
-        for shape in ("normal", "skewed")
-        for effects in EFFECTS[name]
-        for count in seeds
-    ]
 
 
 def write_calibration(
