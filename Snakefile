@@ -14,8 +14,8 @@ from reidablate.scope import write_scope
 from reidablate.selecting import as_written
 from reidablate.standing import Standing
 from reidablate.trees import merge
-from reidablate.turn import Turn, only_looks
-from reidablate.warm import start_host
+from reidablate.turn import Turn, only_looks, start_over
+from reidablate.warm import release_hosts, start_host
 
 try:
     CONFIG = merge(places.settings(Path()), as_written(config, workflow.config_settings.config_args))
@@ -79,6 +79,7 @@ onsuccess:
     send_verdicts()
     name_report()
     name_missing()
+    look_further()
 
 
 onerror:

@@ -38,6 +38,7 @@ class Frozen(Section):
         identities: {data set: {cell: hash of what its runs compute}}.
         contrasts: Every declared comparison.
         deltas: {data set: {metric: largest difference that does not matter, in points}}.
+        looks: Most seeds of a study that adds them in looks; `runs` then has all that it may take.
         sha256: That of this record; see `artifacts.write_record`.
     """
 
@@ -47,12 +48,13 @@ class Frozen(Section):
     identities: dict[str, dict[str, str]]
     contrasts: list[Contrast]
     deltas: dict[str, dict[str, float]]
+    looks: int | None = None
     sha256: dict[str, str] = {}
 
     @property
     def hash(self) -> str:
         """The hash that names what was declared, whenever that was."""
-        return content_hash(self.model_dump(exclude={"frozen", "version", "sha256"}))
+        return content_hash(self.model_dump(exclude={"frozen", "version", "sha256"}, exclude_none=True))
 
 
 def freeze(study: Study) -> str:
@@ -72,7 +74,8 @@ def freeze(study: Study) -> str:
     record = Frozen(
         frozen=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         version=__version__,
-        runs=study.planned,
+        runs=_possible(study),
+        looks=study.looks,
         identities=_identities(study),
         contrasts=_contrasts(study.cells),
         deltas=_deltas(study),
@@ -124,6 +127,8 @@ def _later(frozen: Frozen, study: Study) -> Later:
                 why = "it was declared later"
             elif changed:
                 why = f"the configuration of {' and '.join(changed)} was changed later"
+            elif study.looks != frozen.looks:
+                why = "the rule by which seeds are added was changed later"
             elif grown:
                 why = f"seed {', '.join(map(str, sorted(grown)))} was added later"
             elif deltas.get(dataset) != frozen.deltas.get(dataset):
@@ -133,6 +138,14 @@ def _later(frozen: Frozen, study: Study) -> Later:
             if why:
                 found.setdefault(dataset, {}).setdefault(contrast.cell, {})[contrast.reference] = why
     return found
+
+
+def _possible(study: Study) -> Selection:
+    """Returns every run that a study may have: as planned or, where seeds are added in looks, up to their cap."""
+    if study.looks is None:
+        return study.planned
+    most = {cell.name: [cell.seed_offset + k for k in range(study.looks)] for cell in study.cells}
+    return {dataset: {cell: most[cell] for cell in of} for dataset, of in study.planned.items()}
 
 
 def _entering(runs: Mapping[str, list[int]], pair: tuple[str, str]) -> set[int]:

@@ -11,11 +11,13 @@ from reidablate.config import ModelConfig, Preset, RunConfig, nearest, validate
 from reidablate.errors import UserError
 from reidablate.initial_weights import check_backbones, check_files
 from reidablate.metrics.registry import Metric, own_metrics
+from reidablate.next_look import asked_seeds, notice, with_looks
 from reidablate.places import PRESETS, layers, packaged
 from reidablate.places import settings as folder_settings
 from reidablate.published import study_claims, with_asked
 from reidablate.requirements import require_parts
 from reidablate.scope import cells_of, last_planned, read_scope, restrict, settle_primary, union, unread_notices
+from reidablate.seeds import cap_of
 from reidablate.selecting import check_folder, pick
 from reidablate.smoke import ELSEWHERE, NAME, smoke_preset
 from reidablate.sources import Search, choose_datasets, earlier_datasets, name_notices, search_datasets
@@ -133,16 +135,17 @@ def plan(config: Mapping[str, Any]) -> Study:
     check_datasets(cells.values(), settings.dataset_table)
     tier = preset.tier if settings.tier == "preset" else settings.tier
     chosen, lines = _chosen_cells(settings, preset, cells, tier, smoke=smoke)
-    seeds = preset.seeds if settings.seeds == "preset" else settings.seeds
-    asked = {d.name: {c.name: [c.seed_offset + k for k in range(seeds)] for c in chosen} for d in datasets}
-    if smoke:
-        asked = _smoke_runs(asked, list(settings.dataset_table))
-        notices.insert(0, _smoke_notice(preset, settings))
     scope = read_scope(root, settings.ablations) if settings.scope == "grow" and not smoke else None
+    settings = settings.model_copy(update={"seeds": "preset"}) if smoke else with_looks(settings, scope, root)
     unread = last_planned(scope, root, cells) if scope else []
     offsets = {name: cell.seed_offset for name, cell in cells.items()}
     offsets |= {cell.name: cell.seed_offset for cell in unread}
-    planned = union(restrict(scope.runs if scope else {}, datasets=settings.dataset_table, offsets=offsets), asked)
+    before = restrict(scope.runs if scope else {}, datasets=settings.dataset_table, offsets=offsets)
+    asked = _asked(settings, preset, chosen, datasets, before)
+    if smoke:
+        asked = _smoke_runs(asked, list(settings.dataset_table))
+        notices.insert(0, _smoke_notice(preset, settings))
+    planned = union(before, asked)
     asked, planned = with_candidates(asked, planned, cells)
     kept = select(cells, names=[name for name in cells_of(planned) if name in cells], tier=tier)
     declared = [PlannedCell.model_validate(describe(cell, cells, preset)) for cell in kept]
@@ -153,7 +156,9 @@ def plan(config: Mapping[str, Any]) -> Study:
     palette = [name for name in (scope.palette if scope else []) if name in offsets]
     test_only = [d for d in sources.test_only if any(c.also_on == "all" or d.name in c.also_on for c in described)]
     metrics, not_metrics = own_metrics(settings.metrics)
+    cap = cap_of(settings.seeds)
     notices += [
+        *([notice(cap)] if cap else []),
         *name_notices(test_only, settings.dataset_table),
         *_own_code(kept, preset, datasets, metrics),
         *_without_pretraining(kept, preset),
@@ -174,13 +179,28 @@ def plan(config: Mapping[str, Any]) -> Study:
         test_only=test_only,
         missing_datasets=sources.missing,
         cells=described,
-        seeds=seeds,
+        seeds=max(len(seeds) for of in asked.values() for seeds in of.values()),
         notices=notices,
         planned=planned,
         asked=asked,
         palette=palette + [cell.name for cell in described if cell.name not in palette],
     )
     return with_choices(study)
+
+
+def _asked(
+    settings: Settings, preset: Preset, chosen: list[Cell], datasets: list[PlannedDataset], before: Selection
+) -> Selection:
+    """Returns the runs that a call asks for, as many of each cell as the setting `seeds` says."""
+    if cap := cap_of(settings.seeds):
+        if tuned := [cell.name for cell in chosen if cell.candidates]:
+            raise UserError(
+                f"seeds={settings.seeds}: what {tuned[0]} is tuned to depends on its number of seeds, so they cannot be "
+                "added; give a number of seeds, or leave the cell out."
+            )
+        return asked_seeds(chosen, datasets, cap=cap, planned=before, root=settings.results / preset.name)
+    seeds = settings.seeds if isinstance(settings.seeds, int) else preset.seeds
+    return {d.name: {c.name: [c.seed_offset + k for k in range(seeds)] for c in chosen} for d in datasets}
 
 
 def _settings(config: Mapping[str, Any]) -> Settings:

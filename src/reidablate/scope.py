@@ -28,6 +28,7 @@ class Scope(Section):
         runs: Every planned run.
         palette: Cells in the order in which they came.
         last_plan: Hash of the plan of the last call.
+        looks: Most seeds of a study that adds them in looks, None where their number is fixed.
         sha256: That of this record; see `artifacts.write_record`.
     """
 
@@ -37,6 +38,7 @@ class Scope(Section):
     runs: Selection
     palette: list[str]
     last_plan: str
+    looks: int | None = None
     sha256: dict[str, str] = {}
 
 
@@ -98,7 +100,14 @@ def _of_last_plan(root: Path, ablations: Path) -> Scope | None:
         return None
     study = load_study(plans[-1])
     own, results = str(ablations.resolve()), str(root.resolve())
-    return Scope(ablations=own, results=results, runs=study.planned, palette=study.palette, last_plan=study.hash)
+    return Scope(
+        ablations=own,
+        results=results,
+        runs=study.planned,
+        palette=study.palette,
+        last_plan=study.hash,
+        looks=study.looks,
+    )
 
 
 def write_scope(study: Study) -> None:
@@ -109,6 +118,7 @@ def write_scope(study: Study) -> None:
         runs=study.planned,
         palette=study.palette,
         last_plan=study.hash,
+        looks=study.looks,
     )
     write_record(study.root / FILE, scope.model_dump(mode="json"))
 

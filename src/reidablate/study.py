@@ -8,13 +8,13 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from reidablate.artifacts import content_hash, read_json, write_json
 from reidablate.cell_files import Tier
-from reidablate.config import MOST_SEEDS, Preset, ReportSettings, RunConfig, Section, nearest, validate
+from reidablate.config import Preset, ReportSettings, RunConfig, Section, nearest, validate
 from reidablate.data.formats import Grammar, Layout, Published, source_of
 from reidablate.data.table import DatasetEntry, MetricName, layout_of
 from reidablate.errors import UserError
@@ -23,6 +23,7 @@ from reidablate.gpus import gpu_refusals
 from reidablate.initial_weights import Choice, file_for, weight_refusals
 from reidablate.metrics.registry import Metric
 from reidablate.provenance import keep_sources
+from reidablate.seeds import cap_of, check_seeds
 from reidablate.selecting import Asked
 from reidablate.trees import merge
 
@@ -40,7 +41,7 @@ class Settings(Section):
     preset: str
     cells: Asked
     datasets: Asked
-    seeds: int | Literal["preset"]
+    seeds: Annotated[int | str, AfterValidator(check_seeds)]
     tier: Tier | Literal["preset"]
     device: Literal["auto", "cpu", "cuda"]
     weights: str | dict[str, str]
@@ -72,13 +73,6 @@ class Settings(Section):
         if isinstance(value, dict):
             return {key: cls._at_home(path) for key, path in value.items()}
         return os.path.expanduser(value) if isinstance(value, str | Path) else value
-
-    @field_validator("seeds")
-    @classmethod
-    def _some_seed(cls, value: int | str) -> int | str:
-        if isinstance(value, int) and not 1 <= value <= MOST_SEEDS:
-            raise ValueError(f"a whole number from 1 to {MOST_SEEDS}")
-        return value
 
 
 class PlannedDataset(Section):
@@ -233,6 +227,11 @@ class Study(Section):
     def root(self) -> Path:
         """The folder of this preset's results."""
         return self.settings.results / self.preset.name
+
+    @property
+    def looks(self) -> int | None:
+        """Most seeds where they are added in looks, None where their number is fixed."""
+        return cap_of(self.settings.seeds)
 
     @property
     def runs(self) -> list[Run]:

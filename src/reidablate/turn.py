@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from reidablate.errors import UserError
 
@@ -24,6 +25,13 @@ _LOOKS = {
 def only_looks(arguments: Sequence[str]) -> bool:
     """Returns whether a Snakemake command line runs no job, as far as it shows."""
     return any(word.split("=")[0] in _LOOKS or re.fullmatch("-[kpqr]*n[kpqr]*", word) for word in arguments)
+
+
+def start_over() -> NoReturn:
+    """Starts this call again from its command line, in place of this process; the lock of the study is freed."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, sys.orig_argv)
 
 
 class Turn:
@@ -61,8 +69,7 @@ class Turn:
         if self._alone or (self.undisturbed and self._try(fcntl.LOCK_EX)):
             return
         self._wait()
-        sys.stdout.flush()
-        os.execv(sys.executable, sys.orig_argv)
+        start_over()
 
     def _wait(self) -> None:
         print(

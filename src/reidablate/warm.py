@@ -68,6 +68,16 @@ def start_host(*also: str) -> None:
     os.environ[VARIABLE] = name
 
 
+def release_hosts() -> None:
+    """Has the hosts of this process end, and leaves no trace of them in the environment."""
+    while _HOSTS:
+        os.environ.pop(VARIABLE, None)
+        host = _HOSTS.pop()
+        if host.stdin is not None:
+            host.stdin.close()
+        host.wait()
+
+
 def run_by_host(arguments: Sequence[str]) -> int | None:
     """Has a stage run by the host that the environment names, and returns its exit status.
 

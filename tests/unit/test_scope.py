@@ -7,7 +7,7 @@ import pytest
 from reidablate.artifacts import read_json, write_json
 from reidablate.errors import UserError
 from reidablate.planning import plan
-from reidablate.scope import in_words, read_scope, restrict, union
+from reidablate.scope import in_words, read_scope, restrict, union, write_scope
 from reidablate.study import Study
 from support import Settings, called
 
@@ -193,3 +193,18 @@ def test_a_damaged_record_loses_no_planned_run(
     assert narrow.runs == wide.runs
     assert "study.json" in capsys.readouterr().err
     assert read_json(path)["runs"] == read_json(wide.path)["planned"]
+
+
+def test_looks_are_declared_before_the_first_score(settings: Settings) -> None:
+    fixed = called(settings, cells="naive_triplet", datasets="market1501", seeds=3)
+    added = called(settings, cells="naive_triplet", datasets="market1501", seeds="auto:7")
+    assert added.looks == 7
+    assert added.seeds == 3
+    score(added, "naive_triplet")
+    assert plan({**settings, "cells": "naive_triplet", "datasets": "market1501"}).looks == 7
+    for seeds in (3, "auto"):
+        with pytest.raises(UserError, match="adds seeds in looks up to 7"):
+            plan({**settings, "seeds": seeds})
+    write_scope(fixed)
+    with pytest.raises(UserError, match="fixed number of seeds"):
+        plan({**settings, "seeds": "auto"})

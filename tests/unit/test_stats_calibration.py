@@ -11,15 +11,17 @@ from typer.testing import CliRunner
 
 from reidablate.cli import app
 from reidablate.rng import generator
-from reidablate.stats import calibration, families
-from reidablate.stats.calibration import GAINS_POINTS, calibrate, settings
+from reidablate.stats import calibration, families, family_looks
+from reidablate.stats.calibration import GAINS_POINTS, calibrate
 from reidablate.stats.families import WHOLE, FamilySetting, calibrate_families, family_settings
+from reidablate.stats.family_looks import PROCEDURES, LooksSetting
 from reidablate.stats.intervals import ANALYTIC
 from reidablate.stats.simulation import (
     EFFECTS,
     MOST,
     Setting,
     normal_cells,
+    settings,
     simulate,
     skewed_cells,
     structure_of,
@@ -175,6 +177,8 @@ def test_the_whole_grid_of_families_holds_its_bounds() -> None:
 def test_the_command_writes_both_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "settings", lambda: [Setting("occluded_duke", "normal", "none", 3)])
     monkeypatch.setattr(families, "family_settings", lambda: [FamilySetting(6, 3, 0.5, 0.3)])
+    monkeypatch.setattr(family_looks, "looks_settings", lambda: [LooksSetting(6, 0.5, 0.3, 0.5)])
+    monkeypatch.setattr(family_looks, "whole_settings", lambda: [(Setting("occluded_duke", "normal", "none", 10), 1)])
     done = CliRunner().invoke(app, ["stats", "calibrate", "--out", str(tmp_path), "--experiments", "100"])
     assert done.exit_code == 0, done.output
     assert re.search(r"the default within its bounds in [0-8] of 8 settings", done.stdout)
@@ -182,6 +186,8 @@ def test_the_command_writes_both_files(tmp_path: Path, monkeypatch: pytest.Monke
     assert set(table["experiments"]) == {100, 10}
     # Seven intervals; four procedures on one setting of the grid and on six whose scores are drawn.
     assert len(pd.read_csv(tmp_path / "calibration.csv")) == len(table) == 7 + 4 * (1 + 6)
+    looks = pd.read_parquet(tmp_path / "looks.parquet")
+    assert len(pd.read_csv(tmp_path / "looks.csv")) == len(looks) == 2 * len(PROCEDURES)
 
 
 @pytest.mark.slow

@@ -151,6 +151,18 @@ def name_missing():
         sys.exit(1)
 
 
+def look_further():
+    """Starts this call again for the next look of a study that adds seeds, until no comparison needs more."""
+    if STUDY.looks is None or set(workflow.dag_settings.targets) - {"all"}:
+        return
+    more = set(plan(CONFIG).asked_runs) - set(STUDY.asked_runs)
+    if more:
+        logger.info(f"reidablate: the look is over and {len(more)} more runs are needed; going on with the next look")
+        workflow.persistence.unlock()  # of a call that does not use the profile
+        release_hosts()
+        start_over()
+
+
 def print_failures():
     """Prints the last words of every failed job, and where its log is."""
     for log in sorted(Path(log) for job in workflow.scheduler.failed for log in job.log):

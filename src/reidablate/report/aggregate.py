@@ -220,6 +220,7 @@ def _description(study: Study, summaries: dict[str, dict[str, Any]], left_out: l
     lines = [freezing.notice(about) for about in declared.values()]
     return {
         **declared,
+        **({"looks": study.looks} if study.looks else {}),
         "preset": study.preset.name,
         "description": study.preset.description,
         "smoke": study.preset.sample is not None,

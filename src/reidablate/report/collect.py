@@ -295,7 +295,7 @@ class StudyTables:
             column: number(column)
             for column in (
                 "estimate", "num_seeds", "low", "high", "low_adjusted", "high_adjusted", "p_adjusted", "detectable",
-                "seeds_needed", "delta",
+                "seeds_needed", "delta", "look", "num_looks", "look_seeds",
             )
         }  # fmt: skip
         if "standard_error_unpaired" in record:

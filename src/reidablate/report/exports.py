@@ -20,6 +20,7 @@ from reidablate.errors import plain
 from reidablate.report.answer import answer_text
 from reidablate.report.collect import StudyTables, collect
 from reidablate.report.records import Contrast, camera_note, main_baseline
+from reidablate.seeds import look_seeds
 
 _TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -59,6 +60,8 @@ def main_table(study: StudyTables) -> pd.DataFrame:
                 "high": high,
                 "verdict": contrast.verdict if contrast else None,
             }
+            if looks_of(study):
+                row["after"] = contrast.after if contrast else None
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -111,7 +114,16 @@ def write_exports(study: StudyTables, environment: Environment, folder: Path) ->
 def protocol_line(study: StudyTables) -> str:
     """Returns how the scores of a study were made, as a sentence for captions."""
     side = study.headline.replace("_", " ")
-    return f"Single query, features {side}, cosine distance, the query's own camera and junk left out, AP as step sum."
+    line = f"Single query, features {side}, cosine distance, the query's own camera and junk left out, AP as step sum."
+    return f"{line} {looks_of(study)}".rstrip()
+
+
+def looks_of(study: StudyTables) -> str:
+    """Returns how seeds were added, as a sentence; empty where their number was fixed."""
+    if not (cap := study.about.get("looks")):
+        return ""
+    *first, last = map(str, look_seeds(cap))
+    return f"Seeds were added until each comparison was decided, with looks at {', '.join(first)} and {last}."
 
 
 def text_summary(tables: Path) -> str:
@@ -169,6 +181,7 @@ def _terminal_table(study: StudyTables, dataset: dict[str, Any]) -> Table:
         if contrast and contrast.reference.name != usual:
             difference += f" over {contrast.reference.name}"
         word = f"{SIGNS.get(contrast.word, '')} {contrast.verdict or 'no interval'}" if contrast else ""
+        word += f", {contrast.after}" if contrast and contrast.after else ""
         scores = [
             _spread(study.score(name, cell.name, metric).value, study.score(name, cell.name, metric, "sd").value)
             for metric in ("mAP", "rank1")

@@ -102,6 +102,9 @@ class Contrast:
     detectable: Number | None = None
     seeds_needed: Number | None = None
     delta: Number | None = None
+    look: Number | None = None  # after which it is judged, in a study that adds seeds until it is decided
+    num_looks: Number | None = None
+    look_seeds: Number | None = None
     undecidable: bool = False  # undecided, and no number of seeds would change that
     num_diverged: int = 0  # of the cell or its reference
     verdict: str = ""
@@ -118,6 +121,14 @@ class Contrast:
     def word(self) -> str:
         """The verdict's first word if it is one of `VERDICTS`, else an empty string."""
         return next((word for word in VERDICTS if self.verdict.startswith(word)), "")
+
+    @property
+    def after(self) -> str:
+        """After which look it is judged, "look 2 of 4 (5 seeds)"; empty where the number of seeds was fixed."""
+        if self.look is None or self.look.value is None:
+            return ""
+        look, of, seeds = (int(n.value or 0) for n in (self.look, self.num_looks, self.look_seeds) if n)
+        return f"look {look} of {of} ({seeds} seeds)"
 
     @property
     def ends(self) -> tuple[Number, Number] | None:

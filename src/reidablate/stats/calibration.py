@@ -11,41 +11,41 @@ import pandas as pd
 from reidablate.artifacts import write_table
 from reidablate.rng import generator
 from reidablate.stats.families import calibrate_families
+from reidablate.stats.family_looks import calibrate_looks
 from reidablate.stats.intervals import ANALYTIC, BOOTSTRAP
 from reidablate.stats.paired import Array, paired_components
-from reidablate.stats.simulation import EFFECTS, MOST, Setting, simulate
+from reidablate.stats.simulation import MOST, Setting, settings, simulate
 
 GAINS_POINTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
-
-
-def settings(seeds: Sequence[int] = (3, 5, 10)) -> list[Setting]:
-    """Returns every setting of the calibration table: test set, shape, effects and number of seeds."""
-    return [
-        Setting(name, shape, effects, count)
-        for name in EFFECTS
-        for shape in ("normal", "skewed")
-        for effects in EFFECTS[name]
-        for count in seeds
-    ]
 
 
 def write_calibration(
     out: Path, *, experiments: int = 10_000, seed: int = 0, progress: Callable[[int, int], None] | None = None
 ) -> str:
-    """Writes `calibration.parquet` and `.csv` to `out` and returns the line that sums them up; arguments as below.
+    """Writes `calibration` and `looks`, each as `.parquet` and `.csv`, and returns the line that sums them up.
 
-    The power curve sees a tenth of the experiments, as do the families whose every score is drawn.
+    `looks` is about studies that add seeds until they are decided; arguments as below. The power curve sees a tenth of
+    the experiments, as do the families whose every score is drawn.
     """
     single = calibrate(experiments=experiments, power_experiments=experiments // 10, seed=seed, progress=progress)
     families = calibrate_families(
         experiments=experiments, whole_experiments=experiments // 10, seed=seed, progress=progress
     )
     table = pd.concat([single, families.astype({"within_bounds": "boolean", "rejection_strict": "Float64"})])
-    table = table.reset_index(drop=True).round(6)
-    for suffix in ("parquet", "csv"):
-        write_table(table, out / f"calibration.{suffix}")
-    inside, judged = table["within_bounds"].sum(), table["within_bounds"].notna().sum()
-    return f"calibration: the default within its bounds in {inside} of {judged} settings; table in {out}"
+    looks = calibrate_looks(
+        experiments=experiments, whole_experiments=experiments // 10, seed=seed, progress=progress
+    ).astype({"within_bounds": "boolean"})
+    for name, whole in (("calibration", table.reset_index(drop=True)), ("looks", looks)):
+        for suffix in ("parquet", "csv"):
+            write_table(whole.round(6), out / f"{name}.{suffix}")
+    return (
+        f"calibration: the default within its bounds in {_inside(table)} settings, and in {_inside(looks)} of studies "
+        f"that add seeds; tables in {out}"
+    )
+
+
+def _inside(table: pd.DataFrame) -> str:
+    return f"{table['within_bounds'].sum()} of {table['within_bounds'].notna().sum()}"
 
 
 def calibrate(

@@ -15,6 +15,7 @@ import pandas as pd
 from scipy import special
 
 from reidablate.stats.intervals import Interval, probability_above, two_way, two_way_half
+from reidablate.stats.looks import Levels, Looks
 from reidablate.stats.moderation import MIN_SISTERS, fit_prior, squared_correlations
 from reidablate.stats.multiplicity import holm, verdict
 from reidablate.stats.paired import Array, Components, select, stack
@@ -41,7 +42,12 @@ class Line:
 
 
 def finish(
-    lines: Sequence[Line], *, family: Sequence[str], pool: Sequence[str], columns: Mapping[str, tuple[str, str]]
+    lines: Sequence[Line],
+    *,
+    family: Sequence[str],
+    pool: Sequence[str],
+    columns: Mapping[str, tuple[str, str]],
+    looks: Looks | None = None,
 ) -> pd.DataFrame:
     """Returns the table of all lines with interval, test, Holm over each family, verdict, power and notes.
 
@@ -50,6 +56,7 @@ def finish(
         family: Fields that a family shares, besides being primary or in one group.
         pool: Fields that sister contrasts share.
         columns: Columns of the table.
+        looks: Those of a study that adds seeds until it is decided; the field `look` of a line is its own, from 1.
     """
     tested = [line for line in lines if line.components is not None]
     raw = [line.components for line in tested if line.components is not None]
@@ -57,15 +64,16 @@ def finish(
     for line, df in zip(tested, prior_df, strict=True):
         line.fields["prior_df"] = min(float(df), MOST_PRIOR_DF)
     if tested:
-        _add_tests(tested, components)
-        _add_sides(tested, components, pool)
+        levels = Levels(looks, [line.fields.get("look") for line in tested])
+        _add_tests(tested, components, levels)
+        _add_sides(tested, components, pool, levels)
     _adjust(lines, family)
     if tested:
-        _add_adjusted(tested, components)
+        _add_adjusted(tested, components, levels)
     for line in lines:
         _add_verdict(line)
     if tested:
-        _add_needs(tested, components)
+        _add_needs(tested, components, levels)
     rows = [{**line.fields, "note": " ".join(line.notes)} for line in lines]
     table = {name: [_plain(row.get(name)) for row in rows] for name in columns}
     return pd.DataFrame({name: pd.array(table[name], dtype=columns[name][0]) for name in columns})  # type: ignore[call-overload]
@@ -98,9 +106,9 @@ def _moderated(lines: Sequence[Line], parts: Sequence[Components], pool: Sequenc
     return replace(stacked, seed=seed, seed_df=seed_df), prior_df
 
 
-def _add_tests(lines: Sequence[Line], components: Components) -> None:
+def _add_tests(lines: Sequence[Line], components: Components, levels: Levels) -> None:
     """Adds error, interval, p-value and confidence in delta to the lines, whose components these are."""
-    interval = two_way(components)
+    interval = two_way(components, level=1 - levels.of(0.05))
     delta = _deltas(lines)
     above = probability_above(components, delta)
     below = probability_above(components, -delta)
@@ -118,7 +126,7 @@ def _add_tests(lines: Sequence[Line], components: Components) -> None:
         **_ends(interval, "", least=-1.0, most=1.0),
         "standard_error": interval.standard_error,
         "df": interval.df,
-        "p_value": interval.p_value,
+        "p_value": levels.repeated(interval.p_value),
     }
     from_both = np.isclose(interval.standard_error, np.sqrt(components.seed + components.sampling), rtol=1e-12, atol=0)
     for row, line in enumerate(lines):
@@ -128,14 +136,16 @@ def _add_tests(lines: Sequence[Line], components: Components) -> None:
             line.fields["equivalence_reachable"] = bool(least[row] < delta[row])
 
 
-def _add_sides(lines: Sequence[Line], components: Components, pool: Sequence[str]) -> None:
+def _add_sides(lines: Sequence[Line], components: Components, pool: Sequence[str], levels: Levels) -> None:
     """Adds the interval of P(better), and the test that takes cameras as drawn at random."""
     rows = np.array([row for row, line in enumerate(lines) if line.cameras is not None], dtype=np.int64)
     if len(rows):
         raw = stack([line.cameras for line in lines if line.cameras is not None])
         raw = replace(raw, seed=components.seed[rows], seed_df=components.seed_df[rows])
-        half = np.maximum(two_way_half(raw, 0.05), two_way_half(select(components, rows), 0.05))
-        p_values = two_way(raw).p_value
+        chosen = levels.select(rows)
+        alpha = chosen.of(0.05)
+        half = np.maximum(two_way_half(raw, alpha), two_way_half(select(components, rows), alpha))
+        p_values = chosen.repeated(two_way(raw).p_value)
         for place, row in enumerate(rows):
             fields, middle = lines[row].fields, float(raw.estimate[place])
             fields["p_cameras"] = max(float(p_values[place]), fields["p_value"])
@@ -167,16 +177,16 @@ def _adjust(lines: Sequence[Line], family: Sequence[str]) -> None:
             line.fields |= {**sizes, "p_adjusted": float(p_adjusted)}
 
 
-def _add_adjusted(lines: Sequence[Line], components: Components) -> None:
+def _add_adjusted(lines: Sequence[Line], components: Components, levels: Levels) -> None:
     """Adds the interval at the level that Holm leaves to each contrast, and the detectable difference."""
     alpha = np.array([0.05 / (line.fields.get("family_size") or 1) for line in lines])
-    low, high = detectable_range(components, alpha=alpha)
-    middle = detectable_difference(components, alpha=alpha)
+    low, high = detectable_range(components, alpha=levels.of_last(alpha))
+    middle = detectable_difference(components, alpha=levels.of_last(alpha))
     adjusted = np.array([line.fields.get("p_adjusted", np.nan) for line in lines])
     p_values = np.array([line.fields["p_value"] for line in lines])
     with np.errstate(divide="ignore", invalid="ignore"):
         level = np.where(adjusted > 0, 0.05 * p_values / adjusted, alpha)
-    half = two_way_half(components, np.where(np.isnan(adjusted), 0.05, np.clip(level, 1e-12, 0.05)))
+    half = two_way_half(components, levels.of(np.where(np.isnan(adjusted), 0.05, np.clip(level, 1e-12, 0.05))))
     for row, line in enumerate(lines):
         line.fields |= {
             "detectable": float(middle[row]),
@@ -214,6 +224,11 @@ def _add_verdict(line: Line) -> None:
         line.notes.append(f"{runs} missing, so there is no verdict yet.")
     if fields["below_delta"]:
         line.notes.append(f"The difference is real but below delta ({100 * delta:.2g} points).")
+    if fields.get("look") and fields["verdict"] != "provisional":
+        line.notes.append(
+            f"Judged after look {fields['look']} of {fields['num_looks']}, at {fields['look_seeds']} seeds, at a level "
+            "that allows for all looks."
+        )
     if fields.get("later"):
         line.notes.append(f"The study was frozen before its runs and {fields['later']}, so it is exploratory.")
     elif fields["exploratory"]:
@@ -222,7 +237,7 @@ def _add_verdict(line: Line) -> None:
         )
 
 
-def _add_needs(lines: Sequence[Line], components: Components) -> None:
+def _add_needs(lines: Sequence[Line], components: Components, levels: Levels) -> None:
     """Adds what would decide the undecided lines."""
     undecided = [row for row, line in enumerate(lines) if line.fields.get("verdict") == "undecided"]
     diverged = {r for r in undecided if lines[r].fields["num_diverged"] or lines[r].fields["num_diverged_reference"]}
@@ -236,6 +251,7 @@ def _add_needs(lines: Sequence[Line], components: Components) -> None:
     open_lines = [lines[row] for row in rows]
     num_seeds = np.array([line.fields["num_seeds"] for line in open_lines], dtype=np.float64)
     alpha = np.array([0.05 / line.fields["family_size"] for line in open_lines])
+    alpha = levels.of_last(alpha)
     needed = seeds_needed(select(components, rows), num_seeds, delta=_deltas(open_lines), alpha=alpha)
     for line, seeds in zip(open_lines, needed, strict=True):
         line.fields["decidable"] = not np.isinf(seeds)

@@ -10,6 +10,7 @@ cannot be given is null, and `note` says why in a sentence.
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,14 @@ from reidablate.metrics.registry import SHIPPED, Metric
 from reidablate.runs import SIDES
 from reidablate.stats.conclude import Line, finish
 from reidablate.stats.guard import Guard
+from reidablate.stats.looked import LOOK_COLUMNS, Looked
 from reidablate.stats.paired import (
     Array,
     Components,
     effective_identities,
     identity_sums,
     paired_components,
+    pick,
     probability_better,
     sign_flip_p,
     unpaired_components,
@@ -140,6 +143,7 @@ def contrast_table(
     least_seeds: int = 0,
     metrics: Sequence[Metric] = SHIPPED,
     later: Mapping[str, Mapping[str, Mapping[str, str]]] | None = None,
+    looked: Looked | None = None,
 ) -> pd.DataFrame:
     """Returns a row for every data set, declared contrast, feature side and metric, with the columns of `COLUMNS`.
 
@@ -155,6 +159,7 @@ def contrast_table(
         least_seeds: Seeds of the preset. A contrast that has any run is provisional with fewer planned ones.
         metrics: The metrics that are compared.
         later: {dataset: {cell: {reference: why}}} of the comparisons that a frozen study did not declare.
+        looked: The look of every comparison, in a study that adds seeds until it is decided.
 
     Raises:
         UserError: The headline side is not a feature side.
@@ -167,13 +172,15 @@ def contrast_table(
         for fields in declared_contrasts(cells):
             for side in SIDES:
                 start = {"dataset": dataset, "side": side, "headline": side == headline_side, **fields}
+                start |= looked.fields(dataset, fields) if looked else {}
                 start["delta_borrowed"] = dataset in borrowed
                 if why := (later or {}).get(dataset, {}).get(fields["cell"], {}).get(fields["reference"]):
                     start |= {"exploratory": True, "later": why}
                 found, base = match(book, guard, start, least_seeds=least_seeds)
                 lines += measure(found, base, metrics, deltas.get(dataset, {}))
     keys = ("dataset", "metric", "side")
-    return finish(lines, family=keys, pool=keys, columns=COLUMNS)
+    columns, looks = (COLUMNS | LOOK_COLUMNS, looked.looks) if looked else (COLUMNS, None)
+    return finish(lines, family=keys, pool=keys, columns=columns, looks=looks)
 
 
 def declared_contrasts(cells: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -197,6 +204,9 @@ def declared_contrasts(cells: Sequence[Mapping[str, Any]]) -> Iterator[dict[str,
 def match(book: ScoreBook, guard: Guard, fields: dict[str, Any], *, least_seeds: int) -> tuple[Matched | None, Line]:
     """Returns the scores of a contrast, None when there is nothing to compare, and the line that counts its seeds."""
     cell_runs, reference_runs = (book.runs(fields["dataset"], fields["side"], fields[k]) for k in ("cell", "reference"))
+    cell_runs, reference_runs = (
+        dict(islice(of.items(), fields.get("look_seeds"))) for of in (cell_runs, reference_runs)
+    )
     cell_seeds, reference_seeds = _finished(cell_runs), _finished(reference_runs)
     if fields["paired"]:
         cell_seeds = reference_seeds = [seed for seed in cell_seeds if seed in reference_seeds]
@@ -281,10 +291,10 @@ def measure(
             "seed_sd": np.sqrt(parts.seed[index] * base.fields["num_seeds"]),
             "p_better": _probability(own, other, paired=found.paired),
         }
-        _add_components(line, _pick(parts, index), obstacle, same=_same(own, other))
+        _add_components(line, pick(parts, index), obstacle, same=_same(own, other))
         if line.components is not None:
-            line.better = None if better is None else _pick(better, index)
-            line.cameras = None if cameras is None else _pick(cameras, index)
+            line.better = None if better is None else pick(better, index)
+            line.cameras = None if cameras is None else pick(cameras, index)
             if found.paired:
                 line.fields["standard_error_unpaired"] = np.sqrt(apart.seed[index] + apart.sampling[index])
         if found.paired and own.shape[0] <= MAX_SIGN_FLIP_SEEDS:
@@ -397,15 +407,3 @@ def _probability(cell: Array, reference: Array, *, paired: bool) -> float:
     if paired:
         return float(probability_better(cell, reference))
     return float(np.mean([probability_better(cell, np.broadcast_to(row, cell.shape)) for row in reference]))
-
-
-def _pick(parts: Components, index: int) -> Components:
-    """Returns the components of one metric."""
-    return Components(
-        estimate=parts.estimate[index],
-        seed=parts.seed[index],
-        seed_df=parts.seed_df[index],
-        identity=parts.identity[index],
-        identity_df=parts.identity_df,
-        interaction=parts.interaction[index],
-    )

@@ -38,8 +38,8 @@ WHOLE = (
 )
 """Settings whose every score is drawn, with 32 contrasts."""
 
-_IDENTITY_DF = 699.0  # of Market-1501: 700 effective identities
-_INTERACTION = 0.1  # share of V_seed that is a move of single identities
+IDENTITY_DF = 699.0  # of Market-1501: 700 effective identities
+INTERACTION = 0.1  # share of V_seed that is a move of single identities
 _CHUNK = 2_000_000  # numbers drawn at once
 
 
@@ -145,22 +145,25 @@ def _tests(components: Components) -> dict[str, Array]:
     """Returns the p-values of every procedure, (E, K); those above 0.05 only as 1, which no first step reaches."""
     size = components.estimate.shape[-1]
     per_seed_df = components.seed_df
-    found = {"holm_unmoderated": _two_way_p(components, components.seed, per_seed_df)}
+    found = {"holm_unmoderated": two_way_p(components, components.seed, per_seed_df)}
     if size == 1:
         found["holm"] = found["holm_unmoderated"]
     else:
         prior = fit_prior(components.seed, per_seed_df, overlap=size * (size + 3) / 4)
         moderated, df = prior.posterior(components.seed, per_seed_df)
-        found["holm"] = found["dunnett"] = _two_way_p(components, moderated, df)
+        found["holm"] = found["dunnett"] = two_way_p(components, moderated, df)
     former = two_way_satterthwaite(components).p_value
     found["holm_satterthwaite"] = np.maximum(former, _identity_p(components))
     return found
 
 
-def _two_way_p(components: Components, seed: Array, seed_df: Array) -> Array:
-    """Returns p-values as `two_way` has them. A t has heavier tails than a normal, which spares most of the work."""
+def two_way_p(components: Components, seed: Array, seed_df: Array, below: float | Array = 0.05) -> Array:
+    """Returns p-values as `two_way` has them, 1 for some that are not `below` a level.
+
+    A t has heavier tails than a normal, which spares most of the work.
+    """
     size, sampling = np.abs(components.estimate), components.sampling
-    near = 2 * special.ndtr(-size / np.sqrt(seed + sampling)) < 0.05
+    near = 2 * special.ndtr(-size / np.sqrt(seed + sampling)) < below
     p_values = np.ones_like(size)
     p_values[near] = tail(size[near], seed[near], seed_df[near], sampling[near], np.asarray(components.identity_df))
     return np.maximum(p_values, _identity_p(components))
@@ -175,7 +178,7 @@ def _identity_p(components: Components) -> Array:
 
 def _draw(setting: FamilySetting, experiments: int, rng: np.random.Generator) -> Iterator[Components]:
     """Yields what the tests see of families without a difference, in units of the average cell's seed variance."""
-    size, seeds, df = setting.num_contrasts, setting.seeds, _IDENTITY_DF
+    size, seeds, df = setting.num_contrasts, setting.seeds, IDENTITY_DF
     at_once = max(1, _CHUNK // ((size + 1) * seeds))
     for start in range(0, experiments, at_once):
         number = min(at_once, experiments - start)
@@ -184,7 +187,7 @@ def _draw(setting: FamilySetting, experiments: int, rng: np.random.Generator) ->
         moves = runs[:, 1:] - runs[:, :1]
         sampling = setting.sampling_ratio * 2 / seeds
         identities = np.sqrt(sampling / 2) * rng.standard_normal((number, size + 1))
-        interaction = _INTERACTION * (np.square(sds[:, 1:, 0]) + np.square(sds[:, :1, 0])) / seeds
+        interaction = INTERACTION * (np.square(sds[:, 1:, 0]) + np.square(sds[:, :1, 0])) / seeds
         shape = (number, size)
         yield Components(
             estimate=moves.mean(axis=-1) + identities[:, 1:] - identities[:, :1],
@@ -198,6 +201,14 @@ def _draw(setting: FamilySetting, experiments: int, rng: np.random.Generator) ->
 
 def _draw_whole(setting: Setting, size: int, experiments: int, rng: np.random.Generator) -> Iterator[Components]:
     """Yields the components of families whose every score is drawn."""
+    for sums, counts in draw_scores(setting, size, experiments, rng):
+        yield paired_components(sums, counts)
+
+
+def draw_scores(
+    setting: Setting, size: int, experiments: int, rng: np.random.Generator
+) -> Iterator[tuple[Array, Array]]:
+    """Yields sums of the differences of families over each identity, (E, K, S, G), and its queries, (G,)."""
     structure, effects = structure_of(setting.test_set), EFFECTS[setting.test_set][setting.effects]
     at_once = max(1, _CHUNK // ((size + 1) * setting.seeds * len(structure.queries)))
     for start in range(0, experiments, at_once):
@@ -206,7 +217,7 @@ def _draw_whole(setting: Setting, size: int, experiments: int, rng: np.random.Ge
             sums = normal_cells(structure, effects, setting.seeds, size + 1, number, rng)
         else:
             sums = skewed_cells(structure, effects, setting.seeds, [structure.mean] * (size + 1), number, rng)
-        yield paired_components(sums[:, 1:] - sums[:, :1], structure.counts)
+        yield sums[:, 1:] - sums[:, :1], structure.counts
 
 
 def _dunnett_level(size: int, alpha: float) -> float:

@@ -50,6 +50,18 @@ def select(components: Components, rows: NDArray[np.int64]) -> Components:
     return Components(**{name: np.broadcast_to(value, shape)[rows] for name, value in vars(components).items()})
 
 
+def pick(components: Components, index: int) -> Components:
+    """Returns the components of one of several metrics over the same identities, (M, ...)."""
+    return Components(
+        estimate=components.estimate[index],
+        seed=components.seed[index],
+        seed_df=components.seed_df[index],
+        identity=components.identity[index],
+        identity_df=components.identity_df,
+        interaction=components.interaction[index],
+    )
+
+
 def identity_sums(scores: Array, identities: NDArray[np.int64]) -> tuple[Array, Array]:
     """Returns the sums of (..., Q) scores over each identity, (..., G), and the number of queries of each, (G,).
 

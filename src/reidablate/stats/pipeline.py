@@ -14,6 +14,8 @@ from reidablate.smoke import marked
 from reidablate.stats.claims import judge
 from reidablate.stats.contrasts import DEFAULT_DELTA_POINTS, contrast_table
 from reidablate.stats.joint import joint_table
+from reidablate.stats.looking import go_through
+from reidablate.stats.looks import Looks
 from reidablate.stats.slices import slice_table
 
 CALIBRATION = "calibration.parquet"
@@ -78,6 +80,9 @@ def _write_tables(tables: Path, study_folder: Path) -> str:
     arguments["least_seeds"] = 0 if smoke else study.get("preset_seeds", 0)  # a smoke test leaves references out
     later = (study.get("frozen") or {}).get("later")
     own = [metric for metric in known_metrics(study) if metric.use]
+    if cap := study.get("looks"):
+        arguments["least_seeds"] = 0
+        arguments["looked"] = go_through(Looks.up_to(cap), queries, runs, cells, {**arguments, "later": later})
     contrasts = _contrasts(queries, runs, cells, own, {**arguments, "later": later})
     slices = slice_table(queries, runs, cells, **arguments)
     claims = study_claims(study_folder, [cell["name"] for cell in cells])

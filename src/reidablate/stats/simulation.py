@@ -87,6 +87,17 @@ EFFECTS: dict[str, dict[str, Effects]] = {
 }
 
 
+def settings(seeds: Sequence[int] = (3, 5, 10)) -> list[Setting]:
+    """Returns every setting of the calibration table: test set, shape, effects and number of seeds."""
+    return [
+        Setting(name, shape, effects, count)
+        for name in EFFECTS
+        for shape in ("normal", "skewed")
+        for effects in EFFECTS[name]
+        for count in seeds
+    ]
+
+
 def structure_of(name: str) -> Structure:
     """Returns the structure of a test set with the real number of queries, identities and (identity, camera) pairs.
 

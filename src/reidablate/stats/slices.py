@@ -17,6 +17,7 @@ from reidablate.metrics.registry import SHIPPED
 from reidablate.stats.conclude import finish
 from reidablate.stats.contrasts import COLUMNS, declared_contrasts, match, measure
 from reidablate.stats.guard import Guard
+from reidablate.stats.looked import Looked
 from reidablate.stats.scores import METRICS, ScoreBook
 
 SLICE_COLUMNS: dict[str, tuple[str, str]] = {
@@ -39,6 +40,7 @@ def slice_table(
     borrowed: Collection[str] = (),
     least_seeds: int = 0,
     metrics: Sequence[str] = ("mAP",),
+    looked: Looked | None = None,
 ) -> pd.DataFrame:
     """Returns a row for every data set, declared contrast, slice and metric on the headline side.
 
@@ -57,7 +59,8 @@ def slice_table(
     for dataset in book.datasets:
         for fields in declared_contrasts(cells):
             start = {"dataset": dataset, "side": headline_side, "headline": True, "delta_borrowed": dataset in borrowed}
-            found, base = match(book, guard, start | fields, least_seeds=least_seeds)
+            start |= fields | (looked.fields(dataset, fields) if looked else {})
+            found, base = match(book, guard, start, least_seeds=least_seeds)
             if found is None:
                 continue
             for kind, parts in slices(found.layout.columns).items():
@@ -65,7 +68,8 @@ def slice_table(
                     base.fields |= {"slice_by": kind, "slice": label}
                     lines += measure(found, base, wanted, deltas.get(dataset, {}), keep)
     keys = ("dataset", "metric", "slice_by")
-    return finish(lines, family=keys, pool=(*keys, "slice"), columns=SLICE_COLUMNS)
+    looks = looked.looks if looked else None
+    return finish(lines, family=keys, pool=(*keys, "slice"), columns=SLICE_COLUMNS, looks=looks)
 
 
 def slices(columns: pd.DataFrame) -> dict[str, dict[str, NDArray[np.bool_]]]:
