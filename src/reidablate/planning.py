@@ -195,8 +195,8 @@ def _asked(
     if cap := cap_of(settings.seeds):
         if tuned := [cell.name for cell in chosen if cell.candidates]:
             raise UserError(
-                f"seeds={settings.seeds}: what {tuned[0]} is tuned to depends on its number of seeds, so they cannot be "
-                "added; give a number of seeds, or leave the cell out."
+                f"seeds={settings.seeds}: what {tuned[0]} is tuned to depends on its number of seeds, so they cannot "
+                "be added; give a number of seeds, or leave the cell out."
             )
         return asked_seeds(chosen, datasets, cap=cap, planned=before, root=settings.results / preset.name)
     seeds = settings.seeds if isinstance(settings.seeds, int) else preset.seeds
