@@ -3,11 +3,14 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from reidablate.config import LossesConfig, ModelConfig, RunConfig, validate
+from reidablate.data.augment import to_float
+from reidablate.engine.extract import forward
 from reidablate.engine.fit import batch_of
 from reidablate.errors import UserError
 from reidablate.losses import Batch, Shape, StudyLoss
@@ -88,6 +91,23 @@ def test_only_a_model_that_reads_cameras_depends_on_them() -> None:
     assert torch.equal(unknown, outputs(told).feature_before_neck)
     assert torch.equal(outputs(plain, [1] * 4).feature_before_neck, outputs(plain).feature_before_neck)
     assert torch.equal(unknown, outputs(plain).feature_before_neck)
+
+
+def test_extraction_gives_every_image_the_camera_of_its_row_and_is_told_of_none_elsewhere() -> None:
+    made = model(parts=CAMERA, local_features=JIGSAW).eval()
+    pixels = torch.randint(256, (5, 24, 40, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    camids = np.array([6, 1, 4, 4, 9])
+    device, parts = torch.device("cpu"), [pixels[:3], pixels[3:]]
+    found = forward(made, parts, device, "fp32", camids=camids)
+    elsewhere = forward(made, parts, device, "fp32")
+    for row in range(5):
+        with torch.no_grad():
+            image = to_float(pixels[row : row + 1])
+            expected = made.tested(made(image, torch.tensor([camids[row]])), "before_neck")
+            unknown = made.tested(made(image), "before_neck")
+        assert torch.allclose(torch.from_numpy(found["before_neck"][row]), expected[0], atol=1e-5)
+        assert torch.allclose(torch.from_numpy(elsewhere["before_neck"][row]), unknown[0], atol=1e-5)
+        assert torch.allclose(expected, unknown, atol=1e-5) == (camids[row] == 9)
 
 
 # The jigsaw module

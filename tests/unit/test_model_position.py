@@ -154,6 +154,15 @@ def test_cls_numbers_stand_where_they_belong(
     torch.testing.assert_close(cls(None, None), expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("kind", ["untie", "untie_beit", "untie_shared", "per_patch"])
+def test_the_gradient_of_cls_numbers_equals_finite_differences(kind: str) -> None:
+    cls = ClsBias(kind, 6, 2).double()  # a grid of 2 x 3
+    cls.table.data.normal_(generator=torch.Generator().manual_seed(0))
+    patches = torch.randn(2, 6, 6, dtype=torch.float64, requires_grad=True)
+    centre = torch.randn(2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda p, c, _: cls(p, c), (patches, centre, cls.table))
+
+
 def test_sinusoid_equals_a_loop_over_the_printed_formula() -> None:
     rows = sinusoid(GRID, 12)
     assert rows.shape == (25, 12)
