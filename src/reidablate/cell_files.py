@@ -11,6 +11,7 @@ import yaml
 from pydantic import AfterValidator, Field, field_validator
 
 from reidablate.config import EvaluateConfig, Section, validate
+from reidablate.distributions import Sampled
 from reidablate.errors import UserError, plain
 from reidablate.external import External
 from reidablate.trees import flatten, load_yaml, merge
@@ -65,6 +66,7 @@ class CellFile(Section):
     reference: list[str] | None = None
     seed_offset: Annotated[int, Field(ge=0, le=MOST_SEED)] | None = None
     sweep: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
+    sample: Sampled | None = None
     tune: bool = False
     model: dict[str, Any] = {}
     losses: dict[str, Any] = {}
@@ -81,7 +83,7 @@ class CellFile(Section):
     @property
     def is_candidate(self) -> bool:
         """Whether it is a point of a sweep that is tuned, to be scored on held-out identities alone."""
-        return self.tune and not self.sweep
+        return self.tune and not self.sweep and self.sample is None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -146,40 +148,50 @@ def checked(data: Mapping[str, Any], path: Path) -> CellFile:
 
 
 def _points(file: CellFile) -> int:
-    return math.prod(len(values) for values in file.sweep.values())
+    return file.sample.n if file.sample else math.prod(len(values) for values in file.sweep.values())
+
+
+def _drawn(file: CellFile) -> list[tuple[str, dict[str, Any]]]:
+    """Returns a label and the value of every option for each configuration that the file's sweep or sample makes."""
+    if file.sample:
+        return [(str(number), point) for number, point in enumerate(file.sample.draw(file.name), start=1)]
+    points = [dict(zip(file.sweep, values, strict=True)) for values in itertools.product(*file.sweep.values())]
+    return [("_".join(f"{key.rsplit('.', 1)[1]}_{value}" for key, value in point.items()), point) for point in points]
 
 
 def expand(file: CellFile, path: Path) -> list[CellFile]:
-    """Returns one file per point of its sweep, or the file itself.
+    """Returns one file per point of its sweep or sample, or the file itself.
 
     Of a sweep with `tune`, the file itself stands behind its points, with its sweep and the options of the first: it is
     one of them, which one is not known yet.
     """
     if file.tune and _points(file) < 2:
         raise UserError(f"{path}: 'tune' chooses between the points of a sweep; give 'sweep' two values or more.")
-    if (not file.sweep or file.tune) and path.stem != file.name:
+    if file.sweep and file.sample:
+        raise UserError(f"{path}: 'sweep' tries all combinations and 'sample' draws some; leave one of them out.")
+    varied = file.sample.options if file.sample else file.sweep
+    if (not varied or file.tune) and path.stem != file.name:
         raise UserError(f"{path}: the file holds cell '{file.name}'; rename the file to {file.name}.yaml.")
-    if not file.sweep:
+    if not varied:
         return [file]
+    word = "sample" if file.sample else "sweep"
     if (number := _points(file)) > MOST_POINTS:
-        raise UserError(f"{path}: the sweep has {number} points, more than {MOST_POINTS}; write fewer values.")
-    for key in file.sweep:
+        raise UserError(f"{path}: the {word} has {number} points, more than {MOST_POINTS}; write fewer values.")
+    for key in varied:
         if key.split(".")[0] not in SECTIONS or "." not in key:
-            raise UserError(f"{path}: sweep key '{key}' should start with {', '.join(SECTIONS)} and a dot.")
+            raise UserError(f"{path}: {word} key '{key}' should start with {', '.join(SECTIONS)} and a dot.")
         if key in PRESET_ONLY:
-            _refuse_presets(path, key, verb="sweep")
+            _refuse_presets(path, key, verb=word)
     points = []
-    for values in itertools.product(*file.sweep.values()):
-        point = dict(zip(file.sweep, values, strict=True))
-        short = [(key.rsplit(".", 1)[1], value) for key, value in point.items()]
-        label = "_".join(f"{key}_{value}" for key, value in short)
+    for label, point in _drawn(file):
         options: dict[str, Any] = file.options
         for key, value in point.items():
             options = merge(options, nest(key, value))
-        title = f"{file.title or file.name} ({', '.join(f'{key}: {value}' for key, value in short)})"
-        swept = {"name": f"{file.name}_{label}".lower(), "title": title, "sweep": {}, **options}
+        shown = ", ".join(f"{key.rsplit('.', 1)[1]}: {value}" for key, value in point.items())
+        title = f"{file.title or file.name} ({shown})"
+        swept = {"name": f"{file.name}_{label}".lower(), "title": title, "sweep": {}, "sample": None, **options}
         points.append(checked({**file.model_dump(), **swept}, path))
-    whole = {"name": file.name, "title": file.title, "sweep": file.sweep}
+    whole = {"name": file.name, "title": file.title, "sweep": file.sweep, "sample": file.sample}
     return points + [checked({**points[0].model_dump(), **whole}, path)] * file.tune
 
 

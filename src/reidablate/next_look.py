@@ -40,6 +40,11 @@ def with_looks(settings: Settings, scope: Scope | None, root: Path) -> Settings:
     return settings.model_copy(update={"seeds": f"{AUTO}:{scope.looks}"})
 
 
+def without_looks(settings: Settings) -> Settings:
+    """Returns the settings of a smoke test, which has as many seeds as its preset says where they would be added."""
+    return settings.model_copy(update={"seeds": "preset"}) if cap_of(settings.seeds) else settings
+
+
 def asked_seeds(
     chosen: Iterable[Cell], datasets: Iterable[PlannedDataset], *, cap: int, planned: Selection, root: Path
 ) -> Selection:

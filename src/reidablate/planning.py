@@ -11,7 +11,7 @@ from reidablate.config import ModelConfig, Preset, RunConfig, nearest, validate
 from reidablate.errors import UserError
 from reidablate.initial_weights import check_backbones, check_files
 from reidablate.metrics.registry import Metric, own_metrics
-from reidablate.next_look import asked_seeds, notice, with_looks
+from reidablate.next_look import asked_seeds, notice, with_looks, without_looks
 from reidablate.places import PRESETS, layers, packaged
 from reidablate.places import settings as folder_settings
 from reidablate.published import study_claims, with_asked
@@ -136,7 +136,7 @@ def plan(config: Mapping[str, Any]) -> Study:
     tier = preset.tier if settings.tier == "preset" else settings.tier
     chosen, lines = _chosen_cells(settings, preset, cells, tier, smoke=smoke)
     scope = read_scope(root, settings.ablations) if settings.scope == "grow" and not smoke else None
-    settings = settings.model_copy(update={"seeds": "preset"}) if smoke else with_looks(settings, scope, root)
+    settings = without_looks(settings) if smoke else with_looks(settings, scope, root)
     unread = last_planned(scope, root, cells) if scope else []
     offsets = {name: cell.seed_offset for name, cell in cells.items()}
     offsets |= {cell.name: cell.seed_offset for cell in unread}

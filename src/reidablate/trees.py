@@ -1,5 +1,6 @@
 """Nested mappings of options: read from YAML, laid over each other, compared."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from reidablate.errors import UserError, check_file, reading, shortened
 
 MOST_BYTES = 2**18  # PyYAML reads about 100 kB a second
 MOST_VALUES = 20_000  # a few lines of anchors in anchors stand for billions
+_LONGEST_CALL = 1000  # letters
+_CALL = re.compile(r"[a-z]+\([^()\n]*\)(?=\s*[,}\]])")
 _TAG = "tag:yaml.org,2002:"
 _PLAIN = {"null", "bool", "int", "float", "str"}
 
@@ -64,12 +67,25 @@ def yaml_files(folder: Path) -> list[Path]:
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader that knows what options are made of and nothing else: dates stay text."""
+    """A safe loader that knows what options are made of and nothing else: dates stay text.
+
+    Within braces, `{lr_factor: uniform(1, 2)}` is one value and not two, as YAML would have it.
+    """
 
     yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in known if tag.removeprefix(_TAG) in {*_PLAIN, "merge"}]
         for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+    def scan_plain(self) -> yaml.ScalarToken:
+        """Returns the next word without quotes."""
+        call = _CALL.match(self.prefix(_LONGEST_CALL)) if self.flow_level else None
+        if call is None:
+            return super().scan_plain()
+        start = self.get_mark()
+        self.forward(call.end())
+        self.allow_simple_key = False
+        return yaml.ScalarToken(call.group(), True, start, self.get_mark())
 
 
 def _check(loader: _Loader, node: yaml.Node, sizes: dict[int, int | None]) -> int:

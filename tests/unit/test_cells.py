@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import jsonschema
+import numpy as np
 import pytest
 import yaml
 
@@ -88,6 +89,24 @@ def test_a_sweep_makes_a_cell_of_every_combination(project: Path) -> None:
     assert (config.losses.position_relation.patches, config.losses.position_relation.weight) == (10, 0.5)
 
 
+def test_a_sample_draws_configurations_that_stay_as_they_are(project: Path) -> None:
+    few = "name: drawn\nextends: p1\nsample: {train.lr_factor: loguniform(0.25, 4), n: 3}\n"
+    more = few.replace("n: 3", "train.optimiser: choice(sgd, adamw), n: 40")
+    write(project, "drawn", few)
+    first = {name: cell.options["train"]["lr_factor"] for name, cell in load(project).items() if "drawn_" in name}
+    assert list(first) == ["drawn_1", "drawn_2", "drawn_3"]
+    write(project, "drawn", more)
+    cells = {name: cell for name, cell in load(project).items() if "drawn_" in name}
+    factors = {name: cell.options["train"]["lr_factor"] for name, cell in cells.items()}
+    assert {name: factors[name] for name in first} == first
+    assert len(set(factors.values())) == 40
+    assert all(0.25 <= factor <= 4 for factor in factors.values())
+    assert {cell.options["train"]["optimiser"] for cell in cells.values()} == {"sgd", "adamw"}
+    # The logarithm is uniform: its mean is 0 with a standard error of log(16) / sqrt(12 * 40) = 0.13.
+    assert abs(np.log(list(factors.values())).mean()) < 0.5
+    assert f"(lr_factor: {factors['drawn_1']}, optimiser: " in cells["drawn_1"].title
+
+
 @pytest.mark.parametrize(
     ("name", "text", "sentence"),
     [
@@ -105,6 +124,14 @@ def test_a_sweep_makes_a_cell_of_every_combination(project: Path) -> None:
         ("a", "name: a\nsweep: {seed: [1, 2]}\n", "sweep key 'seed' should start with model, losses, train"),
         ("a", "name: a\nsweep: {model.ape: []}\n", "at least 1 item"),
         ("a", "name: a\nsweep: {train.lr: [1]}\n", "sweep 'train.lr_factor' instead"),
+        ("a", "name: a\nsample: {train.lr_factor: logunifrom(1, 2), n: 2}\n", "did you mean 'loguniform'?"),
+        ("a", "name: a\nsample: {train.lr_factor: loguniform(0, 2), n: 2}\n", "both above zero"),
+        ("a", "name: a\nsample: {train.lr_factor: 2, n: 2}\n", "'sample.train.lr_factor' is 2 but should be a distribution such as"),
+        ("a", "name: a\nsample: {train.lr_factor: uniform(1, 2)}\n", "key 'sample.n' is missing"),
+        ("a", "name: a\nsample: {train.lr: uniform(1, 2), n: 2}\n", "sample 'train.lr_factor' instead"),
+        ("a", "name: a\nsample: {n: 2}\n", "an option with its distribution"),
+        ("a", "name: a\nsample: {train.lr_factor: uniform(1, 2), n: 501}\n", "the sample has 501 points"),
+        ("a", "name: a\nsweep: {model.ape: [none]}\nsample: {train.lr_factor: uniform(1, 2), n: 2}\n", "leave one of"),
         ("a", "title: nameless\n", "key 'name' is missing"),
         ("a", "name: a\nmodel: {image_size: [64, 32]}\n", "'model.image_size' belongs to the preset; change it in a"),
         ("a", "name: a\nsweep: {model.image_size: [[64, 32]]}\n", "'model.image_size' belongs to the preset"),
