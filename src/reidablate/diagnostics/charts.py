@@ -10,9 +10,10 @@ import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from reidablate.report.drawing import inline_svg
-from reidablate.report.figures import COLOURS, MUTED, STYLE
+from reidablate.report.figures import COLOURS, LINES, MUTED, STYLE
 
 Line = Sequence[float]
 DASHED: Any = (0, (4, 3))  # of matplotlib's styles
@@ -37,13 +38,14 @@ def lines(
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.2, 2.9))
         axes = figure.subplots()
+        places = range(max(map(len, curves.values()), default=0)) if x is None else x
         for number, (name, values) in enumerate(curves.items()):
-            places = range(len(values)) if x is None else x
-            axes.plot(places, values, marker="o", markersize=4, color=COLOURS[(number + 1) % len(COLOURS)], label=name)
+            look = {"color": COLOURS[(number + 1) % len(COLOURS)], "linestyle": LINES[number % len(LINES)]}
+            axes.plot(places, values, marker="o", markersize=4, label=name, **look)
         if ticks is not None:
             axes.set_xticks(range(len(ticks)), ticks)
-        elif x is None:  # blocks are counted
-            axes.set_xticks(range(max(map(len, curves.values()), default=0)))
+        elif all(isinstance(place, int) for place in places):  # blocks are counted
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if level is not None:
             axes.axhline(level, color=MUTED, linewidth=1, linestyle=DASHED)
         if zero:

@@ -118,7 +118,7 @@ def relative_positions(look: Look) -> Section:
     tables, index = model.rpe_tables(), model.rpe_index
     if tables is None or index is None:
         kind = model.config.rpe.kind
-        why = "Its relative keys depend on the query" if kind == "shaw_key" else "It has no relative tables"
+        why = "Its relative keys depend on the query" if kind == "shaw_key" else "The model has no relative tables"
         return Section("rpe", "Relative positions", how, [aside(f"{why}, so there is no map by offset.")])
     maps = relative_maps(tables.detach(), index, _grid(look)).numpy()
     found, most = [], float(np.abs(maps).max())

@@ -70,7 +70,7 @@ def similarity(look: Look) -> Section:
         tiles.append(_matrix(matrix, list(own), list(theirs), f"{subject.run.cell} (rows) and {words} (columns)"))
     how = (
         f"Linear CKA over {len(images)} queries, the mean over places as the representation: 1 is the same up to "
-        f"rotation, 0 unrelated. Pale fields between early and late parts mean that much changes on the way; a cell "
+        f"rotation, 0 unrelated; over few images it comes out too high. Pale fields between early and late parts mean that much changes on the way; a cell "
         f"whose diagonal with its reference is 1 represents images as the reference does."
     )
     return Section("cka", "Representations against each other", how, tiles)
@@ -188,7 +188,7 @@ def probes(look: Look) -> Section | None:
     )
     field = probe_map(halves[0][-1], halves[1][-1], both, num_prefix=parts.num_prefix).view(parts.grid)
     words = f"accuracy at each patch of the last block, {float(field.min()):.2f} (dark) to {float(field.max()):.2f}"
-    picture = element(heat(field.numpy()), words, enlarge=12)
+    picture = element(heat(field.numpy()), words, enlarge=max(1, 160 // parts.grid[0]))
     return Section("probes", "Linear probes", how, [chart, strip([captioned(picture, words)])])
 
 
@@ -248,11 +248,11 @@ def moved_images(look: Look) -> Section | None:
     width = look.subject.model.config.image_size[1]
     curves: dict[str, dict[str, list[float]]] = {"shift": {}, "scale": {}}
     for subject in subjects:
-        curves["shift"][subject.run.cell] = [_map_of(look, subject, "shift", share * width) for share in SHIFTS]
-        curves["scale"][subject.run.cell] = [_map_of(look, subject, "scale", factor) for factor in SCALES]
+        curves["shift"][subject.run.cell] = [map_of_moved(look, subject, "shift", share * width) for share in SHIFTS]
+        curves["scale"][subject.run.cell] = [map_of_moved(look, subject, "scale", factor) for factor in SCALES]
     how = (
-        "Test images are moved to the right or resized inside their frame: a line that falls faster leans more on "
-        "absolute places. The mAP is of a part of the test set, so only its course counts."
+        "Queries are moved to the right or resized inside their frame: a cell whose line falls faster depends more on "
+        "where things are. The mAP is of a part of the queries, so only its course counts."
     )
     moved = charts.lines(
         "shift", "mAP of moved queries", curves["shift"], x=[100 * s for s in SHIFTS], x_label="moved, % of the width",
@@ -264,7 +264,7 @@ def moved_images(look: Look) -> Section | None:
     return Section("moved", "Moved and resized images", how, [moved, sized])
 
 
-def _map_of(look: Look, subject: Subject, kind: str, amount: float) -> float:
+def map_of_moved(look: Look, subject: Subject, kind: str, amount: float) -> float:
     """Returns the mAP in points of moved queries against the gallery as it is."""
     frame = subject.rows("query")
     rows = np.arange(min(len(frame), look.amount.moved))

@@ -17,7 +17,7 @@ def rank_strip(look: Look, subject: Subject, row: int, label: str) -> str:
     tiles = [captioned(query, "query", "query")]
     for shown in rank_list(subject.retrieval, row):
         picture = element(person(look.pixels("gallery", shown.image)), f"{shown.kind}, rank {shown.rank or 'none'}")
-        words = "junk" if shown.rank is None else f"{shown.rank}: {shown.kind}"
+        words = "junk" if shown.rank is None else f"{shown.rank} {shown.kind}"
         tiles.append(captioned(picture, words, shown.kind))
     return strip(tiles, label)
 
