@@ -40,8 +40,15 @@ def lines(
         axes = figure.subplots()
         places = range(max(map(len, curves.values()), default=0)) if x is None else x
         for number, (name, values) in enumerate(curves.items()):
-            look = {"color": COLOURS[(number + 1) % len(COLOURS)], "linestyle": LINES[number % len(LINES)]}
-            axes.plot(places, values, marker="o", markersize=4, label=name, **look)
+            axes.plot(
+                places[: len(values)],
+                values,
+                marker="o",
+                markersize=4,
+                color=COLOURS[(number + 1) % len(COLOURS)],
+                linestyle=LINES[number % len(LINES)],  # lines that coincide are both seen
+                label=name,
+            )
         if ticks is not None:
             axes.set_xticks(range(len(ticks)), ticks)
         elif all(isinstance(place, int) for place in places):  # blocks are counted

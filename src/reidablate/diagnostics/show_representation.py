@@ -69,9 +69,9 @@ def similarity(look: Look) -> Section:
         words = "itself" if other is subject else other.run.cell
         tiles.append(_matrix(matrix, list(own), list(theirs), f"{subject.run.cell} (rows) and {words} (columns)"))
     how = (
-        f"Linear CKA over {len(images)} queries, the mean over places as the representation: 1 is the same up to "
-        f"rotation, 0 unrelated; over few images it comes out too high. Pale fields between early and late parts mean that much changes on the way; a cell "
-        f"whose diagonal with its reference is 1 represents images as the reference does."
+        f"Linear CKA over {len(images)} queries, of the means over places: 1 is the same up to rotation, 0 unrelated; "
+        f"over few images it comes out too high. Pale fields between early and late parts mean that much changes on "
+        f"the way; a cell whose diagonal with its reference is 1 represents images as the reference does."
     )
     return Section("cka", "Representations against each other", how, tiles)
 
