@@ -370,3 +370,18 @@ def write_results(
 
 if __name__ == "__main__":
     print(write_results(Path(sys.argv[1]), cells=int(sys.argv[2]) if len(sys.argv) > 2 else 10))
+
+
+def write_shares(folder: Path, shares: dict[str, float]) -> Path:
+    """Results whose cells log these shares, twice as much in the first epoch."""
+    results = write_results(folder / "quickstart", cells=8, queries=45, epochs=2)
+    path = results / "tables" / "history.parquet"
+    history = pd.read_parquet(path)
+    keys = history[["dataset", "cell", "seed", "epoch"]].drop_duplicates()
+    frames = [history]
+    for name, factor in (("rpe_share", 1.0), ("max_probability", 0.5), ("block_1", 0.1), ("block_2", 0.3)):
+        own = keys[keys["cell"].isin(list(shares))].assign(name=f"position_relation_{name}")
+        scale = own["epoch"].map({0: 2.0, 1: 1.0}) * factor
+        frames.append(own.assign(value=own["cell"].map(shares) * scale))
+    pd.concat(frames, ignore_index=True).to_parquet(path)
+    return results

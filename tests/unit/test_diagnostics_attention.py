@@ -102,6 +102,33 @@ def test_relevance_of_two_blocks_written_out() -> None:
 
 
 @pytest.mark.parametrize("num_prefix", [0, 1])
+def test_relevance_of_a_patch_that_every_head_copies_is_on_that_patch(num_prefix: int) -> None:
+    attention = _copies(5, num_prefix)
+    slopes = [torch.ones_like(weights) for weights in attention]
+    shown = token_map(class_relevance(attention, slopes), GRID, num_prefix=num_prefix, has_cls=bool(num_prefix))
+    assert torch.all(shown.flatten(1).argmax(1) == 5)
+    assert float(shown[0, 2, 1]) == 1
+    if num_prefix:
+        assert shown[0].count_nonzero() == 1
+    against = [-slope for slope in slopes]  # what speaks against the class counts nothing
+    kept = class_relevance(attention, against)
+    assert torch.equal(kept, torch.eye(num_prefix + N).expand_as(kept))
+
+
+@pytest.mark.parametrize("num_prefix", [0, 1, 2])
+def test_a_map_is_the_row_of_cls_or_the_mean_of_the_patches(num_prefix: int) -> None:
+    matrix = torch.zeros(1, num_prefix + N, num_prefix + N)
+    matrix[0, 0, num_prefix:] = torch.arange(1.0, N + 1)
+    matrix[0, num_prefix:, num_prefix + 2] += 16.0
+    mean = token_map(matrix, GRID, num_prefix=num_prefix, has_cls=False)[0].flatten()
+    assert int(mean.argmax()) == 2
+    if num_prefix:
+        cls = token_map(matrix, GRID, num_prefix=num_prefix, has_cls=True)[0]
+        assert torch.allclose(cls, torch.arange(1.0, N + 1).view(GRID) / N)
+        assert mean.count_nonzero() == 1  # the row of CLS is left out
+
+
+@pytest.mark.parametrize("num_prefix", [0, 1])
 def test_uniform_attention_has_the_mean_distance_of_the_grid(num_prefix: int) -> None:
     size = num_prefix + N
     uniform = torch.full((3, 2, size, size), 1 / size)
@@ -135,6 +162,7 @@ MODELS: list[dict[str, object]] = [
     {"rpe": {"kind": "full", "init_sd": 1.0}, "cls_position": "untie"},
     {"rpe": {"kind": "shaw_key", "init_sd": 1.0}, "pool": "mean"},
     {"backbone": "timm/deit_tiny_distilled_patch16_224", "image_size": (64, 32), "stem": "ics"},
+    {"backbone": "timm/test_vit2", "image_size": (64, 32), "stem": "ics"},  # a register in place of CLS
 ]
 
 

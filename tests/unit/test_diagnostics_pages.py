@@ -5,14 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from reidablate.artifacts import read_json
 from reidablate.config import ModelConfig, Preset
 from reidablate.diagnosing import is_of, made_of, page_of, pages_to_make
+from reidablate.diagnostics import show_attention
 from reidablate.diagnostics.cell import SECTIONS, diagnose_cell
 from reidablate.diagnostics.faces import blur_face
 from reidablate.diagnostics.look import Look
-from reidablate.diagnostics.pictures import MOST_BYTES, small_jpeg
+from reidablate.diagnostics.pictures import MOST_BYTES, heat, overlay, signed_heat, small_jpeg, with_patches
+from reidablate.diagnostics.show_representation import map_of_moved
 from reidablate.diagnostics.subject import Amount, Subject
 from reidablate.errors import UserError
 from reidablate.keeping import is_kept
@@ -99,8 +102,8 @@ def test_what_cannot_be_looked_into_is_said_in_a_sentence(study: Study, tmp_path
 def test_a_blurred_head_is_a_few_flat_colours_and_the_rest_is_untouched() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (100, 40, 3)).astype(np.uint8)
     found = blur_face(pixels)
-    assert np.array_equal(found[20:], pixels[20:])
-    head, before = found[:20].astype(float), pixels[:20].astype(float)
+    assert np.array_equal(found[33:], pixels[33:])
+    head, before = found[:33].astype(float), pixels[:33].astype(float)
     assert np.abs(np.diff(head, axis=1)).mean() < 0.05 * np.abs(np.diff(before, axis=1)).mean()
     assert abs(np.corrcoef(head.ravel(), before.ravel())[0, 1]) < 0.3
 
@@ -112,7 +115,58 @@ def test_a_thumbnail_of_anything_is_small() -> None:
     assert len(small_jpeg(Image.fromarray(noise))) <= MOST_BYTES
 
 
-@pytest.mark.parametrize("backbone", ["timm/resnet10t", "timm/deit_tiny_distilled_patch16_224"])
+def test_chosen_patches_are_outlined_where_they_are_and_their_pairs_joined() -> None:
+    grid, side = (8, 4), 16  # 128 x 64 pixels as shown
+    drawn = np.asarray(with_patches(np.zeros((128, 64, 3), np.uint8), [1, 30, 12], grid)).astype(int)
+    framed = {(y, x) for y in range(8) for x in range(4) if tuple(drawn[y * side, x * side + 2]) == (255, 90, 54)}
+    assert framed == {(0, 1), (7, 2), (3, 0)}  # row by row
+    centres = {patch: np.array([patch // 4 + 0.5, patch % 4 + 0.5]) * side for patch in (1, 30, 12)}
+    for first, second in ((1, 30), (1, 12), (30, 12)):
+        y, x = ((centres[first] + centres[second]) / 2).astype(int)
+        assert (drawn[y - 1 : y + 2, x - 1 : x + 2] == (255, 210, 74)).all(2).any()
+
+
+def test_maps_are_bright_where_values_are_large_and_white_at_zero() -> None:
+    values = np.array([[-2.0, 0.0], [1.0, 0.5], [0.2, 2.0]])
+    brightness = np.asarray(heat(values)).astype(int).sum(2)
+    assert brightness.argmax() == values.argmax()
+    assert brightness.argmin() == values.argmin()
+    red, _, blue = np.moveaxis(np.asarray(signed_heat(values, 4.0)).astype(int), 2, 0)
+    assert abs(red - blue)[0, 1] < 3
+    assert ((red - blue)[values > 0] > 2).all()
+    assert ((red - blue)[values < 0] < -2).all()
+    assert np.asarray(signed_heat(values, 2.0)).astype(int)[2, 1].sum() < np.asarray(heat(values))[2, 1].sum()
+    shown = overlay(np.full((128, 64, 3), 90, np.uint8), np.eye(8, 4)[:, ::-1])  # the top right corner, and down left
+    assert np.asarray(shown).astype(int).sum(2)[4, 60] > np.asarray(shown).astype(int).sum(2)[4, 4] + 100
+
+
+def test_triplets_are_the_hardest_of_their_batch(study: Study) -> None:
+    subject = Subject.of(study, CELL)
+    rows = subject.sample("train", 32, per_id=4)
+    with torch.no_grad():
+        feature = subject.model(subject.inputs("train", rows)).feature_before_neck.double().numpy()
+    pids = subject.rows("train")["pid"].to_numpy()[rows]
+    distances = np.sqrt(np.square(feature[:, None] - feature[None]).sum(2))
+    same, others = pids[:, None] == pids, ~np.eye(len(rows), dtype=bool)
+    gaps = np.where(same & others, distances, -np.inf).max(1) - np.where(same, np.inf, distances).min(1)
+    largest = sorted({pid: gaps[pids == pid].max() for pid in pids}.values(), reverse=True)
+    amount = Amount(images=4, shown=4, queries=1, probed=0, moved=0, full=False)
+    found = show_attention.triplets(Look(subject, None, amount, blur=False)).parts
+    told = [float(re.findall(r"negative: ([^<]*)<", part)[0].replace("\N{MINUS SIGN}", "-")) for part in found]
+    assert told == pytest.approx(largest[:2], abs=0.006)
+
+
+def test_queries_that_are_not_moved_score_as_the_run_did(study: Study) -> None:
+    subject = Subject.of(study, CELL)
+    amount = Amount(images=4, shown=2, queries=1, probed=0, moved=1000, full=True)
+    look = Look(subject, None, amount, blur=False)
+    scored = read_json(subject.folder / "metrics.json")[subject.side]["mAP"]
+    for kind, unmoved in (("shift", 0.0), ("scale", 1.0)):
+        assert map_of_moved(look, subject, kind, unmoved) == pytest.approx(100 * scored, abs=0.01)
+    assert map_of_moved(look, subject, "shift", 12.0) != pytest.approx(100 * scored, abs=0.01)
+
+
+@pytest.mark.parametrize("backbone", ["timm/resnet10t", "timm/deit_tiny_distilled_patch16_224", "timm/test_vit2"])
 def test_networks_of_timm_have_what_exists_in_them_and_say_what_does_not(study: Study, backbone: str) -> None:
     transformer = Subject.of(study, CELL)
     config = ModelConfig.model_validate({"backbone": backbone, "image_size": transformer.model.config.image_size})

@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from reidablate.artifacts import read_json, write_json
 from reidablate.cli import app
 from reidablate.report.collect import StudyTables, collect
 from reidablate.report.exports import main_table, md, tex, text_summary, write_exports
 from reidablate.report.render import make_environment
-from report_fixture import write_results
+from report_fixture import write_results, write_shares
 
 TEMPLATES = Path(__file__).parents[2] / "report_templates"
 
@@ -109,6 +110,24 @@ def test_hostile_text_stays_text() -> None:
     )
     assert tex("\u05e9\x00\u00fc") == "\u05e9\u00fc"
     assert md("a|b\n<script> `x` [l](u)") == r"a\|b &lt;script> \`x\` \[l\](u)"
+
+
+def test_a_verdict_on_one_loss_twice_is_marked_wherever_it_stands(tmp_path: Path) -> None:
+    results = write_shares(tmp_path, {"p1_rpe_jsd": 0.001, "jsd_layer": 0.0027})
+    cells = read_json(results / "tables" / "cells.json")
+    next(cell for cell in cells if cell["name"] == "jsd_layer")["references"] = ["p1_rpe_jsd"]  # its baseline, too
+    write_json(results / "tables" / "cells.json", cells)
+    study = collect(results / "tables")
+    write_exports(study, make_environment(TEMPLATES), tmp_path)
+    table = pd.read_csv(tmp_path / "exports" / "main_table.csv")
+    assert set(table.loc[~table["informative"], "cell"]) == {"jsd_layer"}
+    title = study.by_name["jsd_layer"].title
+    for name in ("exports/main_table.md", "exports/main_table.tex", "summary.md"):
+        (line,) = [line for line in (tmp_path / name).read_text().splitlines() if "not informative" in line]
+        assert title in line.replace("\\", "")
+        assert line.count(", not informative") == len(study.datasets)
+    told = [line.split()[0] for line in text_summary(results / "tables").splitlines() if " *" in f" {line}"]
+    assert told == ["jsd_layer", "*"] * len(study.datasets)
 
 
 @pytest.mark.slow

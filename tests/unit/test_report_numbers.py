@@ -16,7 +16,7 @@ from reidablate.report.figures import holdout
 from reidablate.report.relations import RelationLog
 from reidablate.report.render import make_environment, render_html
 from reidablate.runs import HOLDOUT
-from report_fixture import write_results
+from report_fixture import write_results, write_shares
 
 TEMPLATES = Path(__file__).parents[2] / "report_templates"
 UNITS = {
@@ -197,21 +197,6 @@ def test_without_the_contrasts_the_differences_come_from_the_metrics(tmp_path: P
     for name in ("contrasts", "history", "queries", "claims", "floors", "calibration"):
         assert f"{name}.parquet is not there" in html
     check(results, page)
-
-
-def write_shares(folder: Path, shares: dict[str, float]) -> Path:
-    """Results whose cells log these shares, twice as much in the first epoch."""
-    results = write_results(folder / "quickstart", cells=8, queries=45, epochs=2)
-    path = results / "tables" / "history.parquet"
-    history = pd.read_parquet(path)
-    keys = history[["dataset", "cell", "seed", "epoch"]].drop_duplicates()
-    frames = [history]
-    for name, factor in (("rpe_share", 1.0), ("max_probability", 0.5), ("block_1", 0.1), ("block_2", 0.3)):
-        own = keys[keys["cell"].isin(list(shares))].assign(name=f"position_relation_{name}")
-        scale = own["epoch"].map({0: 2.0, 1: 1.0}) * factor
-        frames.append(own.assign(value=own["cell"].map(shares) * scale))
-    pd.concat(frames, ignore_index=True).to_parquet(path)
-    return results
 
 
 def test_variants_that_only_the_tables_tell_apart_are_not_informative_without_them(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What Weights & Biases is sent of a study, read back from the files of offline runs."""
 
 import json
+import re
 import shutil
 import struct
 from collections.abc import Iterator
@@ -9,11 +10,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from PIL import Image
 from wandb.proto.wandb_internal_pb2 import Record
 
 from reidablate.artifacts import read_json
-from support import BASE, run_cli, snakemake
+from support import BASE, nothing_to_do, planned, run_cli, snakemake
 
 pytestmark = pytest.mark.slow
 
@@ -55,10 +55,31 @@ def read_back(folder: Path) -> dict[str, Any]:
     return found
 
 
+def explained(study: Path) -> None:
+    """Asks for pages of diagnostics, which a study has not without, and makes them."""
+    pages, preset = RESULTS / "report" / "diagnostics", study / "tiny.yaml"
+    assert "diagnose:" not in preset.read_text()
+    assert not pages.exists()
+    assert 'id="diagnostics"' not in (RESULTS / "report" / "index.html").read_text()
+    before = preset.read_text()
+    preset.write_text(before + "diagnose: brief\n")
+    assert planned(snakemake("-n")) == {"explain": 2, "report": 1}
+    done = snakemake()
+    assert done.returncode == 0, done.stderr
+    html = (RESULTS / "report" / "index.html").read_text()
+    for cell in ("naive_triplet", "p1"):
+        assert (pages / "market1501" / f"{cell}.html").is_file()
+        assert f'href="diagnostics/market1501/{cell}.html"' in html
+    thumbnails = re.findall(r'<img alt="" loading="lazy" src="data:image/jpeg;base64,([^"]+)"', html)
+    assert len(thumbnails) == 2
+    assert all(len(picture) <= 60_000 * 4 / 3 for picture in thumbnails)
+    assert nothing_to_do(snakemake("-n"))
+    preset.write_text(before + "diagnose: none\n")
+    assert nothing_to_do(snakemake("-n"))
+
+
 def test_a_pushed_study_is_read_back_and_another_study_does_not_collide(study: Path) -> None:
-    picture = RESULTS / "report" / "diagnostics" / "market1501" / "ranks.png"
-    picture.parent.mkdir(parents=True)
-    Image.new("RGB", (4, 8)).save(picture)
+    explained(study)
     said = run_cli("wandb", "push", "--offline")
     assert said.splitlines()[-1].startswith("4 runs and the verdicts written; send them with: wandb sync results/tiny")
     runs = [read_back(folder) for folder in sorted((RESULTS / "wandb").glob("offline-run-*"))]
@@ -85,7 +106,10 @@ def test_a_pushed_study_is_read_back_and_another_study_does_not_collide(study: P
     contrasts = pd.read_parquet(RESULTS / "tables" / "contrasts.parquet").query("headline and metric == 'mAP'")
     told = whole["summary"]["verdicts"]["market1501"]["p1"]["naive_triplet"]
     assert told["verdict"] == contrasts.set_index("cell")["verdict"]["p1"]
-    assert whole["rows"][0]["diagnostics/market1501/ranks/format"] == "png"
+    sent = {name: value for row in whole["rows"].values() for name, value in row.items()}
+    for cell in ("naive_triplet", "p1"):
+        assert sent[f"diagnostics/market1501/{cell}/format"] == "jpg"
+        assert sent[f"pages/market1501/{cell}/_type"] == "html-file"
 
     (RESULTS / "wandb.json").unlink()  # a study that a colleague made
     shutil.rmtree(RESULTS / "wandb")

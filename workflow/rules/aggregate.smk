@@ -20,6 +20,7 @@ rule statistics:
     input:
         TABLES / "runs.parquet",
         TABLES / "queries.parquet",
+        TABLES / "history.parquet",
         TABLES / "cells.json",
         TABLES / "study.json",
         places.layers(places.CLAIMS, Path()),

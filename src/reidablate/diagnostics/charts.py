@@ -4,16 +4,19 @@ Legend: K points of a line.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from reidablate.report.drawing import inline_svg
-from reidablate.report.figures import COLOURS, MUTED, STYLE
+from reidablate.report.figures import COLOURS, LINES, MUTED, STYLE
 
 Line = Sequence[float]
+DASHED: Any = (0, (4, 3))  # of matplotlib's styles
 
 
 def lines(
@@ -26,18 +29,32 @@ def lines(
     y_label: str,
     ticks: Sequence[str] | None = None,
     zero: bool = False,
+    level: float | None = None,
 ) -> str:
-    """Returns an SVG of lines by name over common places `x` (0, 1, ... if not given) with optional tick labels."""
+    """Returns an SVG of lines by name over common places `x` (0, 1, ... if not given) with optional tick labels.
+
+    `level` is drawn as a dashed line; `zero` makes the axis start there.
+    """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.2, 2.9))
         axes = figure.subplots()
+        places = range(max(map(len, curves.values()), default=0)) if x is None else x
         for number, (name, values) in enumerate(curves.items()):
-            places = range(len(values)) if x is None else x
-            axes.plot(places, values, marker="o", markersize=4, color=COLOURS[(number + 1) % len(COLOURS)], label=name)
+            axes.plot(
+                places[: len(values)],
+                values,
+                marker="o",
+                markersize=4,
+                color=COLOURS[(number + 1) % len(COLOURS)],
+                linestyle=LINES[number % len(LINES)],  # lines that coincide are both seen
+                label=name,
+            )
         if ticks is not None:
             axes.set_xticks(range(len(ticks)), ticks)
-        elif x is None:  # blocks are counted
-            axes.set_xticks(range(max(map(len, curves.values()), default=0)))
+        elif all(isinstance(place, int) for place in places):  # blocks are counted
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if level is not None:
+            axes.axhline(level, color=MUTED, linewidth=1, linestyle=DASHED)
         if zero:
             axes.set_ylim(bottom=0)
         axes.set_xlabel(x_label)
@@ -54,8 +71,9 @@ def heads(slug: str, title: str, values: npt.NDArray[np.float64], *, y_label: st
         figure = Figure(figsize=(5.2, 2.9))
         axes = figure.subplots()
         for block, row in enumerate(values, start=1):
-            axes.plot([block] * len(row), np.sort(row), "o", markersize=6, color=COLOURS[1], alpha=0.7)
-        axes.axhline(level, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label=words)
+            beside = block + 0.08 * (np.arange(len(row)) - (len(row) - 1) / 2) / max(1, len(row) / 5)
+            axes.plot(beside, np.sort(row), "o", markersize=5, color=COLOURS[1], alpha=0.8)
+        axes.axhline(level, color=MUTED, linewidth=1, linestyle=DASHED, label=words)
         axes.set_xticks(range(1, len(values) + 1))
         axes.set_xlim(0.5, len(values) + 0.5)
         axes.set_ylim(0, 1.1 * max(level, float(values.max())))
@@ -101,6 +119,8 @@ def scatter(slug: str, title: str, places: npt.NDArray[np.float64], labels: npt.
 
 
 def _laid_out(figure: Figure, slug: str, title: str) -> str:
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(not len(axes.get_xticks()))  # a plane without units has a frame
     engine = figure.get_layout_engine()
     assert engine is not None
     engine.execute(figure)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any
 
 from reidablate.diagnostics.faces import Pixels, blur_face
@@ -36,6 +37,4 @@ class Look:
 
 def aside(sentence: str) -> str:
     """Returns a paragraph that says why something is not there, or what to keep in mind."""
-    from html import escape
-
     return f'<p class="aside">{escape(sentence)}</p>'

@@ -36,10 +36,15 @@ def heat(values: npt.NDArray[Any]) -> Image.Image:
     return _coloured(scaled, "viridis")
 
 
-def signed_heat(values: npt.NDArray[Any]) -> Image.Image:
-    """Returns numbers (rows, cols) as colours around a white zero, a pixel each."""
-    most = float(np.nanmax(np.abs(values))) or 1.0
-    return _coloured((values / most + 1) / 2, "RdBu_r")
+def signed_heat(values: npt.NDArray[Any], most: float) -> Image.Image:
+    """Returns numbers (rows, cols) in [-most, most] as colours around a white zero, a pixel each."""
+    return _coloured((values / (most or 1.0) + 1) / 2, "RdBu_r")
+
+
+def scale(low: str, high: str, colours: str = "viridis") -> str:
+    """Returns the legend of maps in some colours: what its two ends stand for, in words or numbers."""
+    bar = element(_coloured(np.linspace(0, 1, 96)[None], colours), "", enlarge=1, kind="ramp")
+    return f'<p class="scale">{escape(low)} {bar} {escape(high)}</p>'
 
 
 def _coloured(scaled: npt.NDArray[Any], name: str) -> Image.Image:

@@ -20,11 +20,13 @@ from reidablate.diagnostics.attention import (
 )
 from reidablate.diagnostics.look import Look, Section, aside
 from reidablate.diagnostics.network import TransformerParts, class_gradients, traced
-from reidablate.diagnostics.pictures import captioned, element, overlay, person, sheet, strip, with_patches
+from reidablate.diagnostics.pictures import captioned, element, overlay, person, scale, sheet, strip, with_patches
 from reidablate.losses.mining import batch_hard
 from reidablate.losses.positions import choose_patches
+from reidablate.report.records import fixed
 
 DISCARD = 0.9
+_SCALE = scale("nothing", "the most in the map", "inferno")
 
 
 def people_maps(look: Look, parts: TransformerParts, rows: npt.NDArray[np.int64]) -> dict[str, Tensor]:
@@ -74,6 +76,7 @@ def attention_maps(look: Look) -> Section:
             picture = element(overlay(pixels, values[place].numpy()), f"{name} of the image")
             tiles.append(captioned(picture, name))
         found.append(strip(tiles))
+    found.append(_SCALE)
     if not _reads_cls(look, parts):
         found.append(aside("The feature is the mean of the patches, so the maps are means over patches as queries."))
     return Section("attention", title, how, found)
@@ -87,7 +90,8 @@ def head_maps(look: Look) -> Section | None:
     row = look.subject.sample("query", 1)
     with torch.no_grad(), traced(parts) as trace:
         look.subject.model(look.subject.inputs("query", row))
-    pixels, found = look.pixels("query", row[0]), []
+    pixels = look.pixels("query", row[0])
+    found = [strip([captioned(element(person(pixels), "query"), "image")], "One query")]
     shown = range(len(parts.blocks)) if look.amount.full or len(parts.blocks) <= 4 else [len(parts.blocks) - 1]
     for block in shown:
         tiles = []
@@ -95,8 +99,11 @@ def head_maps(look: Look) -> Section | None:
             values = token_map(weights[None], parts.grid, num_prefix=parts.num_prefix, has_cls=_reads_cls(look, parts))
             tiles.append(captioned(element(overlay(pixels, values[0].numpy()), f"head {head}"), f"head {head}"))
         found.append(strip(tiles, f"Block {block + 1}"))
-    how = "One person, the attention of each head as it is: heads that look alike do the same work twice."
-    return Section("heads", "Attention by head", how, found)
+    how = (
+        "Where the class token (without one, the mean patch) of one image looks, head by head. Heads that look alike "
+        "do the same work twice."
+    )
+    return Section("heads", "Attention by head", how, [*found, _SCALE])
 
 
 def triplets(look: Look) -> Section:
@@ -119,12 +126,12 @@ def triplets(look: Look) -> Section:
         for word, member in members.items():
             tiles += [captioned(p, w) for p, w in _member(look, parts, rows[member], word)]
         found.append(
-            strip(tiles, f"distance to the positive minus distance to the negative: {float(gap[anchor]):+.2f}")
+            strip(tiles, f"Distance to the positive minus that to the negative: {fixed(float(gap[anchor]), 2, True)}")
         )
     how = (
         "The hardest positive and negative of an anchor in a batch of 32 training images: the attention of the last "
-        "block, and the patches that the class token is most similar to, ranked, with the pairs that Proposed 2 "
-        "relates."
+        "block, and the patches that the class token is most similar to, numbered by rank, with the pairs that "
+        "Proposed 2 relates. Above 0 the negative is nearer than the positive."
     )
     return Section("triplets", "Anchor, positive and negative", how, found)
 
@@ -148,8 +155,8 @@ def _member(look: Look, parts: TransformerParts | str, row: int, word: str) -> l
 def distances(look: Look) -> Section:
     """Returns the mean attention distance of every head."""
     how = (
-        "A dot is a head: low ones look at their own neighbourhood, high ones at the whole image; the dashed line is "
-        "what a head that looks everywhere alike has."
+        "A dot is a head: low ones look at the neighbourhood of each patch, those at the dashed line everywhere alike, "
+        "and those above it at what is far away."
     )
     parts = look.subject.parts
     if isinstance(parts, str):
@@ -167,7 +174,7 @@ def distances(look: Look) -> Section:
         "distance",
         f"Mean attention distance, {len(rows)} images",
         np.stack(values).astype(float),
-        y_label="pixels",
+        y_label="mean distance, pixels",
         level=float(patch_distances(parts.grid, patch_px).mean()),
         words="uniform attention",
     )

@@ -14,13 +14,14 @@ from reidablate.diagnostics import charts
 from reidablate.diagnostics.embedding import NEEDS, tsne
 from reidablate.diagnostics.look import Look, Section, aside
 from reidablate.diagnostics.network import Trace, TransformerParts, traced, without_skips
-from reidablate.diagnostics.pictures import captioned, element, heat, strip
+from reidablate.diagnostics.pictures import captioned, element, heat, scale, strip
 from reidablate.diagnostics.probes import probe_lines, probe_map
 from reidablate.diagnostics.receptive_field import area_share, effective_receptive_field
 from reidablate.diagnostics.representation import cka_matrix, cosine_rows, input_similarity, linear_cka, skip_ratios
 from reidablate.diagnostics.subject import BATCH, Subject
 from reidablate.diagnostics.transforms import SCALES, SHIFTS, rescale, shift
 from reidablate.metrics.protocol import score
+from reidablate.report.records import fixed
 
 TSNE_IDS, TSNE_IMAGES = 20, 8
 
@@ -68,9 +69,9 @@ def similarity(look: Look) -> Section:
         words = "itself" if other is subject else other.run.cell
         tiles.append(_matrix(matrix, list(own), list(theirs), f"{subject.run.cell} (rows) and {words} (columns)"))
     how = (
-        f"Linear CKA over {len(images)} queries, the mean over places as the representation: 1 is the same up to "
-        f"rotation, 0 unrelated. A dark block between early and late parts means that something changes there; a "
-        f"cell whose diagonal with its reference is 1 learned the same."
+        f"Linear CKA over {len(images)} queries, of the means over places: 1 is the same up to rotation, 0 unrelated; "
+        f"over few images it comes out too high. Pale fields between early and late parts mean that much changes on "
+        f"the way; a cell whose diagonal with its reference is 1 represents images as the reference does."
     )
     return Section("cka", "Representations against each other", how, tiles)
 
@@ -92,8 +93,8 @@ def _matrix(values: npt.NDArray[np.float64], rows: Sequence[str], columns: Seque
 def skips(look: Look) -> Section:
     """Returns what skips carry, what is left of a place's own input, and in full what happens without each skip."""
     how = (
-        "Above 1 the skip connection carries more than the part that it goes around adds; the second chart is how "
-        "much of a patch's input is left at its own place after each block (1 all, 0 nothing)."
+        "Above 1 (dashed) the skip connection carries more than attention or MLP, which it goes around, adds. The "
+        "cosine tells how much of a patch's input is left at its own place after each block: 1 all, 0 nothing."
     )
     subject, parts = look.subject, look.subject.parts
     if isinstance(parts, str):
@@ -107,8 +108,8 @@ def skips(look: Look) -> Section:
         curves = {"CLS" if parts.has_cls else "first token": ratios[:, 0].tolist()} | curves
     labels = names if len(names) <= 12 else [n if k % 4 == 0 else "" for k, n in enumerate(names)]
     ratio = charts.lines(
-        "skips", "Length of the skip over that of what is added", curves, x_label="part", y_label="ratio", ticks=labels,
-        zero=True,
+        "skips", "Length of the skip over that of what is added", curves, x_label="part of block", y_label="ratio",
+        ticks=labels, zero=True, level=1.0,
     )  # fmt: skip
     kept = input_similarity(trace.tokens, num_prefix=parts.num_prefix).tolist()
     left = charts.lines(
@@ -135,8 +136,8 @@ def receptive_field(look: Look) -> Section:
     """Returns the effective receptive field of the central patch after the whole network."""
     subject = look.subject
     how = (
-        "Bright pixels move the central patch's final token; the number is the least share of the image that holds "
-        "95 % of it."
+        "The brighter a pixel, the more it changes the last token of the central patch, on average over some queries: "
+        "one bright spot is a patch that keeps to itself, an even map one that sees the whole image."
     )
     model = subject.model
     images = subject.inputs("query", subject.sample("query", min(8, look.amount.images)))
@@ -150,10 +151,10 @@ def receptive_field(look: Look) -> Section:
         if model.backbone(images[:1]).patches is None:
             return Section("field", "What the central patch sees", how, [aside("The backbone gives no patches.")])
     field = effective_receptive_field(tokens_of, images, rows // 2 * cols + cols // 2)
-    words = f"{100 * area_share(field):.0f} % of the image hold 95 % of the gradient"
+    words = f"95 % of the gradient lies in {100 * area_share(field):.0f} % of the image"
     picture = element(heat(field.sqrt().numpy()), words, enlarge=max(1, 192 // field.shape[0]))
     return Section(
-        "field", "What the central patch sees", how, [strip([captioned(picture, f"{words} (square root shown)")])]
+        "field", "What the central patch sees", how, [strip([captioned(picture, f"{words}; its square root is shown")])]
     )
 
 
@@ -187,7 +188,7 @@ def probes(look: Look) -> Section | None:
     )
     field = probe_map(halves[0][-1], halves[1][-1], both, num_prefix=parts.num_prefix).view(parts.grid)
     words = f"accuracy at each patch of the last block, {float(field.min()):.2f} (dark) to {float(field.max()):.2f}"
-    picture = element(heat(field.numpy()), words, enlarge=12)
+    picture = element(heat(field.numpy()), words, enlarge=max(1, 160 // parts.grid[0]))
     return Section("probes", "Linear probes", how, [chart, strip([captioned(picture, words)])])
 
 
@@ -204,12 +205,11 @@ def classifier(look: Look) -> Section:
     weights = look.subject.model.classifier.weight.detach()
     cosines = cosine_rows(weights)
     others = cosines[~torch.eye(len(weights), dtype=torch.bool)]
-    words = (
-        f"{len(weights)} training identities; cosines of different ones "
-        f"{float(others.min()):+.2f} to {float(others.max()):+.2f}"
-    )
+    low, high = fixed(float(cosines.min()), 2, True), fixed(1.0, 0)
+    words = f"{len(weights)} training identities; two different ones at most {fixed(float(others.max()), 2, True)}"
     how = (
-        "The cosine of each pair of classifier rows: bright points off the diagonal are people whom training mixes up."
+        "The cosine of each pair of the classifier's rows: bright points off the diagonal are training identities whom "
+        "the classifier puts close together."
     )
     shown = cosines.numpy()[:256, :256]
     enlarge = max(1, 240 // len(shown))
@@ -217,24 +217,27 @@ def classifier(look: Look) -> Section:
         "classifier",
         "The classifier's rows",
         how,
-        [strip([captioned(element(heat(shown), words, enlarge=enlarge), words)])],
+        [strip([captioned(element(heat(shown), words, enlarge=enlarge), words)]), scale(low, high)],
     )
 
 
 def plane(look: Look) -> Section:
-    """Returns test features of a few identities in the plane."""
+    """Returns test features of a few identities in the plane, by the cell and by its reference."""
     how = (
-        "Points of one colour and sign are images of one person: close groups are retrieved well; distances between "
-        "groups mean nothing."
+        "Points of one colour and sign are gallery images of one person, the same in each chart: a person whose points "
+        "scatter or mix with others is hard to retrieve. Places, sizes and distances of groups mean nothing."
     )
     subject = look.subject
     rows = subject.sample("gallery", TSNE_IDS * TSNE_IMAGES, per_id=TSNE_IMAGES)
     pids = subject.rows("gallery")["pid"].to_numpy(np.int64)[rows]
-    places = tsne(subject.features[f"gallery_{subject.side}"][rows], seed=0)
-    if places is None:
-        return Section("tsne", "Features in the plane", how, [aside(NEEDS)])
-    title = f"t-SNE, {len(np.unique(pids))} identities, {len(rows)} gallery images"
-    return Section("tsne", "Features in the plane", how, [charts.scatter("tsne", title, places, pids)])
+    found = []
+    for number, one in enumerate([subject, *([look.reference] if look.reference else [])]):
+        places = tsne(one.features[f"gallery_{one.side}"][rows], seed=0)
+        if places is None:
+            return Section("tsne", "Features in the plane", how, [aside(NEEDS)])
+        title = f"{one.run.cell}: t-SNE, {len(np.unique(pids))} identities, {len(rows)} images"
+        found.append(charts.scatter(f"tsne{number}", title, places, pids))
+    return Section("tsne", "Features in the plane", how, found)
 
 
 def moved_images(look: Look) -> Section | None:
@@ -245,11 +248,11 @@ def moved_images(look: Look) -> Section | None:
     width = look.subject.model.config.image_size[1]
     curves: dict[str, dict[str, list[float]]] = {"shift": {}, "scale": {}}
     for subject in subjects:
-        curves["shift"][subject.run.cell] = [_map_of(look, subject, "shift", share * width) for share in SHIFTS]
-        curves["scale"][subject.run.cell] = [_map_of(look, subject, "scale", factor) for factor in SCALES]
+        curves["shift"][subject.run.cell] = [map_of_moved(look, subject, "shift", share * width) for share in SHIFTS]
+        curves["scale"][subject.run.cell] = [map_of_moved(look, subject, "scale", factor) for factor in SCALES]
     how = (
-        "Test images are moved to the right or resized inside their frame: a line that falls faster leans more on "
-        "absolute places. The mAP is of a part of the test set, so only its course counts."
+        "Queries are moved to the right or resized inside their frame: a cell whose line falls faster depends more on "
+        "where things are. The mAP is of a part of the queries, so only its course counts."
     )
     moved = charts.lines(
         "shift", "mAP of moved queries", curves["shift"], x=[100 * s for s in SHIFTS], x_label="moved, % of the width",
@@ -261,7 +264,7 @@ def moved_images(look: Look) -> Section | None:
     return Section("moved", "Moved and resized images", how, [moved, sized])
 
 
-def _map_of(look: Look, subject: Subject, kind: str, amount: float) -> float:
+def map_of_moved(look: Look, subject: Subject, kind: str, amount: float) -> float:
     """Returns the mAP in points of moved queries against the gallery as it is."""
     frame = subject.rows("query")
     rows = np.arange(min(len(frame), look.amount.moved))

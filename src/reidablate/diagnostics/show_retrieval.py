@@ -8,6 +8,7 @@ from reidablate.diagnostics.look import Look, Section, aside
 from reidablate.diagnostics.pictures import captioned, element, person, strip
 from reidablate.diagnostics.ranklists import hardest, helped_and_hurt, margins, rank_list
 from reidablate.diagnostics.subject import Subject
+from reidablate.report.records import fixed
 
 
 def rank_strip(look: Look, subject: Subject, row: int, label: str) -> str:
@@ -16,7 +17,7 @@ def rank_strip(look: Look, subject: Subject, row: int, label: str) -> str:
     tiles = [captioned(query, "query", "query")]
     for shown in rank_list(subject.retrieval, row):
         picture = element(person(look.pixels("gallery", shown.image)), f"{shown.kind}, rank {shown.rank or 'none'}")
-        words = "junk" if shown.rank is None else f"{shown.rank}: {shown.kind}"
+        words = "junk" if shown.rank is None else f"{shown.rank} {shown.kind}"
         tiles.append(captioned(picture, words, shown.kind))
     return strip(tiles, label)
 
@@ -36,12 +37,13 @@ def hardest_queries(look: Look) -> Section:
         query: Any = by_name.loc[name]
         label = (
             f"Hardest by {', '.join(ways)}: AP {100 * query['average_precision']:.1f} %, "
-            f"INP {100 * query['inverse_negative_penalty']:.1f} %, margin {query['margin']:+.3f}"
+            f"INP {100 * query['inverse_negative_penalty']:.1f} %, margin {fixed(query['margin'], 3, sign=True)}"
         )
         parts.append(rank_strip(look, subject, int(query["row"]), label))
     how = (
         "Each row is a query and the gallery in the order of the cell: green frames are right, red ones wrong, grey "
-        "ones junk that does not count; a margin above 0 means that a wrong image is nearer than every right one."
+        "ones junk that does not count. INP is the share of right images down to the last right one; the margin is "
+        "the distance to the nearest right image minus that to the nearest wrong one: above 0 the first is wrong."
     )
     return Section("hardest", "Hardest queries", how, parts)
 

@@ -11,7 +11,7 @@ from reidablate.errors import UserError, reason
 from reidablate.outcome import read_outcome
 from reidablate.runs import SIDES, Metrics, Provenance
 
-_TOLD = ("estimate", "low", "high", "p_adjusted", "verdict")  # of a contrast
+_TOLD = ("estimate", "low", "high", "p_adjusted", "verdict", "informative")  # of a contrast
 
 
 def push_run(results: Path, run: Path, mode: Mode) -> None:

@@ -190,7 +190,7 @@ class Tracker:
             self._run.summary.update(dict(values))
 
     def images(self, folder: Path) -> None:
-        """Sends every image below a folder under its relative name, in the order of the names."""
+        """Sends every image below a folder, and every page with its own, under its relative name, in that order."""
         if self._run is None:
             return
         paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _IMAGES)
@@ -198,6 +198,9 @@ class Tracker:
             names = [path.relative_to(folder).with_suffix("").as_posix() for path in paths]
             images = [_wandb().Image(str(path)) for path in paths]
             self._run.log({f"diagnostics/{name}": image for name, image in zip(names, images, strict=True)})
+        for page in sorted(folder.rglob("*.html")):
+            name = page.relative_to(folder).with_suffix("").as_posix()
+            self._run.log({f"pages/{name}": _wandb().Html(page.read_text(encoding="utf-8"), inject=False)})
 
     def finish(self) -> None:
         """Closes the run."""

@@ -20,6 +20,7 @@ from reidablate.errors import plain
 from reidablate.report.answer import answer_text
 from reidablate.report.collect import StudyTables, collect
 from reidablate.report.records import Contrast, camera_note, main_baseline
+from reidablate.report.relations import RelationLog
 from reidablate.seeds import look_seeds
 
 _TEX = {
@@ -35,6 +36,7 @@ SIGNS = {"improves": "\N{BLACK UP-POINTING TRIANGLE}", "worsens": "\N{BLACK DOWN
 def main_table(study: StudyTables) -> pd.DataFrame:
     """Returns the main table in fractions: scores, and the difference in mAP to the baseline, a row a cell."""
     rows: list[dict[str, Any]] = []
+    relations = RelationLog(study.history)
     for dataset in study.datasets:
         contrasts = study.to_baseline(dataset["name"])
         for cell in study.ran(dataset["name"]):
@@ -59,6 +61,7 @@ def main_table(study: StudyTables) -> pd.DataFrame:
                 "low": low,
                 "high": high,
                 "verdict": contrast.verdict if contrast else None,
+                "informative": contrast is None or relations.same_loss(contrast) is None,
             }
             if looks_of(study):
                 row["after"] = contrast.after if contrast else None
@@ -172,6 +175,7 @@ def _terminal_table(study: StudyTables, dataset: dict[str, Any]) -> Table:
     for header in ("cell", "seeds", "mAP", "Rank-1", "mAP difference", "verdict"):
         table.add_column(header, justify="left" if header in ("cell", "verdict") else "right")
     contrasts, usual = study.to_baseline(name), main_baseline(study.cells)
+    relations = RelationLog(study.history)
     for cell in study.ran(name):
         finished, planned = (study.num_runs(word, name, cell.name).value or 0 for word in ("finished", ""))
         contrast = contrasts.get(cell.name)
@@ -182,6 +186,9 @@ def _terminal_table(study: StudyTables, dataset: dict[str, Any]) -> Table:
             difference += f" over {contrast.reference.name}"
         word = f"{SIGNS.get(contrast.word, '')} {contrast.verdict or 'no interval'}" if contrast else ""
         word += f", {contrast.after}" if contrast and contrast.after else ""
+        if contrast and relations.same_loss(contrast):
+            word += " *"
+            table.caption, table.caption_justify = Text("* not informative: both sides were the same loss"), "left"
         scores = [
             _spread(study.score(name, cell.name, metric).value, study.score(name, cell.name, metric, "sd").value)
             for metric in ("mAP", "rank1")

@@ -7,16 +7,7 @@ from functools import cached_property
 import pandas as pd
 
 from reidablate.report.records import Cell, Contrast, Number, reduced
-
-SMALL_SHARE = 0.01
-"""Share of the relation values' variance below which the relative tables decide nothing: their part of the loss changes
-with it, and at 0.3 % variants that differ by the tables alone have been the same loss to four digits."""
-
-# P_a . P_b is symmetric and the same for all heads and blocks: without the tables these variants have one loss.
-_EQUAL_WITHOUT_TABLES = {
-    "losses.position_relation.grouping": ("head", "layer", "sample"),
-    "losses.position_relation.pairs": ("combinations", "permutations"),
-}
+from reidablate.stats.informative import SHARE, SMALL_SHARE, equal_without_tables
 
 
 @dataclass(frozen=True)
@@ -45,11 +36,10 @@ class RelationLog:
 
     def share(self, dataset: str, cell: str) -> Number:
         """Returns the largest share that the tables had in an epoch of a seed; see `losses.relation_log.rpe_share`."""
-        name = "position_relation_rpe_share"
-        part = self._series.get((dataset, cell, name))
+        part = self._series.get((dataset, cell, SHARE))
         if part is None:
             return Number(None, "history", "none")
-        row = f"dataset={dataset};cell={cell};name={name}"
+        row = f"dataset={dataset};cell={cell};name={SHARE}"
         return Number(reduced(part["value"].astype(float).tolist(), "max"), "history", row, "value", "max")
 
     def blocks(self, dataset: str, cell: str) -> list[Number]:
@@ -68,9 +58,7 @@ class RelationLog:
 
         That is so where they differ in the grouping of heads, or in the order of pairs, and in nothing else.
         """
-        changed = contrast.cell.differences.get(contrast.reference.name, {})
-        known = (value in _EQUAL_WITHOUT_TABLES.get(key, ()) for key, pair in changed.items() for value in pair)
-        if not changed or not all(known):
+        if not equal_without_tables(contrast.cell.differences.get(contrast.reference.name, {})):
             return None
         shares = [self.share(contrast.dataset, cell.name) for cell in (contrast.cell, contrast.reference)]
         if any(share.value is None for share in shares):

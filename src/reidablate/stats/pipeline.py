@@ -13,6 +13,7 @@ from reidablate.published import study_claims
 from reidablate.smoke import marked
 from reidablate.stats.claims import judge
 from reidablate.stats.contrasts import DEFAULT_DELTA_POINTS, contrast_table
+from reidablate.stats.informative import with_informative
 from reidablate.stats.joint import joint_table
 from reidablate.stats.looking import go_through
 from reidablate.stats.looks import Looks
@@ -90,8 +91,9 @@ def _write_tables(tables: Path, study_folder: Path) -> str:
     joint = joint_table(contrasts)
     frames = dict(zip(STATISTICS, (contrasts, slices, joint, judged), strict=True))
     (tables / "statistics.json").unlink(missing_ok=True)  # it vouches for the others, so it comes last
+    history = read_table(tables / "history.parquet") if (tables / "history.parquet").is_file() else None
     for name, unmarked in frames.items():
-        frame = marked(unmarked, smoke=smoke)
+        frame = marked(with_informative(unmarked, cells, history), smoke=smoke)
         write_table(frame, tables / f"{name}.parquet")
         write_table(frame, tables / f"{name}.csv")
     (tables / CALIBRATION).unlink(missing_ok=True)
