@@ -231,7 +231,7 @@ def _claims() -> pd.DataFrame:
         {
             **shared, "kind": "divergence", "claim": "position_triplet", "title": "The position triplet diverges",
             "dataset": "market1501", "cell": "pos_triplet", "reference": "p1_rpe", "metric": None, "schedule": "",
-            "verdict": "not tested (no diagnostics)", "note": "There are no tables of diagnostics that would show it.",
+            "verdict": "not tested (no diagnostics)", "note": "There are no tables of it.",
         },
     ]  # fmt: skip
     frame = pd.DataFrame(rows, columns=list(CLAIM_COLUMNS))

@@ -13,7 +13,7 @@ from reidablate.integrity import broken_files, sha256_cached
 from reidablate.standing import Needs
 from reidablate.study import Run, Study
 
-PAGES_VERSION = 1  # raised by a release that shows something else on them
+PAGES_VERSION = 2  # raised by a release that shows something else on them
 
 
 def pages_folder(results: Path) -> Path:

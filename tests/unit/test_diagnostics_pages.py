@@ -15,7 +15,9 @@ from reidablate.diagnostics.cell import SECTIONS, diagnose_cell
 from reidablate.diagnostics.faces import blur_face
 from reidablate.diagnostics.look import Look
 from reidablate.diagnostics.pictures import MOST_BYTES, heat, overlay, signed_heat, small_jpeg, with_patches
+from reidablate.diagnostics.ranklists import rank_list
 from reidablate.diagnostics.show_representation import map_of_moved
+from reidablate.diagnostics.show_retrieval import chosen_queries
 from reidablate.diagnostics.subject import Amount, Subject
 from reidablate.errors import UserError
 from reidablate.keeping import is_kept
@@ -47,10 +49,10 @@ def test_a_page_is_self_contained_and_tells_how_to_read_each_figure(page: Path) 
     assert re.findall(r"(?:src|href)=\"(?!data:|#|\.\./\.\./index\.html)", html) == []
     assert "<script" not in html
     assert "default-src 'none'" in html
-    assert html.count("<h2") == html.count('<p class="how">') == len(SECTIONS)
+    assert html.count("<h2") == html.count('<p class="how">') == len(SECTIONS) - 1  # no query was asked for
     assert all(sentence.rstrip().endswith(".") for sentence in re.findall(r'<p class="how">(.*?)</p>', html, re.DOTALL))
     assert 'class="banner" aria-label="Synthetic data"' in html
-    assert html.count('class="chip synthetic"') == len(SECTIONS)
+    assert html.count('class="chip synthetic"') == len(SECTIONS) - 1
     assert "<img" in html
     assert not re.search(r"<img(?![^>]*\balt=\")", html)
     assert "Most helped and most hurt against p1_rpe" in html
@@ -97,6 +99,23 @@ def test_what_cannot_be_looked_into_is_said_in_a_sentence(study: Study, tmp_path
         diagnose_cell(study, CELL, detail="long")
     with pytest.raises(UserError, match=r"provenance\.json"):
         diagnose_cell(study, CELL.model_copy(update={"seed": 1}), detail="brief")
+
+
+def test_the_rank_lists_of_chosen_queries_come_first_and_others_are_refused(study: Study) -> None:
+    subject, reference = Subject.of(study, CELL), Subject.of(study, REFERENCE)
+    amount = Amount(images=4, shown=2, queries=1, probed=0, moved=0, full=False)
+    name, row = (subject.queries[column].iloc[2] for column in ("query", "row"))
+    section = chosen_queries(Look(subject, reference, amount, blur=False, queries=[name]))
+    assert section is not None
+    assert SECTIONS[0] is chosen_queries
+    assert [re.findall(r'label">([^<:]*)', part) for part in section.parts] == [
+        [f"{name} by {r.cell}"] for r in (CELL, REFERENCE)
+    ]
+    kinds = re.findall(r"tile (right|wrong|junk)", section.parts[0])
+    assert kinds == [shown.kind for shown in rank_list(subject.retrieval, int(row))]
+    assert chosen_queries(Look(subject, None, amount, blur=False)) is None
+    with pytest.raises(UserError, match=r"--query: market1501 scores no query 'nobody\.jpg'; its queries are "):
+        diagnose_cell(study, CELL, detail="brief", queries=["nobody.jpg"])
 
 
 def test_a_blurred_head_is_a_few_flat_colours_and_the_rest_is_untouched() -> None:

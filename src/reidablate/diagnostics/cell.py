@@ -1,6 +1,6 @@
 """The page of a cell on a data set: `report/diagnostics/<data set>/<cell>.html`, with a thumbnail and a record."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from reidablate.runs import Provenance
 from reidablate.study import Run, Study
 
 SECTIONS: tuple[Callable[[Look], Section | None], ...] = (
+    show_retrieval.chosen_queries,
     show_retrieval.hardest_queries,
     show_retrieval.helped_and_hurt_queries,
     show_attention.attention_maps,
@@ -38,16 +39,18 @@ SECTIONS: tuple[Callable[[Look], Section | None], ...] = (
 )
 
 
-def diagnose_cell(study: Study, run: Run, *, detail: str) -> str:
+def diagnose_cell(study: Study, run: Run, *, detail: str, queries: Sequence[str] = ()) -> str:
     """Writes the page of a run, its thumbnail and its record, and returns the line that names the page.
 
     Args:
         study: The plan.
         run: A finished and scored run of it.
         detail: `brief` or `full`.
+        queries: Names of queries whose rank lists come first.
 
     Raises:
-        UserError: The run is not finished, was trained by another code base, or its weights were removed.
+        UserError: There is no such query, the run is not finished, was trained by another code base, or its weights
+            were removed.
     """
     if detail not in AMOUNTS:
         raise UserError(f"--detail is '{detail}' but should be {' or '.join(AMOUNTS)}.")
@@ -68,7 +71,7 @@ def diagnose_cell(study: Study, run: Run, *, detail: str) -> str:
     if made.status == "finished":
         compared = Subject.of(study, reference) if reference else None
         kinds = tuple(Subject.of(study, other) for other in others)
-        look = Look(Subject.of(study, run), compared, AMOUNTS[detail], blur, kinds)
+        look = Look(Subject.of(study, run), compared, AMOUNTS[detail], blur, kinds, queries)
         sections = [section for make in SECTIONS if (section := _made(make, look)) is not None]
         picture = small_jpeg(show_attention.thumbnail(look))
     else:

@@ -21,13 +21,14 @@ class Section:
 
 @dataclass(frozen=True)
 class Look:
-    """A subject, what it is compared with, how much is looked at, and whether faces are blurred."""
+    """A subject, what it is compared with, how much is looked at, whether faces are blurred, and queries by name."""
 
     subject: Subject
     reference: Subject | None
     amount: Amount
     blur: bool
     others: Sequence[Subject] = field(default=())  # of other kinds of network, for comparisons of representations
+    queries: Sequence[str] = field(default=())  # whose rank lists are asked for by name
 
     def pixels(self, split: str, row: Any) -> Pixels:
         """Returns an image of the data set as it may be shown."""

@@ -8,6 +8,7 @@ from reidablate.diagnostics.look import Look, Section, aside
 from reidablate.diagnostics.pictures import captioned, element, person, strip
 from reidablate.diagnostics.ranklists import hardest, helped_and_hurt, margins, rank_list
 from reidablate.diagnostics.subject import Subject
+from reidablate.errors import UserError
 from reidablate.report.records import fixed
 
 
@@ -20,6 +21,30 @@ def rank_strip(look: Look, subject: Subject, row: int, label: str) -> str:
         words = "junk" if shown.rank is None else f"{shown.rank} {shown.kind}"
         tiles.append(captioned(picture, words, shown.kind))
     return strip(tiles, label)
+
+
+def chosen_queries(look: Look) -> Section | None:
+    """Returns the rank lists of the queries that were asked for by name, the reference's below each; None without any.
+
+    Raises:
+        UserError: The data set has no such query.
+    """
+    if not look.queries:
+        return None
+    places = look.subject.queries.set_index("query")
+    parts = []
+    for name in look.queries:
+        if name not in places.index:
+            known = f"{places.index[0]}, ..., {places.index[-1]}"
+            raise UserError(f"--query: {look.subject.run.dataset} scores no query '{name}'; its queries are {known}.")
+        for subject in (look.subject, *([look.reference] if look.reference else [])):
+            scores = subject.queries.set_index("query")["average_precision"]
+            label = f"{name} by {subject.run.cell}: AP {100 * scores[name]:.1f} %"
+            parts.append(rank_strip(look, subject, int(places["row"][name]), label))
+    how = (
+        "The queries that were asked for, each by this cell and by its reference: green is right, red wrong, grey junk."
+    )
+    return Section("chosen", "Chosen queries", how, parts)
 
 
 def hardest_queries(look: Look) -> Section:

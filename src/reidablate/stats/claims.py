@@ -278,7 +278,7 @@ def _obstacle(
     if dataset["synthetic"]:
         return "not tested (synthetic data)", f"{claim.dataset} is procedural here."
     if claim.kind != "gain":
-        return "not tested (no diagnostics)", "There are no tables of diagnostics that would show it."
+        return "not tested (no diagnostics)", "There are no tables of it; pages of diagnostics look at single runs."
     if contrast is None or pd.isna(contrast["estimate"]):
         return "not tested (not run)", f"{claim.cell} and {claim.reference} have no runs to compare here."
     other = "not tested (other protocol)"
