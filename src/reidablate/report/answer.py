@@ -136,7 +136,8 @@ def _open(undecided: Sequence[Contrast], shared: Cell | None) -> list[Sentence]:
     never = [c for c in undecided if c.undecidable]
     if soon:
         needed = _range(soon, "seeds_needed", 0, "")
-        sentence += (" About ", *needed, " seeds would decide ", *_part(soon, undecided), ", if the estimates hold.")
+        sentence += (" About ", *needed, " seeds would decide ", *_part(soon, undecided), ", if the estimates hold")
+        sentence += ("." if soon[0].after else "; to add seeds until decided, start a study with seeds=auto.",)
     if never:
         sentence += (" No number of seeds would decide ", *_part(never, undecided), ": that takes more identities.")
     return [sentence]

@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from reidablate.rng import generator
 from reidablate.seeds import CAP
 from reidablate.stats.families import IDENTITY_DF, INTERACTION, RATIOS, SPREADS, WHOLE, draw_scores, two_way_p
-from reidablate.stats.looks import Looks, would_not_narrow
+from reidablate.stats.looks import Looks
 from reidablate.stats.moderation import MIN_SISTERS, fit_prior
 from reidablate.stats.paired import Array, Components, paired_components
 from reidablate.stats.simulation import MOST, Setting, settings
 
 SIZES = (1, 6, 32, 48)
 BETTER = 0.5
-PROCEDURES = ("looks", "looks_information", "looks_naive")
+PROCEDURES = ("looks", "looks_naive")
 
 _GAIN = 6.0  # of the cells that are really better, in standard errors at the cap
 _CHUNK = 2_000_000  # numbers drawn at once
@@ -74,9 +74,8 @@ def calibrate_looks(
     """Returns the errors of families under looking, a row for every setting and procedure, like `calibrate_families`.
 
     `rejection` is the share of families with a wrong word at 5 %, `rejection_strict` at 0.5 %, `mean_seeds` the seeds
-    that a cell other than the baseline took. The procedures are `looks` (the default), `looks_information` (a contrast
-    that more seeds would not narrow has its last look) and `looks_naive`, which compares every look with the whole
-    level. `seeds` is the cap.
+    that a cell other than the baseline took. The procedures are `looks` (the default) and `looks_naive`, which compares
+    every look with the whole level. `seeds` is the cap.
 
     Args:
         experiments: Families a setting of the grid, and of a single contrast whose every score is drawn.
@@ -128,7 +127,7 @@ def _rows(draws: Iterator[AtLooks], better: float, fixed: dict[str, Any]) -> lis
                 "rejection_strict": strict,
                 "mean_seeds": float(seeds.mean()),
                 "monte_carlo_error": float(np.sqrt(0.05 * 0.95 / number)),
-                "within_bounds": rejection <= MOST[CAP] if name != "looks_naive" else None,
+                "within_bounds": rejection <= MOST[CAP] if name == "looks" else None,
             }
         )
     return rows
@@ -151,25 +150,18 @@ def walk(parts: AtLooks, alpha: float, procedure: str = "looks") -> tuple[NDArra
         alpha: Error of the family.
         procedure: One of `PROCEDURES`.
     """
-    looks, cap = Looks(tuple(parts)), max(parts)
+    looks = Looks(tuple(parts))
     shape = next(iter(parts.values())).estimate.shape
-    stopped, decided = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
-    seeds, p_values, between, df = np.zeros(shape), np.ones(shape), np.empty(shape), np.empty(shape)
+    decided, seeds = np.zeros(shape, dtype=bool), np.zeros(shape)
+    p_values, between, df = np.ones(shape), np.empty(shape), np.empty(shape)
     for look, (number, seen) in enumerate(parts.items()):
-        running = ~stopped
+        running = ~decided
         seeds[running] = number
         between[running], df[running] = number * seen.seed[running], seen.seed_df[running]
         moderated, moderated_df = _moderated(between, df)
         found = two_way_p(seen, moderated / number, moderated_df, below=np.where(running, alpha, 0.0))
-        if procedure == "looks_information" and look > 0 and number < cap:
-            last = would_not_narrow(moderated / number, seen.sampling, seeds=number, cap=cap)
-            found = np.where(last, looks.repeated_last(look, found), looks.repeated(look, found))
-            stopped |= last
-        elif procedure != "looks_naive":
-            found = looks.repeated(look, found)
-        p_values[running] = found[running]
+        p_values[running] = (found if procedure == "looks_naive" else looks.repeated(look, found))[running]
         decided |= _holm(p_values, alpha)
-        stopped |= decided
     return decided, seeds
 
 

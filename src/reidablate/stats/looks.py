@@ -22,9 +22,7 @@ from scipy import interpolate, optimize, special
 from reidablate.seeds import look_seeds
 from reidablate.stats.paired import Array
 
-ENOUGH = 0.9
 _NODES = 64
-_HALF = 0.6745
 _GRID = np.concatenate([np.linspace(0.005, 0.1, 8)[:-1], np.linspace(0.1, 8.0, 60)])  # normal quantiles of alpha
 
 
@@ -54,28 +52,6 @@ class Looks:
         inside = np.clip(quantile, bounds(_GRID[0]), bounds(_GRID[-1]))
         found = np.where(quantile < bounds(_GRID[0]), 0.0, inverse(inside))
         return np.asarray(np.maximum(2 * special.ndtr(-found), p_value))
-
-    def repeated_last(self, look: int, p_value: Array) -> Array:
-        """Returns the smallest alpha at which a p-value is below what is left of it: no look follows this one, from 1.
-
-        Where that is above a half it is 1; NaN stays NaN.
-        """
-        quantiles = _GRID[_GRID > _HALF]
-        left = 2 * special.ndtr(-quantiles) - self._spent(look - 1, quantiles)
-        rising = np.flatnonzero(np.diff(left) >= 0).max(initial=-1) + 1  # near an alpha of 1 hardly any is left
-        bounds = _quantile(left[rising:])
-        inverse = interpolate.PchipInterpolator(bounds, quantiles[rising:])
-        quantile = _quantile(p_value)
-        found = np.where(quantile < bounds[0], 0.0, inverse(np.clip(quantile, bounds[0], bounds[-1])))
-        return np.asarray(np.maximum(2 * special.ndtr(-found), p_value))
-
-    def level_last(self, look: int, alpha: Array) -> Array:
-        """Returns what is left of alpha at a look, from 1, if no look follows it."""
-        return np.asarray(alpha - self._spent(look - 1, _quantile(alpha)))
-
-    def _spent(self, look: int, quantile: Array) -> Array:
-        """Returns what has been spent of alpha, given as a quantile, after a look."""
-        return np.asarray(2 * special.ndtr(-quantile / np.sqrt(self.seeds[look] / self.seeds[-1])))
 
     @cached_property
     def _bounds(self) -> list[interpolate.PchipInterpolator]:
@@ -121,18 +97,6 @@ def _excess(scale: float, places: Array, mass: Array, step: float, added: float,
 
 def _density(x: Array, variance: float) -> Array:
     return np.asarray(np.exp(-np.square(x) / (2 * variance)) / np.sqrt(2 * np.pi * variance))
-
-
-def would_not_narrow(seed: Array, sampling: Array, *, seeds: int, cap: int) -> NDArray[np.bool_]:
-    """Returns where the standard error at the cap would be more than `ENOUGH` of the present one.
-
-    Args:
-        seed: V_seed at this number of seeds.
-        sampling: C, which no seed removes.
-        seeds: Number of seeds.
-        cap: Most seeds.
-    """
-    return np.asarray(np.sqrt((seed * seeds / cap + sampling) / (seed + sampling)) > ENOUGH)
 
 
 @dataclass(frozen=True)
