@@ -16,7 +16,8 @@ from reidablate.diagnostics.faces import blur_face
 from reidablate.diagnostics.look import Look
 from reidablate.diagnostics.pictures import MOST_BYTES, heat, overlay, signed_heat, small_jpeg, with_patches
 from reidablate.diagnostics.ranklists import rank_list
-from reidablate.diagnostics.show_representation import map_of_moved
+from reidablate.diagnostics.representation import linear_cka
+from reidablate.diagnostics.show_representation import map_of_moved, similarity, stages
 from reidablate.diagnostics.show_retrieval import chosen_queries
 from reidablate.diagnostics.subject import Amount, Subject
 from reidablate.errors import UserError
@@ -173,6 +174,19 @@ def test_triplets_are_the_hardest_of_their_batch(study: Study) -> None:
     found = show_attention.triplets(Look(subject, None, amount, blur=False)).parts
     told = [float(re.findall(r"negative: ([^<]*)<", part)[0].replace("\N{MINUS SIGN}", "-")) for part in found]
     assert told == pytest.approx(largest[:2], abs=0.006)
+
+
+def test_the_blocks_of_a_network_are_themselves_and_its_reference_is_compared(study: Study) -> None:
+    subject, reference = Subject.of(study, CELL), Subject.of(study, REFERENCE)
+    amount = Amount(images=12, shown=2, queries=1, probed=0, moved=0, full=False)
+    own, theirs = similarity(Look(subject, reference, amount, blur=False)).parts
+    values = [np.array(re.findall(r">(\d\.\d\d)<", table), float).reshape(3, 3) for table in (own, theirs)]
+    assert np.array_equal(np.diag(values[0]), np.ones(3))
+    assert np.array_equal(values[0], values[0].T)
+    assert "p1_rpe_jsd (rows) and p1_rpe (columns)" in theirs
+    images = subject.inputs("query", subject.sample("query", 12))
+    sides = [stages(one, images)["block 2"] for one in (subject, reference)]
+    assert values[1][2, 2] == pytest.approx(linear_cka(*sides), abs=0.006)
 
 
 def test_queries_that_are_not_moved_score_as_the_run_did(study: Study) -> None:

@@ -81,10 +81,11 @@ def test_a_probe_reads_the_tokens_that_know_the_identity_and_no_other() -> None:
     assert set(probe_lines(train, test, (labels, labels), num_prefix=0)) == {"mean to mean"}
 
 
-def test_the_map_of_a_probe_points_at_the_patch_that_knows() -> None:
+@pytest.mark.parametrize("num_prefix", [0, 1])
+def test_the_map_of_a_probe_points_at_the_patch_that_knows(num_prefix: int) -> None:
     labels = torch.arange(120) % 6
-    train, test = (_tokens(labels, [1 + 5], 9, seed=s) for s in (1, 2))
-    found = probe_map(train, test, (labels, labels), num_prefix=1)
+    train, test = (_tokens(labels, [num_prefix + 5], num_prefix + 8, seed=s) for s in (1, 2))
+    found = probe_map(train, test, (labels, labels), num_prefix=num_prefix)
     assert int(found.argmax()) == 5
     assert float(found[5]) > 0.9
     assert float(found[[0, 1, 2, 3, 4, 6, 7]].max()) < 0.4

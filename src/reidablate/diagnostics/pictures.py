@@ -29,9 +29,12 @@ def person(pixels: Pixels) -> Image.Image:
     return image.resize((width, SHOWN_PX), Image.Resampling.BICUBIC)
 
 
-def heat(values: npt.NDArray[Any]) -> Image.Image:
-    """Returns numbers (rows, cols) as colours from dark to bright, a pixel each; the range is that of the values."""
-    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+def heat(values: npt.NDArray[Any], ends: tuple[float, float] | None = None) -> Image.Image:
+    """Returns numbers (rows, cols) as colours from dark to bright, a pixel each; the range is that of the values.
+
+    `ends` is a range that several maps share.
+    """
+    low, high = ends or (float(np.nanmin(values)), float(np.nanmax(values)))
     scaled = (values - low) / (high - low) if high > low else np.zeros(values.shape)
     return _coloured(scaled, "viridis")
 

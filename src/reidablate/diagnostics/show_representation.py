@@ -164,8 +164,8 @@ def probes(look: Look) -> Section | None:
         return None
     how = (
         "A linear classifier is fitted to the last block's CLS or mean patch on half of the training images and read "
-        "at every other place on the other half: lines that rise early mean that identities are known early; a "
-        "bright patch knows the person by itself."
+        "at every other place on the other half: lines that rise early mean that identities are known early. In the "
+        "maps a bright patch knows the person by itself."
     )
     subject, parts = look.subject, look.subject.parts
     if isinstance(parts, str):
@@ -186,10 +186,18 @@ def probes(look: Look) -> Section | None:
         y_label="accuracy",
         zero=True,
     )
-    field = probe_map(halves[0][-1], halves[1][-1], both, num_prefix=parts.num_prefix).view(parts.grid)
-    words = f"accuracy at each patch of the last block, {float(field.min()):.2f} (dark) to {float(field.max()):.2f}"
-    picture = element(heat(field.numpy()), words, enlarge=max(1, 160 // parts.grid[0]))
-    return Section("probes", "Linear probes", how, [chart, strip([captioned(picture, words)])])
+    fields = [
+        probe_map(*block, both, num_prefix=parts.num_prefix).view(parts.grid).numpy()
+        for block in zip(halves[0][1:], halves[1][1:], strict=True)
+    ]
+    ends = (float(np.min(fields)), float(np.max(fields)))
+    size = max(1, 160 // parts.grid[0])
+    tiles = [
+        captioned(element(heat(field, ends), f"accuracy after block {number}", enlarge=size), f"block {number}")
+        for number, field in enumerate(fields, start=1)
+    ]
+    label = "Accuracy of the probe of a block's mean patch at each patch after it"
+    return Section("probes", "Linear probes", how, [chart, strip(tiles, label), scale(*(f"{end:.2f}" for end in ends))])
 
 
 def _batched_tokens(subject: Subject, parts: TransformerParts, rows: npt.NDArray[np.int64]) -> list[Tensor]:
