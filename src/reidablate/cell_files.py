@@ -14,7 +14,7 @@ from reidablate.config import EvaluateConfig, Section, validate
 from reidablate.distributions import Sampled
 from reidablate.errors import UserError, plain
 from reidablate.external import External
-from reidablate.trees import flatten, load_yaml, merge
+from reidablate.trees import flatten, load_yaml, merge, nested
 
 SECTIONS = ("model", "losses", "train")
 # What belongs to the preset, and what a cell may use in its place.
@@ -186,17 +186,10 @@ def expand(file: CellFile, path: Path) -> list[CellFile]:
     for label, point in _drawn(file):
         options: dict[str, Any] = file.options
         for key, value in point.items():
-            options = merge(options, nest(key, value))
+            options = merge(options, nested(key, value))
         shown = ", ".join(f"{key.rsplit('.', 1)[1]}: {value}" for key, value in point.items())
         title = f"{file.title or file.name} ({shown})"
         swept = {"name": f"{file.name}_{label}".lower(), "title": title, "sweep": {}, "sample": None, **options}
         points.append(checked({**file.model_dump(), **swept}, path))
     whole = {"name": file.name, "title": file.title, "sweep": file.sweep, "sample": file.sample}
     return points + [checked({**points[0].model_dump(), **whole}, path)] * file.tune
-
-
-def nest(dotted: str, value: Any) -> dict[str, Any]:
-    """Returns `{"a": {"b": value}}` for the key `a.b`."""
-    for part in reversed(dotted.split(".")):
-        value = {part: value}
-    return dict(value)

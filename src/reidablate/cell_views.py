@@ -7,23 +7,23 @@ from typing import Any
 
 import yaml
 
-from reidablate.cell_files import checked, nest
+from reidablate.cell_files import checked
 from reidablate.cells import Cell, ancestry
-from reidablate.config import Preset, RunConfig
+from reidablate.config import Preset
 from reidablate.errors import UserError
 from reidablate.external import differences
-from reidablate.trees import difference, flatten, merge, yaml_files
+from reidablate.trees import difference, flatten, merge, nested, yaml_files
 
 
 def unchanged_copies(chosen: Iterable[Cell], cells: Mapping[str, Cell], preset: Preset) -> list[str]:
     """Returns a line for each chosen cell that has the runs of an earlier one, chosen too or a parent."""
     asked = [cell.name for cell in chosen]
     special = sorted({dataset for cell in cells.values() for dataset in cell.by_dataset})
-    first: dict[tuple[tuple[RunConfig, ...] | str, int], str] = {}
+    first: dict[tuple[tuple[str, ...] | str, int], str] = {}
     lines = []
     for name in dict.fromkeys(name for one in asked for name in ancestry(cells[one], cells)):
         cell = cells[name]
-        everywhere = tuple(cell.resolve(preset, dataset) for dataset in (None, *special))
+        everywhere = tuple(cell.resolve(preset, dataset).hash for dataset in (None, *special))
         if cell.candidates:  # it will be another one
             continue
         runs = cell.external.identity if cell.external else everywhere
@@ -122,7 +122,7 @@ def _beyond(options: Mapping[str, Any], special: Mapping[str, Any]) -> dict[str,
     """Returns what has to be laid over some options to have the special ones."""
     added: dict[str, Any] = {}
     for key, (_, value) in difference(options, special).items():
-        added = merge(added, nest(key, value))
+        added = merge(added, nested(key, value))
     return added
 
 

@@ -63,6 +63,8 @@ class Cell:
         base = {section: getattr(preset, section) for section in SECTIONS}
         if self.tunes:
             base["scored_on"] = "holdout"
+        if preset.jitter and not self.external:
+            base["jitter"] = preset.jitter
         options = self.options if dataset is None else self.by_dataset.get(dataset, self.options)
         with plugins.study_around(self.path):
             return validate(RunConfig, merge(base, options), where=self.where_on(dataset))

@@ -10,10 +10,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    WithJsonSchema,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from reidablate import plugins
 from reidablate.artifacts import content_hash
+from reidablate.distributions import Distribution
 from reidablate.loss_options import (
     IdentityConfig,
     LossesConfig,
@@ -222,6 +232,7 @@ class RunConfig(Section):
     losses: LossesConfig = LossesConfig()
     train: TrainConfig
     scored_on: Literal["test", "holdout"] = "test"  # whose features the run leaves; decided by `tune` alone
+    jitter: dict[str, Distribution] = {}  # what each seed draws of the recipe; decided by the preset alone
 
     @model_validator(mode="after")
     def _related_positions(self) -> Self:
@@ -238,6 +249,11 @@ class RunConfig(Section):
                 "set model.cls_position to per_patch or cls_term to none."
             )
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_empty_jitter(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = handler(self)
+        return found if self.jitter else {key: value for key, value in found.items() if key != "jitter"}
 
     @property
     def plugins(self) -> list[str]:
@@ -372,6 +388,7 @@ class Preset(Section):
     primary: list[str] = []
     synthetic: dict[str, SyntheticRecipe] | None = None
     pretrain: dict[str, Any] | None = None
+    jitter: dict[str, Distribution] = {}  # options of the recipe that each seed draws anew, the same in every cell
     claims: bool = False  # whether the cells that published claims name are run beside those of the tier
     also_cells: list[str] = []  # further cells to run beside those of the tier
     sample: Sample | None = None  # the images that a smoke test reads; only `smoke.smoke_preset` sets it

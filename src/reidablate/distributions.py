@@ -16,8 +16,8 @@ import numpy as np
 import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from reidablate.config import Section, nearest
 from reidablate.rng import generator
+from reidablate.sections import Section, nearest
 
 KINDS = ("uniform", "loguniform", "integer", "choice")
 _WRITTEN = re.compile(r"\s*([a-z]+)\s*\((.*)\)\s*", re.DOTALL)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from reidablate import recipes
 from reidablate.cell_files import Tier
 from reidablate.cell_views import describe, unchanged_copies
 from reidablate.cells import Cell, Cells, check_datasets, load_cells, select
@@ -155,10 +156,13 @@ def plan(config: Mapping[str, Any]) -> Study:
     datasets.sort(key=lambda dataset: list(settings.dataset_table).index(dataset.name))
     palette = [name for name in (scope.palette if scope else []) if name in offsets]
     test_only = [d for d in sources.test_only if any(c.also_on == "all" or d.name in c.also_on for c in described)]
+    seeds = [seed for of in planned.values() for each in of.values() for seed in each]
+    recipes.check_recipes(preset, described, seeds)
     metrics, not_metrics = own_metrics(settings.metrics)
     cap = cap_of(settings.seeds)
     notices += [
         *([notice(cap)] if cap else []),
+        *([recipes.notice(preset.jitter)] if preset.jitter else []),
         *name_notices(test_only, settings.dataset_table),
         *_own_code(kept, preset, datasets, metrics),
         *_without_pretraining(kept, preset),

@@ -171,6 +171,13 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def nested(dotted: str, value: Any) -> dict[str, Any]:
+    """Returns `{"a": {"b": value}}` for the key `a.b`."""
+    for part in reversed(dotted.split(".")):
+        value = {part: value}
+    return dict(value)
+
+
 def difference(base: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> dict[str, list[Any]]:
     """Returns `{dotted key: [value in base, value in other]}` for every key that differs.
 

@@ -20,6 +20,7 @@ from reidablate.engine.train import train_run
 from reidablate.errors import UserError
 from reidablate.metrics.evaluate import evaluate_run
 from reidablate.provenance import usable_cores
+from reidablate.recipes import recipe
 from reidablate.study import Study
 from reidablate.trees import merge
 
@@ -147,6 +148,22 @@ def test_a_complete_run_is_left_alone_and_another_is_trained_again(tiny_study: S
     write_json(out / "provenance.json", {**read_json(out / "provenance.json"), "code_hash": "another"})
     assert "complete already" in train_run(other)
     assert "complete already" not in train_run(dataclasses.replace(other, same_code=True))
+
+
+def test_a_run_computes_with_what_its_seed_draws(tiny_study: Study, tmp_path: Path) -> None:
+    jitter = {"train.lr_factor": "loguniform(0.7, 1.4)"}
+    drawn = train(tiny_study, tmp_path / "drawn", cell="naive_triplet", seed=1, jitter=jitter)
+    given = train(tiny_study, tmp_path / "given", cell="naive_triplet", seed=1, train=recipe_options(jitter, 1))
+    preset = train(tiny_study, tmp_path / "preset", cell="naive_triplet", seed=1)
+    weights = [sha256_file(out / "model.safetensors") for out in (drawn, given, preset)]
+    assert weights[0] == weights[1] != weights[2]
+    assert read_json(drawn / "provenance.json")["config"]["jitter"] == jitter
+    again = spec_of(tiny_study, drawn, cell="naive_triplet", seed=1, jitter=jitter)
+    assert "complete already" in train_run(again)
+
+
+def recipe_options(jitter: dict[str, str], seed: int) -> dict[str, object]:
+    return {option.removeprefix("train."): value for option, value in recipe(jitter, seed).items()}
 
 
 def initial(study: Study, out: Path, cell: str) -> Weights:

@@ -51,6 +51,7 @@ from reidablate.errors import UserError, reading
 from reidablate.gpus import share_refusal
 from reidablate.models.checkpoints import save_weights
 from reidablate.models.neck import ReidModel
+from reidablate.recipes import with_recipe
 from reidablate.runs import NO_WEIGHTS, TRAINED_FILES, Checksums, Identity, differs, is_fitted, remove_state
 
 
@@ -93,7 +94,8 @@ class _Training:
     """The steps of `train_run`, which share the data, the device and the model."""
 
     def __init__(self, spec: RunSpec, device: torch.device, gpus: tuple[str, ...]) -> None:
-        self.spec, self.device, self.gpus, self.config = spec, device, gpus, spec.config
+        self.spec, self.device, self.gpus = spec, device, gpus
+        self.config = with_recipe(spec.config, spec.seed, where=spec.name)
         self.started = time.perf_counter()
         index = read_index(spec.data / "index")
         self.fingerprint = str(index.summary["fingerprint"])
@@ -114,7 +116,7 @@ class _Training:
         )
         self.weights_hash = _weights_hash(spec.weights) if spec.weights else NO_WEIGHTS
         self.planned = Identity(
-            configuration=self.config.hash, data=self.fingerprint, weights=self.weights_hash, seed=spec.seed
+            configuration=spec.config.hash, data=self.fingerprint, weights=self.weights_hash, seed=spec.seed
         )
         self.identity = {name: str(value) for name, value in asdict(self.planned).items()}
         if spec.same_code:
@@ -358,8 +360,8 @@ class _Training:
             "status": "diverged" if divergence else "finished",
             "epoch": divergence.epoch if divergence else None,
             "reason": divergence.reason if divergence else None,
-            "config": self.config.dump(),
-            "config_hash": self.config.hash,
+            "config": self.spec.config.dump(),
+            "config_hash": self.spec.config.hash,
             "code_hash": fit.codes[0] if len(fit.codes) == 1 else "+".join(fit.codes),
             "science_version": provenance.SCIENCE_VERSION,
             **provenance.git_state(),

@@ -26,6 +26,7 @@ from reidablate.artifacts import (
 )
 from reidablate.disk import disk_use
 from reidablate.errors import UserError, last_words
+from reidablate.recipes import recipe
 from reidablate.report.elsewhere import camera_pair_table, cross_domain_table
 from reidablate.report.imported import find_imports, imported_table, judged_runs
 from reidablate.runs import QUERY_COLUMNS, SIDES, Floors, Metrics, Provenance
@@ -221,6 +222,7 @@ def _description(study: Study, summaries: dict[str, dict[str, Any]], left_out: l
     return {
         **declared,
         **({"looks": study.looks} if study.looks else {}),
+        **_recipes(study),
         "preset": study.preset.name,
         "description": study.preset.description,
         "smoke": study.preset.sample is not None,
@@ -241,6 +243,12 @@ def _description(study: Study, summaries: dict[str, dict[str, Any]], left_out: l
         "machine": provenance.machine(),
         "disk_bytes": disk_use(study.root),
     }
+
+
+def _recipes(study: Study) -> dict[str, Any]:
+    """Returns what each seed drew of the recipe, where the preset has it drawn."""
+    seeds = sorted({run.seed for run in study.runs}) if study.preset.jitter else []
+    return {"recipes": {str(seed): recipe(study.preset.jitter, seed) for seed in seeds}} if seeds else {}
 
 
 def headline_side(study: Study) -> str:

@@ -7,7 +7,7 @@ lines at once.
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,9 @@ from reidablate.stats.multiplicity import holm, verdict
 from reidablate.stats.paired import Array, Components, select, stack
 from reidablate.stats.power import MAX_SEEDS, detectable_difference, detectable_range, seeds_needed
 
+Recipes = Mapping[str, Mapping[str, Any]]
+"""{seed: {option: what it drew}}, seeds as words."""
+
 MOST_PRIOR_DF = 1000.0
 PRIMARY = "primary"
 LATER = "added later"  # what a frozen study did not declare
@@ -31,7 +34,7 @@ class Line:
     """One row in the making: its fields, its notes, and scalar components with the seed variance as observed.
 
     `better` is of the share of queries that the cell scores better, minus one half; `cameras` has query cameras in
-    place of identities.
+    place of identities; `gains` are the differences of paired seeds, whose numbers are the field `seeds`.
     """
 
     fields: dict[str, Any]
@@ -39,6 +42,7 @@ class Line:
     components: Components | None = None
     better: Components | None = None
     cameras: Components | None = None
+    gains: list[float] = field(default_factory=list)
 
 
 def finish(
@@ -48,6 +52,7 @@ def finish(
     pool: Sequence[str],
     columns: Mapping[str, tuple[str, str]],
     looks: Looks | None = None,
+    recipes: Recipes | None = None,
 ) -> pd.DataFrame:
     """Returns the table of all lines with interval, test, Holm over each family, verdict, power and notes.
 
@@ -57,21 +62,25 @@ def finish(
         pool: Fields that sister contrasts share.
         columns: Columns of the table.
         looks: Those of a study that adds seeds until it is decided; the field `look` of a line is its own, from 1.
+        recipes: What each seed drew of the recipe. Contrasts then differ in how much the recipe moves them, so their
+            variances between seeds say nothing of each other and stay as they are.
     """
     tested = [line for line in lines if line.components is not None]
     raw = [line.components for line in tested if line.components is not None]
-    components, prior_df = _moderated(tested, raw, pool)
+    components, prior_df = (stack(raw), np.zeros(len(raw))) if recipes else _moderated(tested, raw, pool)
     for line, df in zip(tested, prior_df, strict=True):
         line.fields["prior_df"] = min(float(df), MOST_PRIOR_DF)
     if tested:
         levels = Levels(looks, [line.fields.get("look") for line in tested])
         _add_tests(tested, components, levels)
-        _add_sides(tested, components, pool, levels)
+        _add_sides(tested, components, [] if recipes else pool, levels)
     _adjust(lines, family)
     if tested:
         _add_adjusted(tested, components, levels)
     for line in lines:
         _add_verdict(line)
+        if recipes and line.gains:
+            line.notes.append(_by_recipe(line, recipes))
     if tested:
         _add_needs(tested, components, levels)
     rows = [{**line.fields, "note": " ".join(line.notes)} for line in lines]
@@ -152,7 +161,8 @@ def _add_sides(lines: Sequence[Line], components: Components, pool: Sequence[str
             fields |= {"low_cameras": max(middle - half[place], -1.0), "high_cameras": min(middle + half[place], 1.0)}
     some = [line for line in lines if line.better is not None]
     if some:
-        better, _ = _moderated(some, [line.better for line in some if line.better is not None], pool)
+        signs = [line.better for line in some if line.better is not None]
+        better = _moderated(some, signs, pool)[0] if pool else stack(signs)
         ends = _ends(two_way(better), "p_better_", least=-0.5, most=0.5)
         for row, line in enumerate(some):
             if better.seed[row] + better.identity[row] > 0:
@@ -235,6 +245,22 @@ def _add_verdict(line: Line) -> None:
         line.notes.append(
             "Declared primary after a run had been scored, so it is exploratory and stays in the family of its group."
         )
+
+
+def _by_recipe(line: Line, recipes: Recipes) -> str:
+    """Returns the sign of a difference in each recipe, and the difference against the drawn values."""
+    pairs = [(recipes[str(seed)], gain) for seed, gain in zip(line.fields["seeds"], line.gains, strict=True)]
+    above = sum(gain > 0 for _, gain in pairs)
+    listed = [
+        f"{option}: " + ", ".join(f"{drawn[option]} {100 * gain:+.2f}" for drawn, gain in _in_order(pairs, option))
+        for option in pairs[0][0]
+    ]
+    return f"Mean over {len(pairs)} recipes, above zero in {above}. Points by {'; by '.join(listed)}."
+
+
+def _in_order(pairs: Sequence[tuple[Mapping[str, Any], float]], option: str) -> list[tuple[Mapping[str, Any], float]]:
+    """Returns recipes and differences in the order of an option's value; words by letter, behind numbers."""
+    return sorted(pairs, key=lambda pair: (isinstance(pair[0][option], str), pair[0][option]))
 
 
 def _add_needs(lines: Sequence[Line], components: Components, levels: Levels) -> None:

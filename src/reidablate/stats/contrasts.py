@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from reidablate.errors import UserError
 from reidablate.metrics.registry import SHIPPED, Metric
 from reidablate.runs import SIDES
-from reidablate.stats.conclude import Line, finish
+from reidablate.stats.conclude import Line, Recipes, finish
 from reidablate.stats.guard import Guard
 from reidablate.stats.looked import LOOK_COLUMNS, Looked
 from reidablate.stats.paired import (
@@ -34,7 +34,7 @@ from reidablate.stats.paired import (
     sign_flip_p,
     unpaired_components,
 )
-from reidablate.stats.scores import Layout, RunStatus, ScoreBook, numbers
+from reidablate.stats.scores import Layout, RunStatus, ScoreBook, count, finished_seeds, numbers
 
 MIN_SEEDS = 3
 MIN_CAMERAS = 3
@@ -144,6 +144,7 @@ def contrast_table(
     metrics: Sequence[Metric] = SHIPPED,
     later: Mapping[str, Mapping[str, Mapping[str, str]]] | None = None,
     looked: Looked | None = None,
+    recipes: Recipes | None = None,
 ) -> pd.DataFrame:
     """Returns a row for every data set, declared contrast, feature side and metric, with the columns of `COLUMNS`.
 
@@ -160,6 +161,7 @@ def contrast_table(
         metrics: The metrics that are compared.
         later: {dataset: {cell: {reference: why}}} of the comparisons that a frozen study did not declare.
         looked: The look of every comparison, in a study that adds seeds until it is decided.
+        recipes: What each seed drew of the recipe, in a study that has it drawn.
 
     Raises:
         UserError: The headline side is not a feature side.
@@ -180,7 +182,7 @@ def contrast_table(
                 lines += measure(found, base, metrics, deltas.get(dataset, {}))
     keys = ("dataset", "metric", "side")
     columns, looks = (COLUMNS | LOOK_COLUMNS, looked.looks) if looked else (COLUMNS, None)
-    return finish(lines, family=keys, pool=keys, columns=columns, looks=looks)
+    return finish(lines, family=keys, pool=keys, columns=columns, looks=looks, recipes=recipes)
 
 
 def declared_contrasts(cells: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -207,7 +209,7 @@ def match(book: ScoreBook, guard: Guard, fields: dict[str, Any], *, least_seeds:
     cell_runs, reference_runs = (
         dict(islice(of.items(), fields.get("look_seeds"))) for of in (cell_runs, reference_runs)
     )
-    cell_seeds, reference_seeds = _finished(cell_runs), _finished(reference_runs)
+    cell_seeds, reference_seeds = finished_seeds(cell_runs), finished_seeds(reference_runs)
     if fields["paired"]:
         cell_seeds = reference_seeds = [seed for seed in cell_seeds if seed in reference_seeds]
     unplanned = _unplanned(fields, cell_runs, reference_runs, least_seeds)
@@ -215,10 +217,11 @@ def match(book: ScoreBook, guard: Guard, fields: dict[str, Any], *, least_seeds:
         fields
         | {
             "num_seeds": min(len(cell_seeds), len(reference_seeds)),
+            "seeds": cell_seeds,
             "num_planned": len(cell_runs),
-            "num_missing": _missing(cell_runs) + _missing(reference_runs) + sum(unplanned.values()),
-            "num_diverged": _diverged(cell_runs),
-            "num_diverged_reference": _diverged(reference_runs),
+            "num_missing": count(cell_runs, "missing") + count(reference_runs, "missing") + sum(unplanned.values()),
+            "num_diverged": count(cell_runs, "diverged"),
+            "num_diverged_reference": count(reference_runs, "diverged"),
             "warnings": "",
         },
         [*_absences(fields["cell"], cell_runs), *_absences(fields["reference"], reference_runs)],
@@ -297,8 +300,10 @@ def measure(
             line.cameras = None if cameras is None else pick(cameras, index)
             if found.paired:
                 line.fields["standard_error_unpaired"] = np.sqrt(apart.seed[index] + apart.sampling[index])
+        if found.paired:
+            line.gains = (own.mean(axis=-1) - other.mean(axis=-1)).tolist()
         if found.paired and own.shape[0] <= MAX_SIGN_FLIP_SEEDS:
-            line.fields["sign_flip_p"] = sign_flip_p(own.mean(axis=-1) - other.mean(axis=-1))
+            line.fields["sign_flip_p"] = sign_flip_p(np.array(line.gains))
     return shared
 
 
@@ -383,18 +388,6 @@ def _unplanned(
         return {}
     planned = {fields["cell"]: len(cell), fields["reference"]: len(reference)}
     return {name: least_seeds - number for name, number in planned.items() if number < least_seeds}
-
-
-def _finished(runs: Mapping[int, RunStatus]) -> list[int]:
-    return [seed for seed, run in runs.items() if run.scores is not None]
-
-
-def _missing(runs: Mapping[int, RunStatus]) -> int:
-    return sum(run.status == "missing" for run in runs.values())
-
-
-def _diverged(runs: Mapping[int, RunStatus]) -> int:
-    return sum(run.status == "diverged" for run in runs.values())
 
 
 def _same(cell: Array, reference: Array) -> bool:

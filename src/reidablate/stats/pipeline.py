@@ -81,6 +81,7 @@ def _write_tables(tables: Path, study_folder: Path) -> str:
     arguments["least_seeds"] = 0 if smoke else study.get("preset_seeds", 0)  # a smoke test leaves references out
     later = (study.get("frozen") or {}).get("later")
     own = [metric for metric in known_metrics(study) if metric.use]
+    arguments["recipes"] = study.get("recipes")
     if cap := study.get("looks"):
         arguments["least_seeds"] = 0
         arguments["looked"] = go_through(Looks.up_to(cap), queries, runs, cells, {**arguments, "later": later})

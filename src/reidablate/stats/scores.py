@@ -3,7 +3,7 @@
 Shapes: M metrics (the order of `METRICS`), Q queries.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -114,6 +114,16 @@ def _judged(status: str, scores: RunScores | None, seed: int, epoch: Any) -> Run
     if not np.isfinite(scores.values).all():
         return RunStatus("missing", None, f"seed {seed} has per-query scores that are not finite")
     return RunStatus("finished", scores, None)
+
+
+def finished_seeds(runs: Mapping[int, RunStatus]) -> list[int]:
+    """Returns the seeds that have scores."""
+    return [seed for seed, run in runs.items() if run.scores is not None]
+
+
+def count(runs: Mapping[int, RunStatus], status: str) -> int:
+    """Returns how many runs have a status."""
+    return sum(run.status == status for run in runs.values())
 
 
 def numbers(seeds: Sequence[int]) -> str:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from reidablate.errors import UserError
 from reidablate.metrics.registry import SHIPPED
-from reidablate.stats.conclude import finish
+from reidablate.stats.conclude import Recipes, finish
 from reidablate.stats.contrasts import COLUMNS, declared_contrasts, match, measure
 from reidablate.stats.guard import Guard
 from reidablate.stats.looked import Looked
@@ -41,6 +41,7 @@ def slice_table(
     least_seeds: int = 0,
     metrics: Sequence[str] = ("mAP",),
     looked: Looked | None = None,
+    recipes: Recipes | None = None,
 ) -> pd.DataFrame:
     """Returns a row for every data set, declared contrast, slice and metric on the headline side.
 
@@ -69,7 +70,7 @@ def slice_table(
                     lines += measure(found, base, wanted, deltas.get(dataset, {}), keep)
     keys = ("dataset", "metric", "slice_by")
     looks = looked.looks if looked else None
-    return finish(lines, family=keys, pool=(*keys, "slice"), columns=SLICE_COLUMNS, looks=looks)
+    return finish(lines, family=keys, pool=(*keys, "slice"), columns=SLICE_COLUMNS, looks=looks, recipes=recipes)
 
 
 def slices(columns: pd.DataFrame) -> dict[str, dict[str, NDArray[np.bool_]]]:
