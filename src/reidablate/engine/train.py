@@ -3,7 +3,6 @@
 B batch, D feature width.
 """
 
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -34,13 +33,12 @@ from reidablate.data.sampler import PKSampler
 from reidablate.engine import parallel
 from reidablate.engine.batches import image_batches
 from reidablate.engine.checkpoint import Checkpoint, CheckpointWriter, load_checkpoint, refusals, training_folder
-from reidablate.engine.cost import dense_share, peak_memory_bytes
 from reidablate.engine.devices import lease
 from reidablate.engine.extract import Features, extract_features, no_features, precision_on
-from reidablate.engine.fit import Divergence, Fit, begin, find_divergence, loss_scaling
-from reidablate.engine.flops import flops_per_image
+from reidablate.engine.fit import Divergence, Fit, begin, find_divergence
 from reidablate.engine.holdout import Holdout
 from reidablate.engine.progress import CountBar, ProgressBar
+from reidablate.engine.record import computed_with, effort
 from reidablate.engine.schedule import build_schedule, set_epoch
 from reidablate.engine.spec import RunSpec, be_deterministic, check_deterministic, naming_batch, place, torch_device
 from reidablate.engine.step import Place, draw_inputs, take_step
@@ -347,11 +345,6 @@ class _Training:
             )
 
     def _provenance(self, fit: Fit, divergence: Divergence | None) -> dict[str, Any]:
-        on_gpu = self.device.type == "cuda"
-        device = torch.cuda.get_device_name() if on_gpu else "cpu"
-        flops = flops_per_image(fit.model, self.config.model.image_size, self.device)
-        rate, precision = float(fit.history["images_per_s"].mean()), self.config.train.precision
-        share = dense_share(device, precision, flops_per_image=flops, images_per_s=rate / parallel.num_processes())
         return {
             "dataset": self.spec.dataset,
             "cell": self.spec.cell,
@@ -369,34 +362,11 @@ class _Training:
             "synthetic": self.synthetic,
             "weights": str(self.spec.weights or "none"),
             "weights_sha256": self.weights_hash,
-            "versions": provenance.versions(),
-            "machine": provenance.machine(),
-            "device": device,
-            "gpus": list(self.gpus),
-            "processes": parallel.num_processes(),
-            "cuda": {"runtime": torch.version.cuda, "cudnn": torch.backends.cudnn.version()} if on_gpu else None,
-            "threads": self.spec.threads,
-            "workers": self.spec.workers,
-            "recompute": self.spec.recompute,
-            "deterministic": torch.are_deterministic_algorithms_enabled(),
-            "flags": {
-                "cublas_workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
-                "cudnn_benchmark": torch.backends.cudnn.benchmark,
-                "float32_matmul": torch.get_float32_matmul_precision(),
-                "tf32": torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32,
-            },
-            "precision": precision,
-            "extraction_precision": precision_on(self.device, precision),
-            "loss_scaling": loss_scaling(fit.history),
-            "num_parameters": sum(p.numel() for p in fit.model.parameters()),
-            "flops_per_image": flops,
-            "dense_share": share,
+            **computed_with(self.spec, self.device, self.gpus),
             "num_classes": self.num_classes,
             "cameras": list(self.cameras),
-            "images_per_s": rate,
+            **effort(fit, self.config, self.device),
             "wall_s": fit.wall_s + time.perf_counter() - self.started,
-            "device_s": fit.train_s * parallel.num_processes(),
-            "peak_memory_bytes": peak_memory_bytes(self.device),
         }
 
 
