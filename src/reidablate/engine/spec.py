@@ -142,8 +142,8 @@ def check_deterministic(threads: int, used: Sequence[Plugin]) -> None:
         "cudnn.benchmark": not torch.backends.cudnn.benchmark,
         "TF32": not (torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32),
     }
-    if changed := [name for name, same in kept.items() if not same]:
-        own = "; ".join(plugin.where for plugin in used if plugin.code is not None)
+    own = "; ".join(plugin.where for plugin in used if plugin.code is not None)
+    if own and (changed := [name for name, same in kept.items() if not same]):
         raise UserError(
             f"{own}: a plug-in changed how PyTorch computes ({', '.join(changed)}), so that runs could not be "
             "repeated or compared; remove that."

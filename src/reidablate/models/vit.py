@@ -148,6 +148,7 @@ class VisionTransformer(nn.Module):
         for part in self.parts.values():
             x = cast(Part, part).embedded(x, camids)
         keep = not (self.recompute and torch.is_grad_enabled())
+        before = x
         for number, block in enumerate(self.blocks):
             before = x
             x = block(x) if keep else checkpoint(block, x, use_reentrant=False)
