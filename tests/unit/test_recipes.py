@@ -1,5 +1,6 @@
 """A recipe a seed: drawn from streams of the seed, the same in every cell, and what an interval over recipes says."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from reidablate.errors import UserError
 from reidablate.planning import plan
 from reidablate.rng import generator
 from reidablate.stats.contrasts import contrast_table
-from support import Settings
+from support import Settings, present
 
 JITTER = {"train.lr_factor": "loguniform(0.7, 1.4)", "losses.triplet.margin": "uniform(0.1, 0.5)"}
 
@@ -161,10 +162,10 @@ def test_the_note_shows_the_sign_in_each_recipe_and_the_gain_against_what_was_dr
     row = experiment(0, 5, here_alone, drawn=True)
     rng, gains = generator(0, "experiment"), {}
     assert row["prior_df"] == 0  # nothing is moderated
-    _, after = row["note"].split("train.lr_factor: ")
-    for part in after.split(".  ")[0].rstrip(".").split(", ")[:5]:
-        value, points = part.split(" ")[:2]
-        gains[float(value)] = float(points.rstrip("."))
+    listed = re.search(r"Points by train.lr_factor \((.*?)\)\.", row["note"])
+    for part in present(listed).group(1).split(", "):
+        value, points = part.split(": ")
+        gains[float(value)] = float(points)
     assert draw("uniform(0, 2)", rng) in gains
     assert list(gains) == sorted(gains)
     above = sum(gain > 0 for gain in gains.values())

@@ -118,7 +118,9 @@ def protocol_line(study: StudyTables) -> str:
     """Returns how the scores of a study were made, as a sentence for captions."""
     side = study.headline.replace("_", " ")
     line = f"Single query, features {side}, cosine distance, the query's own camera and junk left out, AP as step sum."
-    return f"{line} {looks_of(study)}".rstrip()
+    recipes = study.about.get("recipes")
+    over = f"Each seed has a recipe of its own; differences are means over {len(recipes)} recipes." if recipes else ""
+    return " ".join(part for part in (line, looks_of(study), over) if part)
 
 
 def looks_of(study: StudyTables) -> str:

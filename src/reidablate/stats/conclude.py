@@ -252,10 +252,12 @@ def _by_recipe(line: Line, recipes: Recipes) -> str:
     pairs = [(recipes[str(seed)], gain) for seed, gain in zip(line.fields["seeds"], line.gains, strict=True)]
     above = sum(gain > 0 for _, gain in pairs)
     listed = [
-        f"{option}: " + ", ".join(f"{drawn[option]} {100 * gain:+.2f}" for drawn, gain in _in_order(pairs, option))
+        f"{option} ("
+        + ", ".join(f"{drawn[option]}: {100 * gain:+.2f}" for drawn, gain in _in_order(pairs, option))
+        + ")"
         for option in pairs[0][0]
     ]
-    return f"Mean over {len(pairs)} recipes, above zero in {above}. Points by {'; by '.join(listed)}."
+    return f"Mean over {len(pairs)} recipes, above zero in {above}. Points by {' and by '.join(listed)}."
 
 
 def _in_order(pairs: Sequence[tuple[Mapping[str, Any], float]], option: str) -> list[tuple[Mapping[str, Any], float]]:
