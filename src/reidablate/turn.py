@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn
 
@@ -31,7 +32,26 @@ def start_over() -> NoReturn:
     """Starts this call again from its command line, in place of this process; the lock of the study is freed."""
     sys.stdout.flush()
     sys.stderr.flush()
+    os.chdir(started_in(sys.argv, Path.cwd(), os.environ.get("PWD")))
     os.execv(sys.executable, sys.orig_argv)
+
+
+def started_in(arguments: Sequence[str], here: Path, shell: str | None) -> Path:
+    """Returns the folder that a Snakemake command line is meant from: `here`, unless `--directory` led away from there.
+
+    Args:
+        arguments: The command line.
+        here: The present folder.
+        shell: The folder of the shell that gave the command, as far as the environment says.
+    """
+    words = [word for argument in arguments for word in argument.split("=", 1)]
+    for option, given in pairwise(words):
+        if option in ("-d", "--directory"):
+            above = Path(*here.parts[: len(here.parts) - len(Path(given).parts)])
+            for folder in (Path(shell or above), above):
+                if os.path.realpath(folder / given) == os.path.realpath(here):
+                    return folder
+    return here
 
 
 class Turn:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from reidablate.turn import started_in
+
 Call = Callable[[], "subprocess.Popen[str]"]
 
 CALL = """
@@ -103,3 +105,22 @@ def test_a_killed_call_is_no_obstacle_though_its_job_lives_on(call: Call) -> Non
     tell(second)
     assert second.wait(timeout=30) == 0
     os.kill(job, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("shell", [None, "/elsewhere"])
+@pytest.mark.parametrize("arguments", [["-d", "my/study"], ["--directory=my/study"], ["--directory", "my/study"]])
+def test_a_call_for_another_folder_starts_over_from_its_own(
+    tmp_path: Path, arguments: list[str], shell: str | None
+) -> None:
+    study = tmp_path / "my" / "study"
+    study.mkdir(parents=True)
+    assert started_in(["snakemake", "--cores", "1", *arguments], study, shell) == tmp_path
+
+
+def test_a_folder_behind_dots_is_found_by_that_of_the_shell(tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    (tmp_path / "other").mkdir()
+    here, shell = tmp_path / "study", tmp_path / "other"
+    assert started_in(["snakemake", "-d", "../study"], here, str(shell)) == shell
+    assert started_in(["snakemake", "-d", str(here)], here, str(shell)) == shell
+    assert started_in(["snakemake", "--cores", "1"], here, str(shell)) == here
