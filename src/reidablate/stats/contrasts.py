@@ -34,7 +34,7 @@ from reidablate.stats.paired import (
     sign_flip_p,
     unpaired_components,
 )
-from reidablate.stats.scores import Layout, RunStatus, ScoreBook, count, finished_seeds, numbers
+from reidablate.stats.scores import Layout, Queries, RunStatus, ScoreBook, count, finished_seeds, numbers
 
 MIN_SEEDS = 3
 MIN_CAMERAS = 3
@@ -133,7 +133,7 @@ class Matched:
 
 
 def contrast_table(
-    queries: pd.DataFrame,
+    queries: Queries,
     runs: pd.DataFrame,
     cells: Sequence[Mapping[str, Any]],
     *,

@@ -13,6 +13,7 @@ from reidablate.metrics.registry import SHIPPED
 from reidablate.stats.contrasts import contrast_table, declared_contrasts
 from reidablate.stats.looked import Comparison, Looked
 from reidablate.stats.looks import Looks
+from reidablate.stats.scores import Queries
 
 _OPEN = ("undecided", "provisional")
 _METRIC = "mAP"
@@ -20,7 +21,7 @@ _METRIC = "mAP"
 
 def go_through(
     looks: Looks,
-    queries: pd.DataFrame,
+    queries: Queries,
     runs: pd.DataFrame,
     cells: Sequence[Mapping[str, Any]],
     arguments: Mapping[str, Any],

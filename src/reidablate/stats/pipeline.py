@@ -17,6 +17,7 @@ from reidablate.stats.informative import with_informative
 from reidablate.stats.joint import joint_table
 from reidablate.stats.looking import go_through
 from reidablate.stats.looks import Looks
+from reidablate.stats.scores import QueryFile
 from reidablate.stats.slices import slice_table
 
 CALIBRATION = "calibration.parquet"
@@ -57,14 +58,14 @@ def declared_deltas(study: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def _contrasts(
-    queries: pd.DataFrame,
+    queries: QueryFile,
     runs: pd.DataFrame,
     cells: Sequence[Mapping[str, Any]],
     own: Sequence[Metric],
     arguments: Mapping[str, Any],
 ) -> pd.DataFrame:
     """Returns all contrasts; each of the study's own metrics is apart, so a run without it is missing there alone."""
-    known = [metric for metric in own if metric.column in queries and queries[metric.column].notna().any()]
+    known = [metric for metric in own if queries.has_values(metric.column)]
     tables = [contrast_table(queries, runs, cells, **arguments)]
     tables += [contrast_table(queries, runs, cells, **arguments, metrics=[metric]) for metric in known]
     return pd.concat(tables, ignore_index=True)
@@ -73,7 +74,7 @@ def _contrasts(
 def _write_tables(tables: Path, study_folder: Path) -> str:
     integrity.refuse_broken(tables, ["study.json"])
     study, cells = read_json(tables / "study.json"), read_json(tables / "cells.json")
-    queries, runs = read_table(tables / "queries.parquet"), read_table(tables / "runs.parquet")
+    queries, runs = QueryFile(tables / "queries.parquet"), read_table(tables / "runs.parquet")
     deltas = declared_deltas(study)
     borrowed = {entry["name"] for entry in study["datasets"] if entry.get("synthetic") or entry.get("generated")}
     arguments: dict[str, Any] = {"deltas": deltas, "headline_side": study["headline"], "borrowed": borrowed}

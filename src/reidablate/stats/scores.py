@@ -3,19 +3,82 @@
 Shapes: M metrics (the order of `METRICS`), Q queries.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial, reduce
+from itertools import chain
+from operator import and_
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from reidablate.errors import reading
 from reidablate.metrics.registry import SHIPPED, Metric
 from reidablate.runs import SIDES
 from reidablate.stats.paired import Array
 
+Queries = pd.DataFrame | Iterable[pd.DataFrame]
+"""The table `queries`, whole or in parts that hold all rows of a data set and feature side."""
+
 METRICS = tuple(metric.name for metric in SHIPPED)
+_WORDS = ["dataset", "side", "cell", "query"]
+_BATCH_ROWS = 2**16
+_NOT_COMPARED = {"average_precision_optimistic", "average_precision_pessimistic"}
+
+
+@dataclass(frozen=True)
+class QueryFile:
+    """The table `queries` on disk, read anew by each pass in parts of one data set and feature side.
+
+    A hundred cells with ten seeds have millions of rows, most of whose bytes are words; so no pass holds them all.
+    """
+
+    path: Path
+
+    def __iter__(self) -> Iterator[pd.DataFrame]:
+        """Yields the rows of each data set and feature side, words as categories in alphabetical order."""
+        names = [name for name in self._names if name not in _NOT_COMPARED]
+        if not {*_WORDS} <= {*names}:  # of a study without scores
+            return
+        for row in self._read(["dataset", "side"]).drop_duplicates().itertuples(index=False):
+            yield _in_order(self._read(names, dataset=str(row.dataset), side=str(row.side)))  # and keeps none
+
+    def has_values(self, column: str) -> bool:
+        """Returns whether any query has a value in a column, which may not be there."""
+        return column in self._names and bool(self._read([column])[column].notna().any())
+
+    @property
+    def _names(self) -> list[str]:
+        with self._reading():
+            return list(pq.read_schema(self.path).names)
+
+    def _read(self, columns: list[str], **rows: str) -> pd.DataFrame:
+        """Returns some columns of the rows that have these words, with no more than a batch of other rows in memory."""
+        with self._reading(), pq.ParquetFile(self.path, read_dictionary=_WORDS) as file:
+            chosen = reduce(and_, (pc.field(name) == word for name, word in rows.items()), pc.scalar(True))
+            batches = file.iter_batches(_BATCH_ROWS, columns=columns, use_threads=False)
+            parts = [pa.Table.from_batches([batch]).filter(chosen) for batch in batches]
+            table = pa.concat_tables(parts) if parts else file.read(columns)
+            del parts
+            frame: pd.DataFrame = table.to_pandas(split_blocks=True, self_destruct=True)
+        pa.default_memory_pool().release_unused()
+        return frame
+
+    def _reading(self) -> AbstractContextManager[None]:
+        return reading(self.path, "a Parquet table", remedy="run the same command again, which makes it again")
+
+
+def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
+    """Returns a frame whose words are in alphabetical order, as those of columns of text are."""
+    words = {name: frame[name].cat.reorder_categories(sorted(frame[name].cat.categories)) for name in _WORDS}
+    return frame.assign(**words)
 
 
 @dataclass(frozen=True)
@@ -59,14 +122,16 @@ def split_runs(
         queries: The table `queries`; further numeric or text columns are kept in the layouts.
         metrics: The metrics, in the order of the scores.
     """
+    if queries.empty:
+        return
     left = {"dataset", "side", "cell", "seed", "query", "pid", *(metric.column for metric in metrics)}
     described = [column for column in queries.columns if column not in left]
-    for whole, part in queries.groupby(["dataset", "side"], sort=False, observed=True):
+    for whole, rows_of in queries.groupby(["dataset", "side"], sort=False, observed=True).indices.items():
+        part = queries if len(rows_of) == len(queries) else queries.iloc[np.sort(rows_of)]
         dataset, side = cast(tuple[str, str], whole)
         names = pd.factorize(part["query"], sort=True)[0]
         pids = part["pid"].to_numpy(np.int64)
         camids = part["camid"].to_numpy(np.int64)
-        values = metric_values(part, metrics)
         layouts: dict[bytes, Layout] = {}
         runs: dict[tuple[str, int], RunScores] = {}
         groups = part.groupby(["cell", "seed"], sort=False, observed=True).indices
@@ -77,15 +142,16 @@ def split_runs(
             key = np.stack([names[rows], pids[rows], camids[rows]]).tobytes()
             if key not in layouts:
                 layouts[key] = Layout(pids[rows], part[described].iloc[rows].reset_index(drop=True))
-            runs[str(cell), int(seed)] = RunScores(layouts[key], np.ascontiguousarray(values[:, rows]))
+            runs[str(cell), int(seed)] = RunScores(layouts[key], metric_values(part.iloc[rows], metrics))
         yield (str(dataset), str(side)), runs
 
 
 class ScoreBook:
     """Every run of every data set with its status and scores; a row of the per-query table without a run is ignored."""
 
-    def __init__(self, queries: pd.DataFrame, runs: pd.DataFrame, metrics: Sequence[Metric] = SHIPPED) -> None:
-        scores = dict(split_runs(queries, metrics)) if len(queries) else {}
+    def __init__(self, queries: Queries, runs: pd.DataFrame, metrics: Sequence[Metric] = SHIPPED) -> None:
+        parts = [queries] if isinstance(queries, pd.DataFrame) else queries
+        scores = dict(chain.from_iterable(map(partial(split_runs, metrics=metrics), parts)))
         self.datasets: list[str] = list(dict.fromkeys(map(str, runs["dataset"]))) if len(runs) else []
         self._runs: dict[tuple[str, str, str], dict[int, RunStatus]] = {}
         if not len(runs):

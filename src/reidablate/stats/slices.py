@@ -18,7 +18,7 @@ from reidablate.stats.conclude import Recipes, finish
 from reidablate.stats.contrasts import COLUMNS, declared_contrasts, match, measure
 from reidablate.stats.guard import Guard
 from reidablate.stats.looked import Looked
-from reidablate.stats.scores import METRICS, ScoreBook
+from reidablate.stats.scores import METRICS, Queries, ScoreBook
 
 SLICE_COLUMNS: dict[str, tuple[str, str]] = {
     **COLUMNS,
@@ -31,7 +31,7 @@ _OCCLUDED_EDGES = (0.0, 0.2, 0.4, 1.0)
 
 
 def slice_table(
-    queries: pd.DataFrame,
+    queries: Queries,
     runs: pd.DataFrame,
     cells: Sequence[Mapping[str, Any]],
     *,
