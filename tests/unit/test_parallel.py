@@ -29,6 +29,8 @@ from reidablate.planning import plan
 from reidablate.study import Study
 from support import ROOT
 
+EPOCHS = 60  # so many that no training ends before the test has acted on it
+
 
 @pytest.fixture
 def gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,11 +94,13 @@ def training(command: list[str]) -> Iterator["tuple[subprocess.Popen[str], TextI
     """A training that has finished an epoch since it was started, and what it says after that."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
-    assert any(re.search(r"epoch \d+/\d+ loss", line) for line in process.stderr)
-    with process.stderr:
-        yield process, cast(TextIO, process.stderr)
-    process.kill()
-    process.communicate()
+    try:
+        with process.stderr:
+            assert any(re.search(r"epoch \d+/\d+ loss", line) for line in process.stderr)
+            yield process, cast(TextIO, process.stderr)
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def ranks(process: "subprocess.Popen[str]") -> list[int]:
@@ -106,7 +110,9 @@ def ranks(process: "subprocess.Popen[str]") -> list[int]:
 
 @pytest.mark.slow
 def test_it_stops_and_goes_on_like_one_process(tiny_study: Study, tmp_path: Path, gpus: None) -> None:
-    undisturbed, study = (study_of(tiny_study, tmp_path / name, gpus=2, epochs=12) for name in ("left", "disturbed"))
+    undisturbed, study = (
+        study_of(tiny_study, tmp_path / name, gpus=2, epochs=EPOCHS) for name in ("left", "disturbed")
+    )
     subprocess.run(command(undisturbed, "p1_rpe_jsd"), check=True)
     again = command(study, "p1_rpe_jsd")
     with training(again) as (process, stderr):  # one of them is killed, as the kernel does where memory is short
