@@ -16,12 +16,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
 from torch import nn
 
 from reidablate.artifacts import read_json, sha256_file
 from reidablate.data import augment
+from reidablate.engine import parallel
 from reidablate.engine.stages import train_spec
+from reidablate.engine.stopping import StopSignal
 from reidablate.engine.train import train_run
 from reidablate.errors import UserError
 from reidablate.models.global_batch import see_global_batch
@@ -130,6 +133,33 @@ def test_it_stops_and_goes_on_like_one_process(tiny_study: Study, tmp_path: Path
     subprocess.run(again, check=True)
     for name in ("model.safetensors", "features.npz"):
         assert sha256_file(run_of(study, "p1_rpe_jsd") / name) == sha256_file(run_of(undisturbed, "p1_rpe_jsd") / name)
+
+
+def stop_while_it_waits() -> str:
+    """Sends rank 0 a signal when it waits for rank 1 to say whether it was sent one; returns what rank 0 heard."""
+    first = torch.tensor(os.getpid())
+    dist.broadcast(first, src=0)
+    with StopSignal() as stop:
+        if parallel.rank() == 1:
+            status = Path(f"/proc/{first}/stat")
+            while status.read_text().rsplit(") ")[-1][0] != "S":
+                os.sched_yield()
+            os.kill(int(first), signal.SIGTERM)
+        heard = [parallel.agree_to_stop(stop) for _ in range(2)]
+    assert heard[-1] and stop.number == signal.SIGTERM
+    return f"{heard}"
+
+
+def test_a_signal_that_comes_while_the_processes_agree_is_not_lost(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path\n"
+        "from reidablate.engine.parallel import run_on_each\n"
+        "from test_parallel import stop_while_it_waits\n"
+        f"print(run_on_each(('0', '1'), Path({str(tmp_path / 'meeting')!r}), stop_while_it_waits))\n"
+    )
+    tests = os.pathsep.join([str(Path(__file__).parent), str(ROOT / "tests")])
+    said = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": tests}, capture_output=True)
+    assert said.stdout.strip().endswith(b"True]"), said.stderr.decode()
 
 
 def test_decisions_about_a_part_of_a_batch_are_those_about_the_whole() -> None:

@@ -79,10 +79,12 @@ def all_say(yes: bool) -> bool:
     return _largest(int(not yes)) == 0
 
 
-def agree_to_stop(stop: StopSignal) -> None:
-    """Makes the signal that any process was sent known to all, so that they stop after the same step."""
-    if dist.is_initialized():
-        stop.number = _largest(stop.number or 0) or None
+def agree_to_stop(stop: StopSignal) -> bool:
+    """Returns whether any process was sent a signal, which all then know of, so that they stop after the same step."""
+    number = _largest(stop.number or 0)  # what comes meanwhile was not told the others: it stays for the next time
+    if number:
+        stop.number = number
+    return bool(number)
 
 
 def _largest(number: int) -> int:
@@ -141,6 +143,8 @@ def run_on_each(gpus: tuple[str, ...], meeting: Path, work: Callable[..., str], 
         said.setdefault(good, text)
     if False in said:
         raise UserError(said[False])
+    if ended and ended[0] == -(stop.number or 0):  # before it could note the signal
+        raise SystemExit(128 - ended[0])
     if ended and ended[0] < 0:
         killer = signal.Signals(-ended[0]).name
         raise UserError(

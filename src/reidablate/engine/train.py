@@ -240,8 +240,7 @@ class _Training:
                 assert images is not None
                 values.append(self._step(fit, images, batches[step], Place(self.spec.seed, epoch, step)))
                 bar.step(epoch, step, len(batches))
-            parallel.agree_to_stop(stop)
-            if stop.came:
+            if parallel.agree_to_stop(stop):
                 fit.add_steps(values, time.perf_counter() - started)
                 self._save(fit, writer)
                 writer.wait()  # before we say that nothing is lost
