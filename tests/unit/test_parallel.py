@@ -146,7 +146,8 @@ def stop_while_it_waits() -> str:
                 os.sched_yield()
             os.kill(int(first), signal.SIGTERM)
         heard = [parallel.agree_to_stop(stop) for _ in range(2)]
-    assert heard[-1] and stop.number == signal.SIGTERM
+    assert heard[-1]
+    assert stop.number == signal.SIGTERM
     return f"{heard}"
 
 
