@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import wandb
 from wandb.proto.wandb_internal_pb2 import Record
 
 from reidablate.artifacts import read_json
@@ -55,6 +56,13 @@ def read_back(folder: Path) -> dict[str, Any]:
     return found
 
 
+def push() -> str:
+    """Pushes the study offline as a command does, at whose end W&B's own process has written all files."""
+    said = run_cli("wandb", "push", "--offline")
+    wandb.teardown()
+    return said
+
+
 def explained(study: Path) -> None:
     """Asks for pages of diagnostics, which a study has not without, and makes them."""
     pages, preset = RESULTS / "report" / "diagnostics", study / "tiny.yaml"
@@ -80,7 +88,7 @@ def explained(study: Path) -> None:
 
 def test_a_pushed_study_is_read_back_and_another_study_does_not_collide(study: Path) -> None:
     explained(study)
-    said = run_cli("wandb", "push", "--offline")
+    said = push()
     assert said.splitlines()[-1].startswith("4 runs and the verdicts written; send them with: wandb sync results/tiny")
     runs = [read_back(folder) for folder in sorted((RESULTS / "wandb").glob("offline-run-*"))]
     assert len({run["id"] for run in runs}) == 5
@@ -113,7 +121,7 @@ def test_a_pushed_study_is_read_back_and_another_study_does_not_collide(study: P
 
     (RESULTS / "wandb.json").unlink()  # a study that a colleague made
     shutil.rmtree(RESULTS / "wandb")
-    run_cli("wandb", "push", "--offline")
+    push()
     others = {read_back(folder)["id"] for folder in (RESULTS / "wandb").glob("offline-run-*")}
     assert others.isdisjoint(run["id"] for run in runs)
 
