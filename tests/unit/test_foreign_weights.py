@@ -131,6 +131,35 @@ def test_jigsaw_parts_are_left_out_and_the_global_branch_is_the_last_block(tmp_p
     assert len(report.notes) == 2
 
 
+def test_a_model_with_jigsaw_parts_and_camera_embedding_takes_all_of_a_file_that_was_trained_with_them(
+    tmp_path: Path,
+) -> None:
+    path, content = tmp_path / "weights.pth", fake.transreid(cameras=6, parts=True)
+    options = {"parts": {"camera_embedding": {}}, "local_features": {"use": "jigsaw"}}
+    config = ModelConfig.model_validate({"backbone": "vit_small", "image_size": (256, 128), "stem": "conv", **options})
+    model = ReidModel(config, num_classes=751, cameras=(1, 2, 3, 4, 5, 6))
+    report = load_weights(model, fake.saved(content, path))
+    assert report.notes == ()
+    assert report.missing == ()
+    assert set(report.ignored) == {"fc.weight", "fc.bias"}
+    state = model.state_dict()
+    expected = {f"backbone.blocks.11.{name}": f"b1.0.{name}" for name in fake.BLOCK}
+    expected |= {f"local_features.block.{name}": f"b2.0.{name}" for name in fake.BLOCK}
+    for end in ("weight", "bias"):
+        expected |= {f"backbone.norm.{end}": f"b1.1.{end}", f"local_features.norm.{end}": f"b2.1.{end}"}
+    for number in range(4):
+        expected[f"local_features.classifiers.{number}.weight"] = f"classifier_{number + 1}.weight"
+        expected |= {f"local_features.necks.{number}.{n}": f"bottleneck_{number + 1}.{n}" for n in fake.NECK}
+    expected["backbone.parts.camera_embedding.table"] = "base.sie_embed"
+    for ours, theirs in expected.items():
+        assert state[ours].shape == content[theirs].shape, ours
+        assert (state[ours] == content[theirs].flatten()[0]).all(), ours
+
+    load_weights(model, path, head=False)  # a training starts anew
+    block, last = (state[f"{place}.norm1.weight"] for place in ("local_features.block", "backbone.blocks.11"))
+    assert torch.equal(block, last)
+
+
 @pytest.mark.parametrize("height", [256, 384])
 def test_timm_safetensors_load_under_any_suffix(height: int, tmp_path: Path) -> None:
     tensors = {name: value.contiguous().half() for name, value in fake.timm().items()}

@@ -59,7 +59,7 @@ def test_every_token_gets_three_times_the_row_of_its_camera_and_unknown_ones_get
     found = part.embedded(tokens, torch.tensor([6, 1, 5]))
     for image, row in enumerate([2, 0, None]):
         for token in range(1 + ROWS * COLS):
-            expected = tokens[image, token] if row is None else tokens[image, token] + 3 * part.table[row]
+            expected = tokens[image, token] if row is None else tokens[image, token] + 3 * part.table[row, 0]
             assert torch.allclose(found[image, token], expected, atol=1e-12)
     assert part.embedded(tokens, None) is tokens
 
@@ -70,13 +70,13 @@ def test_the_gradient_of_the_camera_rows_equals_finite_differences() -> None:
     camids = torch.tensor([4, 4, 6])
     assert torch.autograd.gradcheck(lambda x, _: part.embedded(x, camids), (tokens, part.table))
     part.embedded(tokens, camids).sum().backward()
-    assert present(part.table.grad)[:, 0].tolist() == [0, 2 * 2 * 16, 2 * 16]  # tokens of images of each camera
+    assert present(part.table.grad)[:, 0, 0].tolist() == [0, 2 * 2 * 16, 2 * 16]  # tokens of images of each camera
 
 
 def test_camera_rows_start_as_in_the_published_code_and_move_no_other_value() -> None:
     plain, told = model(), model(parts=CAMERA)
     rows = told.state_dict()["backbone.parts.camera_embedding.table"]
-    assert rows.shape == (3, WIDTH)
+    assert rows.shape == (3, 1, WIDTH)  # as there
     assert rows.std().item() == pytest.approx(0.02, rel=0.25)
     for name, value in plain.state_dict().items():
         assert torch.equal(value, told.state_dict()[name])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,11 @@ from reidablate.engine.spec import RunSpec
 from reidablate.engine.stages import train_spec
 from reidablate.engine.train import train_run
 from reidablate.errors import UserError
+from reidablate.models.checkpoints import save_weights
+from reidablate.models.neck import ReidModel, initialise
+from reidablate.planning import plan
 from reidablate.study import Study
-from support import run_cli
+from support import ROOT, run_cli
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +103,63 @@ def test_weights_of_another_network_are_refused(
     with pytest.raises(UserError, match=words):
         tried(tiny_study, runs[cell] / "model.safetensors", tmp_path / "a.npz", *options)
     assert not (tmp_path / "a.npz").exists()
+
+
+def published(state: dict[str, torch.Tensor], depth: int) -> dict[str, torch.Tensor]:
+    """Returns the tensors of a `transreid` run as TransReID's code saves them."""
+    theirs = {
+        rf"backbone\.blocks\.{depth - 1}\.": "b1.0.",
+        r"backbone\.norm\.": "b1.1.",
+        r"local_features\.block\.": "b2.0.",
+        r"local_features\.norm\.": "b2.1.",
+        r"neck\.": "bottleneck.",
+        r"backbone\.ape\.table": "base.pos_embed",
+        r"backbone\.stem\.projection": "base.patch_embed.proj",
+        r"backbone\.parts\.camera_embedding\.table": "base.sie_embed",
+        r"backbone\.": "base.",
+    }
+    for number in range(4):
+        theirs[rf"local_features\.necks\.{number}\."] = f"bottleneck_{number + 1}."
+        theirs[rf"local_features\.classifiers\.{number}\."] = f"classifier_{number + 1}."
+    found = {}
+    for name, value in state.items():
+        spelt = next((re.sub(f"^{ours}", to, name) for ours, to in theirs.items() if re.match(ours, name)), name)
+        found[spelt] = value[None] if spelt == "base.pos_embed" else value
+    for name in [name for name in found if name.startswith(("b1.0.", "b1.1."))]:  # what they copy from and never run
+        copied = name.replace("b1.0.", f"base.blocks.{depth - 1}.").replace("b1.1.", "base.norm.")
+        found[copied] = torch.full_like(found[name], 7)
+    return found
+
+
+def test_a_file_with_transreid_s_own_names_gives_the_features_of_its_cell(tiny_study: Study, tmp_path: Path) -> None:
+    changes = {"preset": f"{ROOT / 'tests' / 'tiny.yaml'}", "cells": "transreid", "results": f"{tmp_path}"}
+    study = plan({**tiny_study.settings.model_dump(mode="json"), **changes})
+    study.root.mkdir(parents=True)
+    (study.root / "data").symlink_to(tiny_study.root / "data")
+    study.write()
+    train = read_index(study.data_folder("market1501") / "index").frame.query("split == 'train'")
+    cameras = tuple(sorted(set(train["camid"])))
+    model = ReidModel(study.cell("transreid").config.model, num_classes=3, cameras=cameras)
+    initialise(model, 0)
+    save_weights(model, tmp_path / "own.safetensors")
+    state, path = load_file(tmp_path / "own.safetensors"), tmp_path / "theirs.pth"
+    depth = len(model.backbone.blocks)
+    torch.save(published(state, depth), path)
+    out = {name: tmp_path / f"{name}.npz" for name in ("own", "theirs", "global")}
+    tried(study, tmp_path / "own.safetensors", out["own"], "--cell", "transreid")
+    notes = tried(study, path, out["theirs"], "--cell", "transreid")["notes"]
+    assert not any("trained with" in note for note in notes)
+    own, theirs = read_npz(out["own"]), read_npz(out["theirs"])
+    assert own["query_after_neck"].shape[1] == 5 * model.backbone.width
+    for name, array in own.items():
+        assert array.tobytes() == theirs[name].tobytes(), name
+
+    notes = tried(study, path, out["global"])["notes"]  # by the network of the preset, which has neither
+    assert sum("note: trained with" in note for note in notes) == 2
+    assert read_npz(out["global"])["query_after_neck"].shape[1] == model.backbone.width
+    torch.save(published(state, depth) | {"base.sie_embed": torch.zeros(9, 1, model.backbone.width)}, path)
+    with pytest.raises(UserError, match=r"lacks backbone\.parts\.camera_embedding\.table, which the model has"):
+        tried(study, path, tmp_path / "none.npz", "--cell", "transreid")
 
 
 def test_outside_a_study_it_says_how_to_make_or_name_one(

@@ -16,6 +16,7 @@ from reidablate.engine.spec import be_deterministic, torch_device
 from reidablate.errors import UserError
 from reidablate.models.checkpoints import LoadReport, check_fit, load_weights, read_weights
 from reidablate.models.neck import ReidModel
+from reidablate.models.weight_names import UNUSED
 from reidablate.provenance import usable_cores
 from reidablate.smoke import MARK
 from reidablate.study import PlannedDataset, Study
@@ -118,10 +119,20 @@ def _loaded(
     file = read_weights(weights)
     model = ReidModel(config, num_classes=file.num_classes or 1, cameras=cameras)
     report, values = check_fit(model, file, hw_ratio=hw_ratio)
-    lost = [name for name in report.ignored if any(word in name for word in (".attn.", ".parts.", "local_features."))]
+    lost = [name for name in report.ignored if _changes_features(name, model)]
     _refuse(weights, lost, [name for name in report.missing if name.startswith("backbone.") or _is_tested(name)])
     model.load_state_dict(values, strict=False)
     return model, report
+
+
+def _changes_features(name: str, model: ReidModel) -> bool:
+    """Returns whether what a file has under this name, and a model does not take, makes its features other ones.
+
+    The branches of a jigsaw module may be left out as a whole, but not in part.
+    """
+    if UNUSED.match(name):
+        return model.local_features is not None and name.startswith("bottleneck_")
+    return any(word in name for word in (".attn.", ".parts.", "local_features."))
 
 
 def _is_tested(name: str) -> bool:

@@ -3,6 +3,9 @@
 Legend: B batch, n patches, D width, K cameras of the training.
 """
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -24,13 +27,14 @@ class CameraEmbedding(Part):
     """
 
     reads_cameras = True
+    foreign_names: ClassVar[Mapping[str, str]] = {"sie_embed": "table"}
     known: Tensor
 
     def __init__(self, options: CameraEmbeddingOptions, size: Size) -> None:
         super().__init__()
         self.scale = options.scale
         self.register_buffer("known", torch.tensor(size.cameras, dtype=torch.int64), persistent=False)
-        self.table = nn.Parameter(torch.zeros(len(size.cameras), size.width))
+        self.table = nn.Parameter(torch.zeros(len(size.cameras), 1, size.width))
 
     def embedded(self, tokens: Tensor, camids: Tensor | None) -> Tensor:
         """Returns the tokens (B, 1 + n, D) with the vector of each image's camera (B,)."""
@@ -38,4 +42,4 @@ class CameraEmbedding(Part):
             return tokens
         # A sum over all cameras, of which one counts, has a gradient that is the same at every run on a GPU.
         chosen = (camids[:, None] == self.known[None, :]).to(self.table.dtype)
-        return tokens + self.scale * (chosen[:, :, None] * self.table).sum(dim=1, keepdim=True)
+        return tokens + self.scale * (chosen[:, :, None, None] * self.table).sum(dim=1)

@@ -5,7 +5,7 @@ Legend: g = rows * cols patches of a checkpoint, D width.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -157,6 +157,7 @@ def check_fit(
         UserError: The file does not fit the model.
     """
     state = model.state_dict()
+    file = replace(file, network=file.network.known_as(model.foreign_names))
     fit = _fit(model, state, file, head=head, hw_ratio=hw_ratio)
     _refuse_misfits(model, state, fit.values, file)
     report = LoadReport(

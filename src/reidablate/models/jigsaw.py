@@ -71,6 +71,15 @@ class Jigsaw(LocalFeatures):
             Classifier(backbone.width, num_classes, bias=False) for _ in range(options.parts)
         )
 
+    @property
+    def foreign_names(self) -> dict[str, str]:
+        """The names of TransReID's `build_transformer_local`."""
+        names = {"b2.0": "block", "b2.1": "norm"}
+        for number in range(self.options.parts):
+            theirs = number + 1
+            names |= {f"bottleneck_{theirs}": f"necks.{number}", f"classifier_{theirs}": f"classifiers.{number}"}
+        return names
+
     def copy_initial(self, backbone: Any) -> None:
         """Sets block and norm to those of the backbone."""
         self.block.load_state_dict(backbone.blocks[-1].state_dict())

@@ -34,6 +34,11 @@ class LocalFeatures(nn.Module):
     Its parameters get their initial values like those of the transformer.
     """
 
+    @property
+    def foreign_names(self) -> dict[str, str]:
+        """What other code bases call its tensors: theirs to ours, or a prefix before a dot; for weight files."""
+        return {}
+
     def copy_initial(self, backbone: Any) -> None:
         """Sets what starts as a copy of the backbone's weights, which have their initial values by now."""
 

@@ -4,6 +4,7 @@ Legend: B batch, n patches, D width, L blocks, h heads, R rows of a relative tab
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from reidablate import plugins
 from reidablate.config import ModelConfig
 from reidablate.models.backbones import backbone_plugin, build_backbone, seeded_backbone
 from reidablate.models.local_features import BNNeck, Classifier, LocalFeatures, made_local_features
+from reidablate.models.parts import Part
 from reidablate.models.position import RelativeBias, RelativeTable
 from reidablate.models.tokens import Local
 from reidablate.models.vit import PositionAttention, VisionTransformer
@@ -75,6 +77,21 @@ class ReidModel(nn.Module):
         """Sets what starts as a copy of the backbone's weights; call it when these have their initial values."""
         if self.local_features is not None:
             self.local_features.copy_initial(self.backbone)
+
+    @property
+    def foreign_names(self) -> dict[str, str]:
+        """What other code bases call the tensors of its parts and local features, behind `backbone.` in a transformer.
+
+        A name, to ours, stands for itself or a prefix before a dot.
+        """
+        found: dict[str, str] = {}
+        for name, part in self.transformer.parts.items() if self.transformer else ():
+            names = cast(Part, part).foreign_names
+            found |= {f"backbone.{theirs}": f"backbone.parts.{name}.{ours}" for theirs, ours in names.items()}
+        if self.local_features is not None:
+            ours_of = self.local_features.foreign_names
+            found |= {theirs: f"local_features.{ours}" for theirs, ours in ours_of.items()}
+        return found
 
     @property
     def transformer(self) -> VisionTransformer | None:

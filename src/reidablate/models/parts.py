@@ -37,6 +37,8 @@ class Part(nn.Module):
     """Factor of the logits between queries and keys."""
     reads_cameras: ClassVar[bool] = False
     """Whether `embedded` reads camera numbers. A row of a table whose model does is marked."""
+    foreign_names: ClassVar[Mapping[str, str]] = {}
+    """What other code bases call its tensors, by name within their transformer: theirs to ours; for weight files."""
 
     def embedded(self, tokens: Tensor, camids: Tensor | None) -> Tensor:
         """Returns the tokens (B, 1 + n, D) as the first block reads them, of images of the cameras (B,) if known."""

@@ -7,7 +7,7 @@ beside it what was trained on its feature: neck, classifier, parts. Nothing is g
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -52,19 +52,35 @@ class Network:
     Attributes:
         tensors: By our name; a name that is not ours stays, behind `backbone.` where it stood in the transformer.
         prefix: What stands before the transformer's names in the file.
-        notes: Sentences about what the file has and this network does not use.
         is_ours: Whether the file spells the names as we do.
+        known: What a model told of the names of the file, theirs to ours.
     """
 
     tensors: dict[str, Tensor]
     prefix: str
-    notes: tuple[str, ...]
     is_ours: bool
+    known: dict[str, str] = field(default_factory=dict)
+
+    def known_as(self, names: Mapping[str, str]) -> "Network":
+        """Returns the network with these names replaced, each of which stands for itself or a prefix before a dot."""
+        tensors = {_rename(name, names): value for name, value in self.tensors.items()}
+        return replace(self, tensors=tensors, known=dict(names))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences about what the file has and no model that it is known to uses."""
+        notes = []
+        if "backbone.sie_embed" in self.tensors:
+            notes.append("trained with camera or view embeddings (sie_embed), which are not used; its scores change")
+        if any(name.startswith("b2.0.") for name in self.tensors):
+            notes.append("trained with jigsaw parts; its global branch (b1) is used and its part features are not")
+        return tuple(notes)
 
     def spelling(self, name: str) -> str:
         """Returns how the file spells a name of ours, without its prefix."""
         if self.is_ours:
             return name
+        name = _rename(name, {ours: theirs for theirs, ours in self.known.items()})
         inner = name.removeprefix("backbone.")
         return _rename(inner, _THEIRS) if inner != name else _rename(name, {v: k for k, v in _BESIDE.items()})
 
@@ -87,9 +103,8 @@ def translate(content: Content, path: Path) -> Network:
             tensors[_rename(name.removeprefix(outer), _BESIDE)] = value
         else:
             tensors[f"backbone.{_rename(inner, _OURS)}"] = value
-    notes = _notes(tensors)
     tensors = _with_global_branch(tensors)
-    return Network(_with_flat_positions(tensors), prefix, notes, is_ours=f"{prefix}stem.projection.weight" in named)
+    return Network(_with_flat_positions(tensors), prefix, is_ours=f"{prefix}stem.projection.weight" in named)
 
 
 def num_blocks(tensors: Mapping[str, Tensor]) -> int:
@@ -126,15 +141,6 @@ def _common_prefix(names: Mapping[str, Tensor], inner: str) -> str:
     parts = inner.split(".")
     prefixes = (".".join([*parts[:length], ""]) for length in range(len(parts) - 1, 0, -1))
     return next((prefix for prefix in prefixes if all(name.startswith(prefix) for name in names)), "")
-
-
-def _notes(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
-    notes = []
-    if "backbone.sie_embed" in tensors:
-        notes.append("trained with camera or view embeddings (sie_embed), which are not used; its scores change")
-    if any(name.startswith("b1.0.") for name in tensors):
-        notes.append("trained with jigsaw parts; its global branch (b1) is used and its part features are not")
-    return tuple(notes)
 
 
 def _with_global_branch(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
