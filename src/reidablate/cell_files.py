@@ -82,8 +82,13 @@ class CellFile(Section):
 
     @property
     def is_candidate(self) -> bool:
-        """Whether it is a point of a sweep that is tuned, to be scored on held-out identities alone."""
-        return self.tune and not self.sweep and self.sample is None
+        """Whether it is a point of a sweep or sample that is tuned, to be scored on held-out identities alone."""
+        return self.tune and not self.is_tuned
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether it becomes the best of its candidates."""
+        return self.tune and (bool(self.sweep) or self.sample is not None)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -162,11 +167,11 @@ def _drawn(file: CellFile) -> list[tuple[str, dict[str, Any]]]:
 def expand(file: CellFile, path: Path) -> list[CellFile]:
     """Returns one file per point of its sweep or sample, or the file itself.
 
-    Of a sweep with `tune`, the file itself stands behind its points, with its sweep and the options of the first: it is
+    With `tune`, the file itself stands behind its points, with its sweep or sample and the options of the first: it is
     one of them, which one is not known yet.
     """
     if file.tune and _points(file) < 2:
-        raise UserError(f"{path}: 'tune' chooses between the points of a sweep; give 'sweep' two values or more.")
+        raise UserError(f"{path}: 'tune' chooses between the points of a sweep or sample; give it two or more.")
     if file.sweep and file.sample:
         raise UserError(f"{path}: 'sweep' tries all combinations and 'sample' draws some; leave one of them out.")
     varied = file.sample.options if file.sample else file.sweep

@@ -309,7 +309,7 @@ def _inherit(name: str, files: _Files, study: Path) -> Cell:
         evaluate=next((link.evaluate for link in chain if link.evaluate is not None), None),
         path=path,
         external=file.external.planned(study, str(path)) if file.external else None,
-        candidates=tuple(n for n, (of, other) in files.items() if of == path and other.is_candidate and file.sweep),
+        candidates=tuple(n for n, (of, other) in files.items() if of == path and other.is_candidate and file.is_tuned),
         tunes=path.stem if file.is_candidate else "",
     )
 

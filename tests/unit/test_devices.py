@@ -8,11 +8,13 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from reidablate.engine import devices
 from reidablate.errors import UserError
+from support import present
 
 HOLD = """
 import sys
@@ -22,7 +24,7 @@ with lease(int(sys.argv[1]), device="auto") as names:
     sys.stdin.read()
 """
 
-# Runs jobs one after the other; each writes when it had which devices to a log that all jobs share.
+# When told to, runs jobs one after the other; each writes when it had which devices to a log that all jobs share.
 JOBS = """
 import os
 import sys
@@ -31,6 +33,8 @@ from reidablate.engine import devices
 devices.POLL_S, devices.PATIENCE_S = 0.02, float(sys.argv[3])
 log = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 pool = os.environ["CUDA_VISIBLE_DEVICES"]
+print("ready", flush=True)
+sys.stdin.read()
 for count in map(int, sys.argv[2].split(",")):
     os.environ["CUDA_VISIBLE_DEVICES"] = pool
     with devices.lease(count, device="auto") as names:
@@ -251,10 +255,20 @@ def overlaps(log: str) -> list[str]:
 
 
 def run_jobs(log: Path, plans: list[str], patience: float) -> list[list[str]]:
-    """Runs a process for each plan (how many devices its jobs ask for, one job after the other); returns log fields."""
+    """Runs a process for each plan (how many devices its jobs ask for, one job after the other); returns log fields.
+
+    No job begins before every process is ready.
+    """
     commands = [[sys.executable, "-c", JOBS, str(log), plan, str(patience)] for plan in plans]
-    processes = [subprocess.Popen(command, stderr=subprocess.DEVNULL) for command in commands]
-    assert [process.wait(timeout=120) for process in processes] == [0] * len(plans)
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(command, stderr=subprocess.DEVNULL, **pipes) for command in commands]
+    for process in processes:
+        assert present(process.stdout).readline() == "ready\n"
+    for process in processes:
+        present(process.stdin).close()
+    for process in processes:
+        with process:
+            assert process.wait(timeout=120) == 0
     return sorted((line.split() for line in log.read_text().splitlines()), key=lambda fields: int(fields[0]))
 
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO, cast
+from typing import Any, TextIO, cast
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from reidablate.artifacts import read_json, sha256_file
+from reidablate.config import RunConfig
 from reidablate.data import augment
 from reidablate.engine import parallel
 from reidablate.engine.stages import train_spec
@@ -30,7 +31,8 @@ from reidablate.errors import UserError
 from reidablate.models.global_batch import see_global_batch
 from reidablate.planning import plan
 from reidablate.study import Study
-from support import ROOT
+from reidablate.trees import merge
+from support import ROOT, present
 
 EPOCHS = 60  # so many that no training ends before the test has acted on it
 
@@ -47,14 +49,14 @@ def gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
 
 
-def study_of(tiny_study: Study, folder: Path, *, gpus: int, epochs: int) -> Study:
-    """Returns the tiny study with so many GPUs a training, and results of its own."""
+def study_of(tiny_study: Study, folder: Path, *, gpus: int, epochs: int, **change: str) -> Study:
+    """Returns the tiny study with so many GPUs a training, results of its own, and other settings if wanted."""
     preset = folder / "tiny.yaml"
     folder.mkdir()
     text = (ROOT / "tests" / "tiny.yaml").read_text()
     preset.write_text(text.replace("gpu: 1", f"gpu: {gpus}").replace("  epochs: 2", f"  epochs: {epochs}"))
-    places = {"preset": preset, "results": folder / "results"}
-    study = plan({**tiny_study.settings.model_dump(mode="json"), **{key: str(place) for key, place in places.items()}})
+    places = {"preset": str(preset), "results": str(folder / "results")}
+    study = plan({**tiny_study.settings.model_dump(mode="json"), **places, **change})
     study.root.mkdir(parents=True)
     for name in ("data", "pretrain"):
         (study.root / name).symlink_to(tiny_study.root / name)
@@ -90,6 +92,16 @@ def test_two_processes_train_as_one(tiny_study: Study, tmp_path: Path, gpus: Non
         theirs = load_file(one / "model.safetensors")
         for name, values in load_file(two / "model.safetensors").items():
             torch.testing.assert_close(values, theirs[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.slow
+def test_parameters_that_no_loss_reads_are_no_obstacle(tiny_study: Study, tmp_path: Path, gpus: None) -> None:
+    cells = tmp_path / "cells"
+    cells.mkdir()
+    (cells / "metric.yaml").write_text("name: metric\nlosses: {identity: none}\n")  # nothing reads the classifier
+    study = study_of(tiny_study, tmp_path / "study", gpus=2, epochs=1, ablations=str(cells), cells="metric")
+    subprocess.run(command(study, "metric"), check=True)
+    assert read_json(run_of(study, "metric") / "provenance.json")["processes"] == 2
 
 
 @contextmanager
@@ -135,32 +147,60 @@ def test_it_stops_and_goes_on_like_one_process(tiny_study: Study, tmp_path: Path
         assert sha256_file(run_of(study, "p1_rpe_jsd") / name) == sha256_file(run_of(undisturbed, "p1_rpe_jsd") / name)
 
 
-def stop_while_it_waits() -> str:
-    """Sends rank 0 a signal when it waits for rank 1 to say whether it was sent one; returns what rank 0 heard."""
-    first = torch.tensor(os.getpid())
-    dist.broadcast(first, src=0)
-    with StopSignal() as stop:
-        if parallel.rank() == 1:
-            status = Path(f"/proc/{first}/stat")
-            while status.read_text().rsplit(") ")[-1][0] != "S":
-                os.sched_yield()
-            os.kill(int(first), signal.SIGTERM)
-        heard = [parallel.agree_to_stop(stop) for _ in range(2)]
-    assert heard[-1]
-    assert stop.number == signal.SIGTERM
-    return f"{heard}"
+def interrupted() -> str:
+    """Sends rank 0 a signal while the processes agree, behind its own word and before it has heard the others.
+
+    It is sent twice, as by its parent and by a scheduler.
+    """
+    agree, heard = dist.all_reduce, []
+
+    def then_signalled(*arguments: Any) -> None:
+        agree(*arguments)
+        for _ in range(2 if parallel.rank() == 0 else 0):
+            signal.raise_signal(signal.SIGTERM)
+
+    with StopSignal(only_note=True) as stop:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(dist, "all_reduce", then_signalled)
+            heard.append(parallel.agree_to_stop(stop))
+        heard.append(parallel.agree_to_stop(stop))
+    return f"{heard} {stop.number}"
+
+
+def one_is_killed() -> None:
+    """Stops the parent, so that it does not look, and kills rank 1; rank 0 says who it is and fails for that."""
+    if parallel.rank() == 1:
+        os.kill(os.getppid(), signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGKILL)
+    print(os.getpid(), flush=True)
+    dist.barrier()
+
+
+def on_two(work: str, folder: Path) -> "subprocess.Popen[str]":
+    """Starts a function of this module in two processes of one group."""
+    code = (
+        "from pathlib import Path\n"
+        "import test_parallel\n"
+        "from reidablate.engine.parallel import run_on_each\n"
+        f"print(run_on_each(('0', '1'), Path({str(folder / 'meeting')!r}), test_parallel.{work}))\n"
+    )
+    path = os.pathsep.join([str(Path(__file__).parent), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, **pipes)
 
 
 def test_a_signal_that_comes_while_the_processes_agree_is_not_lost(tmp_path: Path) -> None:
-    code = (
-        "from pathlib import Path\n"
-        "from reidablate.engine.parallel import run_on_each\n"
-        "from test_parallel import stop_while_it_waits\n"
-        f"print(run_on_each(('0', '1'), Path({str(tmp_path / 'meeting')!r}), stop_while_it_waits))\n"
-    )
-    tests = os.pathsep.join([str(Path(__file__).parent), str(ROOT / "tests")])
-    said = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": tests}, capture_output=True)
-    assert said.stdout.strip().endswith(b"True]"), said.stderr.decode()
+    stdout, stderr = on_two("interrupted", tmp_path).communicate()
+    assert stdout == f"[False, True] {int(signal.SIGTERM)}\n", stderr
+
+
+def test_a_kill_is_named_though_the_other_process_has_failed_for_it(tmp_path: Path) -> None:
+    with on_two("one_is_killed", tmp_path) as process:
+        other = os.pidfd_open(int(present(process.stdout).readline()))
+        select.select([other], [], [])  # readable when it has ended
+        os.close(other)
+        process.send_signal(signal.SIGCONT)
+        assert "one of the 2 processes of the training was ended by SIGKILL" in process.communicate()[1]
 
 
 def test_decisions_about_a_part_of_a_batch_are_those_about_the_whole() -> None:
@@ -183,3 +223,11 @@ def test_a_batch_that_the_gpus_cannot_share_is_refused(tiny_study: Study, tmp_pa
     spec = train_spec(tiny_study, dataset="market1501", cell="p1", seed=0)
     with pytest.raises(UserError, match=r"has 8 images, which 3 GPUs cannot share equally; set execution\.gpu to"):
         train_run(dataclasses.replace(spec, out=tmp_path / "run", gpus=3))
+
+
+def test_a_drawn_batch_that_the_gpus_cannot_share_is_refused(tiny_study: Study, tmp_path: Path, gpus: None) -> None:
+    spec = train_spec(tiny_study, dataset="market1501", cell="p1", seed=0)
+    drawn = {"train": {"num_ids": 2, "num_instances": 3}, "jitter": {"train.num_ids": "choice(3)"}}
+    config = RunConfig.model_validate(merge(spec.config.dump(), drawn))
+    with pytest.raises(UserError, match=r"has 9 images, which 2 GPUs cannot share equally"):
+        train_run(dataclasses.replace(spec, config=config, out=tmp_path / "run", gpus=2))

@@ -108,6 +108,16 @@ def test_the_plan_tries_every_candidate_on_held_out_identities_and_says_so(uncho
     assert {run.cell for run in unchosen.tested_runs} == {"naive_triplet", "p1", "tuned"}
 
 
+def test_a_sample_is_tuned_like_a_sweep(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "ablations", tmp_path / "ablations")
+    drawn = "name: drawn\nextends: p1\ntune: true\nsample: {train.lr_factor: loguniform(0.3, 3), n: 2}\n"
+    (tmp_path / "ablations" / "drawn.yaml").write_text(drawn)
+    study = planned(tmp_path / "results", tmp_path / "ablations", cells="drawn", weights="none")
+    assert study.cell("drawn").candidates == ["drawn_1", "drawn_2"]
+    assert study.cell("drawn").identity_on("market1501") == "not chosen yet"
+    assert [study.cell(name).tunes for name in ("drawn_1", "drawn_2", "drawn")] == ["drawn", "drawn", ""]
+
+
 @pytest.mark.parametrize(
     ("scores", "best"),
     [
@@ -251,7 +261,7 @@ def test_what_differs_is_told_apart_by_data_set(chosen: Study) -> None:
             f"extends: p1\nreference: [{CANDIDATES[0]}]",
             r"scored on held-out identities alone; compare with 'tuned'",
         ),
-        ("lonely", "extends: p1\ntune: true", r"'tune' chooses between the points of a sweep; give 'sweep' two values"),
+        ("lonely", "extends: p1\ntune: true", r"between the points of a sweep or sample; give it two or more"),
     ],
 )
 def test_what_cannot_be_built_on_a_tuned_cell_is_a_sentence(

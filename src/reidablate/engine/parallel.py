@@ -66,7 +66,8 @@ def prepare(fit: Fit, device: torch.device) -> None:
         return
     see_global_batch(fit.model, known=(BNNeck,))
     ours = fit.model.transformer is not None and all(plugin.code is None for plugin in fit.used)
-    whole = fit.model.local_features is None  # else the losses may leave out the feature of the whole image
+    # Without these the losses may leave out what is behind the neck, or the feature of the whole image.
+    whole = fit.loss.config.identity is not None and fit.model.local_features is None
     fit.forward = nn.parallel.DistributedDataParallel(
         fit.forward,
         device_ids=[torch.cuda.current_device()] if device.type == "cuda" else None,
@@ -132,7 +133,7 @@ def run_on_each(gpus: tuple[str, ...], meeting: Path, work: Callable[..., str], 
         with StopSignal() as stop:
             _watch(processes, stop)
     finally:
-        ended = [process.exitcode for process in processes if process.exitcode]
+        ended = sorted(process.exitcode for process in processes if process.exitcode)  # killed ones before the others
         for process in processes:
             process.kill()
             process.join()

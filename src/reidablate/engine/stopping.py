@@ -12,11 +12,13 @@ class StopSignal:
     """While the block runs, the first SIGTERM or SIGINT is only noted; a second one acts at once, as usual.
 
     What is ignored stays so, as Ctrl-C is in the background of a shell. Outside the main thread, which alone may handle
-    signals, nothing is noted.
+    signals, nothing is noted. With `only_note`, later ones are noted too: one of several processes is sent a signal by
+    its parent, and by a scheduler that signals every process of a job once more.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, only_note: bool = False) -> None:
         self.number: int | None = None
+        self._only_note = only_note
         self._before: dict[int, signal.Handlers] = {}
 
     def __enter__(self) -> "StopSignal":
@@ -48,7 +50,8 @@ class StopSignal:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.number = number
-        self._give_back()
+        if not self._only_note:
+            self._give_back()
 
     def _give_back(self) -> None:
         for number, handler in self._before.items():

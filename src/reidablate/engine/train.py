@@ -68,7 +68,8 @@ def train_run(spec: RunSpec) -> str:
     """
     with only_writer(spec.out, spec.name), lease(spec.gpus, device=spec.device) as gpus:
         if len(gpus) > 1:
-            if sentence := share_refusal(spec.name, spec.config.train.batch_size, len(gpus)):
+            config = with_recipe(spec.config, spec.seed, where=spec.name)
+            if sentence := share_refusal(spec.name, config.train.batch_size, len(gpus)):
                 raise UserError(sentence)
             return parallel.run_on_each(gpus, spec.out / ".meeting", _train, spec, gpus)
         return _train(spec, gpus)
@@ -82,7 +83,7 @@ def _train(spec: RunSpec, gpus: tuple[str, ...]) -> str:
         return f"{spec.name}: complete already"
     print(f"{spec.name}: {place(spec, device, gpus)}", file=sys.stderr, flush=True)
     be_deterministic(spec.threads)
-    with StopSignal() as stop:
+    with StopSignal(only_note=parallel.num_processes() > 1) as stop:
         if training.is_fitted():
             return training.extract_again(stop) if parallel.rank() == 0 else ""
         return training.run(stop)
