@@ -41,7 +41,13 @@ def check_name(name: str, what: str) -> None:
 
 
 class DatasetOptions(Section):
-    """What a cell does differently on one data set."""
+    """What a cell does differently on one data set.
+
+    Attributes:
+        model: Options of the network that differ there.
+        losses: Options of the losses that differ there.
+        train: Options of the training that differ there.
+    """
 
     model: dict[str, Any] = {}
     losses: dict[str, Any] = {}
@@ -51,7 +57,30 @@ class DatasetOptions(Section):
 class CellFile(Section):
     """What may stand in `ablations/<name>.yaml`; the three sections hold only what differs from the parent.
 
-    `by_dataset` holds the same three sections for single data sets: what differs there from the rest of the file.
+    Attributes:
+        name: Name of the cell and of its file: small letters, digits, `_`, `-` and `.`, at most 64.
+        title: The cell in words, for tables and figures; its name by default.
+        group: Section of the report that the cell stands in; its parent's by default, or `main`.
+        tier: Which calls run the cell without naming it: all (`core`), or those for `extended` or `optional` cells; its
+            parent's by default.
+        question: What the cell asks, one sentence that heads its comparison in the report.
+        notes: What a reader of its results should know, shown beside them.
+        notes_not_under: Presets under which the notes are not shown.
+        primary: Whether the cell's comparisons are judged in a family of their own. To be declared before its first run
+            is scored.
+        extends: The cell whose options this one starts from; none starts from the preset.
+        reference: Cells that it is compared with; by default its parent and the ancestor of all.
+        seed_offset: Number of the first seed; cells of another offset than their reference are not paired by seed.
+        sweep: Options by dotted name, each with a list of values; the file becomes one cell for each combination.
+        sample: Options by dotted name, each with a distribution, and how many cells are drawn from them.
+        tune: Whether the points of the sweep or sample are scored on held-out training identities and the best becomes
+            one cell that is tested.
+        model: Options of the network.
+        losses: Options of the losses.
+        train: Options of the training.
+        by_dataset: The same three sections for single data sets: what differs there from the rest of the file.
+        evaluate: What else the cell's runs are scored on.
+        external: The command of another code base that trains this cell.
     """
 
     name: str

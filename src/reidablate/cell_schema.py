@@ -24,13 +24,12 @@ def cell_schema() -> tuple[dict[str, Any], list[str]]:
         section, option = dotted.split(".")
         definitions[f"{section.title()}Config"]["properties"].pop(option)
     definitions["ModelConfig"]["properties"].pop("backbone_code")
-    losses, none = definitions["LossesConfig"], {"const": "none"}
-    for key, value in losses["properties"].items():
-        losses["properties"][key] = {"anyOf": [*value["anyOf"], none]}
+    _complete_parts(definitions)
     known, refused = _known_losses()
     for model in known.values():
         definitions |= model.model_json_schema().get("$defs", {})
-    losses["additionalProperties"] = {"anyOf": [none, *_uses(definitions.pop("LossUse"), known)]}
+    uses = _uses(definitions.pop("LossUse"), known)
+    definitions["LossesConfig"]["additionalProperties"] = {"anyOf": [{"const": "none"}, *uses]}
     for section in SECTIONS:
         schema["properties"][section] = options["properties"][section]
     schema["$defs"] = definitions
@@ -41,14 +40,34 @@ def cell_schema() -> tuple[dict[str, Any], list[str]]:
 
 def _uses(section: dict[str, Any], known: dict[str, type[Section]]) -> Iterator[dict[str, Any]]:
     """Yields the schema of a section for each known loss, and of one that names another."""
+    words = section["properties"]["use"]["description"]
     common = {name: section["properties"][name] for name in ("lr_factor",)}
     for name, model in known.items():
         own = model.model_json_schema()
-        properties = {"use": {"const": name}, **common, **own["properties"]}
+        properties = {"use": {"const": name, "description": words}, **common, **own["properties"]}
         shown = {key: own[key] for key in ("description",) if key in own}
         yield {**shown, "type": "object", "properties": properties, "required": ["use"], "additionalProperties": False}
-    other = {"type": "string", "not": {"enum": list(known)}}
+    other = {"type": "string", "not": {"enum": list(known)}, "description": words}
     yield {"type": "object", "properties": {"use": other, **common}, "required": ["use"]}
+
+
+def _complete_parts(definitions: dict[str, Any]) -> None:
+    """Adds the options of the parts and local features that ship to their sections."""
+    parts = {name: _shipped("parts", name) for name in plugins.SHIPPED["parts"]}
+    definitions["PartsConfig"] |= {"properties": parts, "additionalProperties": False}
+    local = definitions["LocalFeaturesConfig"]
+    words = local["properties"]["use"]["description"]
+    local["anyOf"] = [_shipped("local_features", name) for name in plugins.SHIPPED["local_features"]]
+    for name, own in zip(plugins.SHIPPED["local_features"], local["anyOf"], strict=True):
+        own["properties"]["use"] = {"const": name, "description": words}
+        own["required"] = ["use"]
+
+
+def _shipped(kind: plugins.Kind, name: str) -> dict[str, Any]:
+    """Returns the schema of the options of a part or local feature, described by what it does."""
+    plugin = plugins.find(kind, name)
+    summary = " ".join(inspect.cleandoc(plugin.made.__doc__ or "").partition("\n\n")[0].split())
+    return {**plugins.options_model(plugin, Section).model_json_schema(), "description": summary}
 
 
 def _known_losses() -> tuple[dict[str, type[Section]], list[str]]:

@@ -77,6 +77,9 @@ class Sampled(Section):
 
     The values of an option come from a stream of their own, named by file and option, and their order. More draws, or
     another option, leave those that are there as they are.
+
+    Attributes:
+        n: Configurations that are drawn.
     """
 
     model_config = ConfigDict(extra="allow")

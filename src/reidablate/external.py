@@ -29,8 +29,8 @@ class External(Section):
     """The section `external` of a cell.
 
     Attributes:
-        command: A program and its arguments, without a shell; `{data}` is the data set's folder, `{seed}` the seed and
-            `{out}` an empty folder for `features.npz`. Each stays one argument, whatever letters it holds.
+        command: A program and its arguments, without a shell, run in the study folder; `{data}` is the data set's
+            folder, `{seed}` the seed and `{out}` an empty folder for `features.npz`. Each stays one argument.
         code: Files and folders, seen from the study folder; a change in them repeats the runs.
         seeds: Whether seed k means the same draws as in the study's own runs; rarely, so `unpaired`.
         time_limit_s: After so many seconds the command is stopped, and its run has failed.

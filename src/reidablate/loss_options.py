@@ -24,7 +24,11 @@ RESERVED = (
 
 
 class LossOptions(Section):
-    """What every loss has; a loss with options of its own derives its model from this one."""
+    """What every loss has; a loss with options of its own derives its model from this one.
+
+    Attributes:
+        weight: Factor of the loss in the sum that is minimised; 0 records it without training on it.
+    """
 
     weight: Weight = 1.0
 
@@ -35,19 +39,51 @@ class LossOptions(Section):
 
 
 class IdentityConfig(LossOptions):
-    """Cross-entropy over the training identities."""
+    """Cross-entropy over the training identities.
+
+    Attributes:
+        label_smoothing: Probability mass that is spread evenly over all identities (Szegedy et al. 2016).
+    """
 
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
 class TripletConfig(LossOptions):
-    """Batch-hard triplet loss on the feature before the neck (the naive triplet)."""
+    """Batch-hard triplet loss on the feature before the neck (the naive triplet; Hermans et al. 2017, eq. 5).
+
+    Attributes:
+        margin: `soft` for log(1 + exp(d_ap - d_an)), or a number m for max(0, d_ap - d_an + m), in units of the
+            distance.
+    """
 
     margin: Margin = "soft"
 
 
 class WeightedTripletConfig(LossOptions):
-    """Patch-similarity weighted triplet loss (Proposed 1)."""
+    """Patch-similarity weighted triplet loss (Proposed 1); `docs/methods.md` has the symbols.
+
+    Attributes:
+        margin: `soft` for log(1 + exp(d_ap - d_an)), or a number m for max(0, d_ap - d_an + m), in units of the
+            distance.
+        weight_form: How the magnitude z of what the dominant patches leave becomes a weight: `max` z, `one_plus_max` 1
+            + z, `one_plus_inv` 1 + (1 - z).
+        threshold: Weights are 0 where z (or 1 - z) is below it, in [0, 1).
+        aux: A second triplet term: the `naive` one, or `mean_negative`, which pushes all negatives from the hardest
+            positive, held constant; or `none`.
+        similarity: How patches compare with the class token: `softmax_scaled` of c.X/sqrt(D), `softmax` of c.X, or
+            `raw`, c.X over its largest.
+        scale_match: The factor r of the dominant sum: `full_sum` |c| / |sum of all patches|, `selected_sum` |c| /
+            |dominant sum|, or `none` for 1.
+        pos_source: Whose patches the positive chooses among: `anchor_patches`, or its `own_patches`, matched by place.
+        ratio: Share of the patches that are called dominant.
+        ratio_end: Share at the end of the training, changed linearly from `ratio`; the same where it is not given.
+        detach_weight: Whether the weights are held constant, so that patches get no gradient through them.
+        detach_ratio: Whether r is held constant.
+        select_by: What patches are compared with: the class token of anchor and positive, or the `classifier` row of
+            the identity, which subtracts from every feature and has no weights.
+        subtract_from: Whether dominant patches are subtracted from the anchor alone, or from anchor and positive, whose
+            magnitudes are averaged.
+    """
 
     margin: Margin = "soft"
     weight_form: Literal["max", "one_plus_max", "one_plus_inv"] = "max"
@@ -82,7 +118,25 @@ Pairs = Literal["combinations", "combinations_with_replacement", "permutations",
 
 
 class PositionRelationConfig(LossOptions):
-    """Divergence between the position-relation distributions of an identity (Proposed 2)."""
+    """Divergence between the position-relation distributions of an identity (Proposed 2).
+
+    Attributes:
+        divergence: `jsd`, Jensen-Shannon, in [0, ln 2] (Lin 1991); `ag_mean`, arithmetic-geometric mean, unbounded
+            (Taneja 1995), which the source study computed; `kl`; or `sym_kl`, the mean of both directions.
+        patches: Number N of patches of an image that are related.
+        pairs: Which pairs of the N patches: `combinations` N(N-1)/2, `combinations_with_replacement` also each with
+            itself, `permutations` in both orders, `product` all N^2.
+        grouping: What one softmax runs over: the pairs of a `head`, all heads of a `layer`, or all of a `sample`. The
+            `_reshaped` forms are the loss of `head` times the heads, or times all heads of all layers, as it was run.
+        select: What patches are chosen by: the class token, or the `classifier` row of the identity.
+        order: Order of the chosen patches, which decides the pairs that are matched: by falling `similarity`, or rising
+            `token_index`.
+        abs_scale: Factor of the dot products of absolute rows: 1, or 1/sqrt(D), attention's own scale.
+        grad_to_rpe: Whether the loss trains the relative tables.
+        ape_offset: `author_bug` reads every absolute row one too low, as the source study did until 22 May 2022.
+        target: What an image is compared with: its `hardest_positive`, or the geometric mean of its identity.
+        cls_term: `patches` adds the relation of the class token to the chosen patches; or `none`.
+    """
 
     divergence: Literal["jsd", "ag_mean", "kl", "sym_kl"] = "jsd"
     patches: Annotated[int, Field(ge=2)] = 5
@@ -104,7 +158,17 @@ class PositionRelationConfig(LossOptions):
 
 
 class PositionTripletConfig(LossOptions):
-    """Triplet loss on position-relation vectors (the negative result), or its pulling half alone."""
+    """Triplet loss on position-relation vectors (the negative result), or its pulling half alone.
+
+    Attributes:
+        bias: Whether the vectors of all blocks and heads stand one after the other (`concat`), or the relative tables
+            are averaged over them (`mean`).
+        patches: Number N of patches of an image that are related.
+        pairs: Which pairs of the N patches, as in `position_relation`.
+        negative: Whether the negative is pushed away; without it the loss is the mean distance to the positive.
+        grad_to_rpe: Whether the loss trains the relative tables.
+        ape_offset: `author_bug` reads every absolute row one too low, as the source study did until 22 May 2022.
+    """
 
     bias: Literal["mean", "concat"] = "concat"
     patches: Annotated[int, Field(ge=2)] = 5
@@ -123,10 +187,10 @@ class LossUse(Section):
     """A section of a loss that is no field of `LossesConfig`; its own options stand beside these.
 
     Attributes:
-        use: Name of the loss, see `plugins`.
+        use: The loss: one that ships, an entry point of an installed package, or `FILE:NAME` of your own `methods/`.
         code: What the loss was made of when this was planned, None for one that ships. Written by the program alone: a
             section that has it is a record and is read as it stands, also when the file has changed since.
-        lr_factor: Of the loss's own parameters, if it has any.
+        lr_factor: Learning rate of the loss's own parameters, if it has any, over that of the weights.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
@@ -156,7 +220,15 @@ class LossUse(Section):
 
 
 class LossesConfig(Section):
-    """The sum that is minimised; a term that is `none` is left out."""
+    """The sum that is minimised; a term that is `none` is left out.
+
+    Attributes:
+        identity: Cross-entropy over the training identities.
+        triplet: Batch-hard triplet loss (the naive triplet).
+        weighted_triplet: Patch-similarity weighted triplet loss (Proposed 1).
+        position_relation: Divergence between the position relations of an identity (Proposed 2).
+        position_triplet: Triplet loss on position relations (the negative result).
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
     __pydantic_extra__: dict[str, LossUse] = Field(init=False)

@@ -39,7 +39,11 @@ class PartsConfig(Section):
 
 
 class LocalFeaturesConfig(Section):
-    """Features of parts of an image that ship: which ones, under `use`, and their options beside it."""
+    """Features of parts of an image that ship: which ones, under `use`, and their options beside it.
+
+    Attributes:
+        use: `jigsaw` (He et al. 2021, TransReID's JPM) or `stripes` (Sun et al. 2018, PCB).
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 

@@ -48,6 +48,9 @@ RELEASED: dict[str, str] = {
 }
 """Code hashes of the released versions. Runs of releases with one `SCIENCE_VERSION` count as made by the same code."""
 
+OPTIONS = ("config.py", "loss_options.py", "model_options.py", "part_options.py", "train_options.py")
+"""The options of a run, kept beside the sources."""
+
 PACKAGES = ("numpy", "pandas", "pillow", "safetensors", "scipy", "timm", "torch", "torchvision")
 
 
@@ -104,7 +107,7 @@ def keep_sources(folder: Path) -> Path | None:
     path = folder / f"sources-{code_hash()}.zip"
     if not path.is_file():
         with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-            for source in [*_sources(), PACKAGE / "config.py"]:
+            for source in [*_sources(), *(PACKAGE / name for name in OPTIONS)]:
                 archive.write(source, Path(PACKAGE.name, source.relative_to(PACKAGE)))
     return path
 

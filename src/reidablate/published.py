@@ -25,14 +25,24 @@ Side = Literal["before_neck", "after_neck"]
 
 
 class Quoted(Section):
-    """The row that a published gain was measured against: another cell, perhaps on the other side of the neck."""
+    """The row that a published gain was measured against: another cell, perhaps on the other side of the neck.
+
+    Attributes:
+        cell: The cell.
+        side: The side of the neck that was tested.
+    """
 
     cell: str
     side: Side
 
 
 class Defined(Section):
-    """The comparison of the method as the slides define it, which did not run."""
+    """The comparison of the method as the slides define it, which did not run.
+
+    Attributes:
+        cell: The method as defined.
+        reference: What it is compared with.
+    """
 
     cell: str
     reference: str
@@ -43,6 +53,25 @@ class Claim(Section):
 
     A claim of kind `gain` is judged as `cell` over `reference`, on `side`, where both trained for `epochs`. The other
     kinds wait for tables of diagnostics and are not tested.
+
+    Attributes:
+        name: Name of the claim in tables.
+        title: The claim as a sentence.
+        kind: A `gain` of a score, a `divergence` of the training, or a `hypothesis` about the cause.
+        dataset: Data set that it is about.
+        cell: The method as it was run.
+        reference: The baseline as it was run, under the same conditions.
+        side: Side of the neck that was tested.
+        epochs: Epochs of cell and reference at the published scale.
+        quoted: The row that the gain was printed against.
+        defined: The comparison of the method as defined.
+        metric: Metric of the gain.
+        gain_points: Published gain in points, 0 to 100.
+        source: Where it is published.
+        schedule: What is known of the schedule.
+        contradictions: What else was published that does not fit.
+        presets: Presets whose runs test the claim.
+        weights: Patterns of the names of weight files from which a run tests the claim.
     """
 
     name: str
@@ -73,7 +102,11 @@ class Claim(Section):
 
 
 class ClaimFile(Section):
-    """A file of claims."""
+    """A file of claims.
+
+    Attributes:
+        claims: The claims.
+    """
 
     claims: tuple[Claim, ...]
 

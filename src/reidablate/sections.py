@@ -1,16 +1,33 @@
-"""Sections of options: frozen, validated mappings, and the sentences that explain a wrong one."""
+"""Sections of options: frozen, validated mappings, what each option means, and the sentences that explain a wrong one.
+
+What an option means stands under `Attributes:` in the docstring of its section, and from there in the JSON Schema that
+editors show. Docstrings are not part of any hash, so to reword one trains nothing again.
+"""
 
 import difflib
+import inspect
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from reidablate.errors import UserError, shortened
 
 T = TypeVar("T", bound=BaseModel)
 MOST = 1_000_000  # of epochs, images of a batch, pixels and whatever else an option counts
+# "    name: What it is," and lines indented below it, as in the section `Attributes:` of a docstring of Google's style.
+_ATTRIBUTE = re.compile(r"^ {4}([a-z]\w*): (.+(?:\n {8}.+)*)", re.MULTILINE)
 
 
 class Section(BaseModel):
@@ -27,6 +44,43 @@ class Section(BaseModel):
             if re.search(r"\b(int|float)\b|Literal\[\d", kind) and not re.search(r"\bbool\b", kind):
                 raise ValueError("a number")
         return value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Returns the JSON Schema of the section, with what its docstring says of each option, and the word `none`."""
+        reference = handler(core_schema)
+        schema = handler.resolve_ref_schema(reference)
+        options = schema.get("properties", {})
+        schema["description"] = inspect.cleandoc(cls.__doc__ or "").partition("\n\nAttributes:\n")[0]
+        for name, words in meanings(cls).items():
+            if name in options:
+                options[name]["description"] = words
+        for name, field in cls.model_fields.items():
+            if name in options and any(getattr(one, "func", None) is none_word for one in field.metadata):
+                options[name]["anyOf"].append({"const": "none"})
+        return reference
+
+
+def meanings(model: type) -> dict[str, str]:
+    """Returns what each option of a section means, by name, from its docstring and those of the classes it extends.
+
+    >>> class Crop(Section):
+    ...     '''How an image is cut.
+    ...
+    ...     Attributes:
+    ...         pad_px: Pixels that are
+    ...             added on each side.
+    ...     '''
+    ...
+    ...     pad_px: Number = 10
+    >>> meanings(Crop)
+    {'pad_px': 'Pixels that are added on each side.'}
+    """
+    found: dict[str, str] = {}
+    for base in reversed(model.__mro__):
+        attributes = inspect.cleandoc(base.__dict__.get("__doc__") or "").partition("\nAttributes:\n")[2]
+        found |= {name: " ".join(words.split()) for name, words in _ATTRIBUTE.findall(attributes)}
+    return found
 
 
 def none_word(value: Any) -> Any:

@@ -16,7 +16,11 @@ from reidablate.losses import Batch, LossOptions
 
 
 class Options(LossOptions):
-    """What a cell can set, beside `weight`. A loss that needs patches says so in a property `needs`."""
+    """What a cell can set, beside `weight`. A loss that needs patches says so in a property `needs`.
+
+    Attributes:
+        margin: How much farther than the hardest positive the hardest negative should be.
+    """
 
     margin: float = 0.3
 

@@ -309,7 +309,15 @@ def test_the_schema_accepts_every_shipped_cell_and_refuses_a_slip(project: Path)
     schema = json.loads(json.dumps(cell_schema()[0]))
     for path in (project / "ablations").glob("*.yaml"):
         jsonschema.validate(yaml.safe_load(path.read_text()), schema)
-    for slip in ({"name": "a", "losses": {"tripet": {}}}, {"name": "a", "train": {"lr": 1}}, {"title": "nameless"}):
+    without = {"losses": {"triplet": "none", "weighted_triplet": {"aux": "none"}}, "model": {"local_features": "none"}}
+    jsonschema.validate({"name": "a", **without}, schema)
+    for slip in (
+        {"name": "a", "losses": {"tripet": {}}},
+        {"name": "a", "train": {"lr": 1}},
+        {"name": "a", "model": {"parts": {"camera_embedding": {"scal": 3}}}},
+        {"name": "a", "model": {"local_features": {"use": "jigsaw", "number": 6}}},
+        {"title": "nameless"},
+    ):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(slip, schema)
 

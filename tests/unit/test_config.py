@@ -1,12 +1,19 @@
 """Options: what is accepted, what is refused, and the sentence that says so."""
 
+import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from reidablate.config import RunConfig, TrainConfig, validate
+from reidablate.cell_schema import cell_schema
+from reidablate.config import Counts, Preset, RunConfig, TrainConfig, validate
 from reidablate.errors import UserError
+from reidablate.published import ClaimFile
 from reidablate.requirements import require_parts
+from reidablate.sections import meanings
+from reidablate.study import Settings
 from reidablate.trees import difference, load_yaml, merge
 
 BASE = {"model": {"backbone": "vit_quickstart", "image_size": [64, 32]}, "train": {"lr": 0.1, "epochs": 30}}
@@ -162,3 +169,32 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str, sentenc
 def test_a_folder_in_the_place_of_a_file_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read: Is a directory"):
         load_yaml(tmp_path)
+
+
+def undescribed(schema: Any, where: str = "") -> Iterator[str]:
+    """Yields every option of a JSON Schema that has no description."""
+    for key, value in schema.items() if isinstance(schema, dict) else enumerate(schema):
+        if key == "properties":
+            yield from (f"{where}/{name}" for name, option in value.items() if not option.get("description"))
+        if isinstance(value, dict | list):
+            yield from undescribed(value, f"{where}/{key}")
+
+
+def test_every_option_of_a_cell_a_preset_the_settings_and_a_claim_is_described() -> None:
+    assert list(undescribed(cell_schema()[0])) == []
+    counts = {field.name for field in dataclasses.fields(Counts)}
+    assert counts <= meanings(Counts).keys()
+    for model in (Preset, Settings, ClaimFile):
+        lacking = undescribed(model.model_json_schema(mode="serialization"))
+        assert [where for where in lacking if not where.startswith("/$defs/Counts/")] == []
+
+
+def test_descriptions_are_those_of_the_option_and_are_no_part_of_the_sections_own() -> None:
+    definitions = cell_schema()[0]["$defs"]
+    assert definitions["AugmentConfig"]["description"] == "Training-time augmentation."
+    assert definitions["AugmentConfig"]["properties"]["flip"]["description"].startswith("Probability that an image")
+    assert definitions["IdentityConfig"]["properties"]["weight"]["description"].startswith("Factor of the loss")
+    assert {"const": "none"} in definitions["WeightedTripletConfig"]["properties"]["aux"]["anyOf"]
+    jigsaw, stripes = definitions["LocalFeaturesConfig"]["anyOf"]
+    assert {"use", "shift", "groups", "parts"} == jigsaw["properties"].keys()
+    assert stripes["description"].startswith("The mean of each stripe")

@@ -46,14 +46,28 @@ _NAMED = 5  # names that a sentence spells out before it only counts
 
 
 class SplitCounts(Section):
-    """Images and people of a split; gallery images count junk and distractors, people do not."""
+    """Images and people of a split.
+
+    Attributes:
+        images: Images; those of the gallery count junk and distractors.
+        ids: Identities, without junk and distractors.
+    """
 
     images: int = 0
     ids: int = 0
 
 
 class Published(Section):
-    """What is published about the size of a set."""
+    """What is published about the size of a set.
+
+    Attributes:
+        train: The training set.
+        query: The queries.
+        gallery: The gallery.
+        junk: Gallery images that are ignored (person -1).
+        distractors: Gallery images of people who are no query's.
+        cameras: Cameras of the set.
+    """
 
     train: SplitCounts = SplitCounts()
     query: SplitCounts = SplitCounts()

@@ -25,7 +25,13 @@ THRESHOLD = 0.1  # of a patch's share, below which its weight is 0
 
 
 class BranchOptions(LossOptions):
-    """The margin, and into how many groups the dimensions of a patch are averaged."""
+    """The margin, and into how many groups the dimensions of a patch are averaged.
+
+    Attributes:
+        margin: `soft` for log(1 + exp(d_ap - d_an)), or a number m for max(0, d_ap - d_an + m), in units of the
+            distance.
+        groups: Number of groups, which divides the width of the feature.
+    """
 
     margin: Margin = "soft"
     groups: Positive = 16

@@ -23,7 +23,15 @@ from reidablate.sections import Margin
 
 
 class ElementWeightedOptions(LossOptions):
-    """Which of the three terms are summed, and from where on a difference of classifier rows counts."""
+    """Options of the element-weighted triplets.
+
+    Attributes:
+        margin: `soft` for log(1 + exp(d_ap - d_an)), or a number m for max(0, d_ap - d_an + m), in units of the
+            distance.
+        form: Which terms are summed: `th` the hard one, `ewth` also the element-weighted one, `hnth` the hard one and
+            that of all negatives, `newth` all three.
+        threshold: Share of the largest difference of two classifier rows below which a dimension has weight 0.
+    """
 
     margin: Margin = "soft"
     form: Literal["th", "ewth", "hnth", "newth"] = "newth"

@@ -25,7 +25,16 @@ from reidablate.sections import Margin, Share, none_word
 
 
 class FourWeightOptions(LossOptions):
-    """Which of the three states, and whether its weights are exchanged as they were in the last one."""
+    """Which of the three states, and whether its weights are exchanged as they were in the last one.
+
+    Attributes:
+        margin: `soft` for log(1 + exp(d_ap - d_an)), or a number m for max(0, d_ap - d_an + m), in units of the
+            distance.
+        form: State of April 2022: `four_weight`, `mixed`, or the two losses of `common_and_different`.
+        exchanged: Whether two of the four weights change places, as they did in the source study's runs.
+        ratio: Share of the patches that are called dominant.
+        aux: `naive` adds the naive triplet; or `none`.
+    """
 
     margin: Margin = "soft"
     form: Literal["four_weight", "mixed", "common_and_different"] = "four_weight"

@@ -13,7 +13,12 @@ from reidablate.sections import Factor
 
 
 class L2SoftmaxOptions(LossOptions):
-    """The length that every feature is given before the classifier."""
+    """Options of the L2-constrained softmax.
+
+    Attributes:
+        scale: Length that every feature is given before the classifier. Ranjan et al. want more than log(p (C - 2) / (1
+            - p)) to reach the probability p: 8.8 for 751 identities and p = 0.9.
+    """
 
     scale: Factor = 16.0
 

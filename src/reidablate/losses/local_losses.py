@@ -25,7 +25,12 @@ class LocalIdentityOptions(IdentityConfig):
 
 
 class LocalTripletOptions(LossOptions):
-    """Batch-hard triplet loss."""
+    """Batch-hard triplet loss.
+
+    Attributes:
+        margin: `soft` for log(1 + exp(d_ap - d_an)), or a number m for max(0, d_ap - d_an + m), in units of the
+            distance.
+    """
 
     margin: Margin = "soft"
 

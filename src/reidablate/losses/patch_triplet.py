@@ -24,7 +24,13 @@ LARGEST_COSINE = 1 - 1e-6  # float32 cosines of equal vectors may exceed 1, whos
 
 
 class PatchTripletOptions(LossOptions):
-    """How two patches of one place differ, and the margin."""
+    """Options of the patch triplet.
+
+    Attributes:
+        margin: `soft` for log(1 + exp(d_ap - d_an)), or a number m for max(0, d_ap - d_an + m), in units of the
+            distance.
+        distance: How two patches of one place differ: by the angle between them (`cosine`), or by their distance.
+    """
 
     margin: Margin = "soft"
     distance: Literal["cosine", "euclidean"] = "cosine"

@@ -18,7 +18,11 @@ from reidablate.losses.total import Shape
 class PmlOptions(LossOptions):
     """Which loss with which arguments, and which miner chooses its pairs.
 
-    Arguments are those of the package, but for `num_classes` and `embedding_size`, which are filled in.
+    Attributes:
+        loss: Class of a loss of pytorch-metric-learning, such as `CircleLoss`.
+        args: Its arguments, but for `num_classes` and `embedding_size`, which are filled in.
+        miner: Class of a miner of the package, such as `MultiSimilarityMiner`; none uses all pairs of a batch.
+        miner_args: Its arguments.
     """
 
     loss: str

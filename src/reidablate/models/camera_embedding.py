@@ -14,7 +14,11 @@ from reidablate.sections import Factor, Section
 
 
 class CameraEmbeddingOptions(Section):
-    """The factor of the vectors, lambda in the paper."""
+    """Options of the camera embedding.
+
+    Attributes:
+        scale: Factor of the learned vectors, lambda in the paper.
+    """
 
     scale: Factor = 3.0
 

@@ -26,7 +26,12 @@ def odd(edge: int) -> int:
 
 
 class ConditionalPositionOptions(Section):
-    """The edge of the kernel, and the block (from 0) that it stands behind."""
+    """Options of the convolution.
+
+    Attributes:
+        kernel: Edge of the kernel in patches, an odd number.
+        after: Block behind which it is added, counted from 0.
+    """
 
     kernel: Annotated[Positive, AfterValidator(odd)] = 3
     after: Number = 0

@@ -18,9 +18,12 @@ from reidablate.sections import Number, Positive, Section
 
 
 class JigsawOptions(Section):
-    """How many patches move to the end, in how many groups they are shuffled, and how many features are made.
+    """Options of the jigsaw patch module.
 
-    The published code calls the first `SHIFT_NUM` 5 and moves 4.
+    Attributes:
+        shift: Patches at the front that move to the end. The published code calls it 5 (`SHIFT_NUM`) and moves 4.
+        groups: Groups that patches are taken from in turn.
+        parts: Number of local features, each of an equal share of the shuffled patches.
     """
 
     shift: Number = 4

@@ -18,7 +18,12 @@ from reidablate.sections import Positive, Section
 
 
 class StripesOptions(Section):
-    """How many stripes there are, and the width that a feature is reduced to before its classifier."""
+    """Options of the stripes.
+
+    Attributes:
+        number: Horizontal stripes of an image.
+        width: Width that the mean of a stripe is reduced to before its classifier.
+    """
 
     number: Positive = 6
     width: Positive = 256

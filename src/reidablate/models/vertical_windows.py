@@ -13,7 +13,12 @@ from reidablate.sections import Positive, Section, Share
 
 
 class VerticalWindowsOptions(Section):
-    """In what share of the blocks, from the first on and at least one, and how many columns a window has."""
+    """Options of the windows.
+
+    Attributes:
+        share: Share of the blocks, from the first on and at least one, whose attention is limited.
+        columns: Columns of patches that a window has.
+    """
 
     share: Share = 0.25
     columns: Positive = 1
