@@ -39,7 +39,8 @@ def data_synthesize(
 ) -> None:
     """Writes procedural pedestrians in the folder layout and file grammar of a real data set."""
     from reidablate.config import SyntheticRecipe, validate
-    from reidablate.data.synthetic import official_counts, synthesize_recipe
+    from reidablate.synthetic.plan import official_counts
+    from reidablate.synthetic.synthesize import synthesize_recipe
 
     if recipe is None:
         given: Any = {

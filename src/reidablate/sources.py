@@ -238,7 +238,7 @@ def _check_recipes(preset: Preset, data: Path) -> None:
     for name, recipe in (preset.synthetic or {}).items():
         if (data / name / "images" / SYNTHETIC_FILE).is_file():
             continue
-        from reidablate.data.synthetic import check_recipe  # takes a second to import
+        from reidablate.synthetic.plan import check_recipe  # takes a second to import
 
         try:
             check_recipe(recipe)

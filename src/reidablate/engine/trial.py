@@ -84,7 +84,7 @@ def prepare(study: Study, dataset: PlannedDataset) -> dict[str, Any]:
     """
     folder, workers = study.data_folder(dataset.name), usable_cores()
     if dataset.generated and not (dataset.root / SYNTHETIC_FILE).is_file():
-        from reidablate.data.synthetic import synthesize_recipe
+        from reidablate.synthetic.synthesize import synthesize_recipe
 
         assert study.preset.synthetic is not None
         synthesize_recipe(dataset.root, study.preset.synthetic[dataset.name], workers=workers)
