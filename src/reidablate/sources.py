@@ -6,7 +6,8 @@ from pathlib import Path
 
 from reidablate.config import Preset
 from reidablate.data.census import check_identities, count, counted, warnings_by_name
-from reidablate.data.formats import SYNTHETIC_FILE, Layout, Listing, read_folder, some
+from reidablate.data.folder import read_folder
+from reidablate.data.formats import SYNTHETIC_FILE, Layout, Listing, some
 from reidablate.data.locating import Whereabouts, find_set, stray_sets, what_is_in
 from reidablate.data.table import Table, layout_of
 from reidablate.errors import UserError

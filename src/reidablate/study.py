@@ -15,7 +15,8 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from reidablate.artifacts import content_hash, read_json, write_json
 from reidablate.cell_files import Tier
 from reidablate.config import Preset, ReportSettings, RunConfig, Section, nearest, validate
-from reidablate.data.formats import Grammar, Layout, Published, source_of
+from reidablate.data.folder import source_of
+from reidablate.data.formats import Grammar, Layout, Published
 from reidablate.data.table import DatasetEntry, MetricName, layout_of
 from reidablate.errors import UserError
 from reidablate.external import PlannedExternal

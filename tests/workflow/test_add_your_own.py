@@ -10,7 +10,7 @@ import yaml
 
 from reidablate.artifacts import read_json
 from reidablate.config import Counts
-from reidablate.data.formats import read_folder
+from reidablate.data.folder import read_folder
 from reidablate.data.table import layout_of
 from reidablate.synthetic.synthesize import synthesize
 from reidablate.trees import load_yaml
