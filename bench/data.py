@@ -40,7 +40,7 @@ from reidablate.engine.batches import image_batches
 from reidablate.places import settings
 from reidablate.provenance import usable_cores
 from reidablate.rng import torch_generator
-from reidablate.study import Settings
+from reidablate.settings import Settings
 from reidablate.synthetic.synthesize import synthesize_recipe
 
 OUT = contest.RESULTS / "data.json"

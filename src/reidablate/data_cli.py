@@ -14,7 +14,7 @@ from reidablate.options import INTERNAL
 from reidablate.stages_cli import DatasetOption, PlanOption, open_plan
 
 if TYPE_CHECKING:
-    from reidablate.study import PlannedDataset
+    from reidablate.planned import PlannedDataset
 
 app = typer.Typer(no_args_is_help=True, help="Index, cache, check and synthesize data sets.")
 WorkersOption = Annotated[int, typer.Option(min=1, help="Threads that read images.")]

@@ -11,7 +11,9 @@ from reidablate.data.formats import SYNTHETIC_FILE, Layout, Listing, some
 from reidablate.data.locating import Whereabouts, find_set, stray_sets, what_is_in
 from reidablate.data.table import Table, layout_of
 from reidablate.errors import UserError
-from reidablate.study import PRETRAIN, MissingDataset, PlannedDataset, Settings
+from reidablate.planned import MissingDataset, PlannedDataset
+from reidablate.settings import Settings
+from reidablate.study import PRETRAIN
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from reidablate.engine.spec import be_deterministic, torch_device
 from reidablate.errors import UserError
 from reidablate.models.checkpoints import LoadReport, check_fit, load_weights, read_weights
 from reidablate.models.neck import ReidModel
+from reidablate.planned import PlannedDataset
 from reidablate.provenance import usable_cores
 from reidablate.smoke import MARK
-from reidablate.study import PlannedDataset, Study
+from reidablate.study import Study
 
 _INDEX_THREADS = 2
 Device = Literal["auto", "cpu", "cuda"]
