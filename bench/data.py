@@ -35,13 +35,13 @@ from reidablate.config import Counts, SyntheticRecipe
 from reidablate.data import augment
 from reidablate.data.cache import FILTERS, build_cache, read_cache
 from reidablate.data.index import index_dataset, read_index
-from reidablate.data.synthetic import synthesize_recipe
 from reidablate.data.table import layout_of
 from reidablate.engine.batches import image_batches
 from reidablate.places import settings
 from reidablate.provenance import usable_cores
 from reidablate.rng import torch_generator
-from reidablate.study import Settings
+from reidablate.settings import Settings
+from reidablate.synthetic.synthesize import synthesize_recipe
 
 OUT = contest.RESULTS / "data.json"
 HEIGHT, WIDTH, BATCH, NUM_IDS = 256, 128, 64, 64

@@ -19,7 +19,6 @@ import pandas as pd
 from reidablate.artifacts import read_table, write_json, write_table
 from reidablate.data.cache import build_cache
 from reidablate.data.index import index_dataset
-from reidablate.data.synthetic import synthesize_recipe
 from reidablate.engine.stages import pretrain_spec, train_spec
 from reidablate.engine.train import train_run
 from reidablate.metrics.evaluate import evaluate_run
@@ -27,6 +26,7 @@ from reidablate.planning import plan
 from reidablate.report.aggregate import headline_side
 from reidablate.stats.pipeline import write_statistics
 from reidablate.study import PRETRAIN, Study
+from reidablate.synthetic.synthesize import synthesize_recipe
 from reidablate.trees import load_yaml, merge
 
 CELL, REFERENCE = "longer_demo", "shorter_demo"

@@ -14,7 +14,7 @@ from reidablate.options import INTERNAL
 from reidablate.stages_cli import DatasetOption, PlanOption, open_plan
 
 if TYPE_CHECKING:
-    from reidablate.study import PlannedDataset
+    from reidablate.planned import PlannedDataset
 
 app = typer.Typer(no_args_is_help=True, help="Index, cache, check and synthesize data sets.")
 WorkersOption = Annotated[int, typer.Option(min=1, help="Threads that read images.")]
@@ -39,7 +39,8 @@ def data_synthesize(
 ) -> None:
     """Writes procedural pedestrians in the folder layout and file grammar of a real data set."""
     from reidablate.config import SyntheticRecipe, validate
-    from reidablate.data.synthetic import official_counts, synthesize_recipe
+    from reidablate.synthetic.plan import official_counts
+    from reidablate.synthetic.synthesize import synthesize_recipe
 
     if recipe is None:
         given: Any = {

@@ -10,7 +10,7 @@ from typing import Any
 from reidablate.artifacts import read_json
 from reidablate.errors import UserError
 from reidablate.integrity import broken_files, sha256_cached
-from reidablate.standing import Needs
+from reidablate.needs import Needs
 from reidablate.study import Run, Study
 
 PAGES_VERSION = 2  # raised by a release that shows something else on them

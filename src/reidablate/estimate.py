@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from reidablate.artifacts import content_hash, read_record
 from reidablate.config import RunConfig
-from reidablate.data.formats import read_folder
+from reidablate.data.folder import read_folder
 from reidablate.data.holdout import divide
 from reidablate.data.index import read_index
 from reidablate.data.sampler import PKSampler

@@ -13,7 +13,8 @@ from reidablate import __version__
 from reidablate.artifacts import content_hash, only_writer, read_record, write_record
 from reidablate.config import Section
 from reidablate.errors import UserError
-from reidablate.study import PlannedCell, Selection, Study
+from reidablate.planned import PlannedCell
+from reidablate.study import Selection, Study
 
 FILE = "frozen.json"
 Later = dict[str, dict[str, dict[str, str]]]

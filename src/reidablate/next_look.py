@@ -13,9 +13,11 @@ import pandas as pd
 from reidablate.artifacts import read_table
 from reidablate.cells import Cell
 from reidablate.errors import UserError
+from reidablate.planned import PlannedDataset
 from reidablate.scope import Scope
 from reidablate.seeds import AUTO, cap_of, look_seeds
-from reidablate.study import PlannedDataset, Selection, Settings
+from reidablate.settings import Settings
+from reidablate.study import Selection
 
 
 def with_looks(settings: Settings, scope: Scope | None, root: Path) -> Settings:

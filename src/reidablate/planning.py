@@ -15,14 +15,16 @@ from reidablate.metrics.registry import Metric, own_metrics
 from reidablate.next_look import asked_seeds, notice, with_looks, without_looks
 from reidablate.places import PRESETS, layers, packaged
 from reidablate.places import settings as folder_settings
+from reidablate.planned import PlannedCell, PlannedDataset
 from reidablate.published import study_claims, with_asked
 from reidablate.requirements import require_parts
 from reidablate.scope import cells_of, last_planned, read_scope, restrict, settle_primary, union, unread_notices
 from reidablate.seeds import cap_of
 from reidablate.selecting import check_folder, pick
+from reidablate.settings import Settings
 from reidablate.smoke import ELSEWHERE, NAME, smoke_preset
 from reidablate.sources import Search, choose_datasets, earlier_datasets, name_notices, search_datasets
-from reidablate.study import PRETRAIN, PlannedCell, PlannedDataset, Selection, Settings, Study, latest_study
+from reidablate.study import PRETRAIN, Selection, Study, latest_study
 from reidablate.trees import load_yaml, merge, yaml_files
 from reidablate.tuning import tuning_notices, with_candidates, with_choices
 

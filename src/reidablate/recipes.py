@@ -10,8 +10,8 @@ from typing import Any
 from reidablate.config import Preset, RunConfig, nearest, validate
 from reidablate.distributions import draw
 from reidablate.errors import UserError
+from reidablate.planned import PlannedCell
 from reidablate.rng import generator
-from reidablate.study import PlannedCell
 from reidablate.trees import flatten, merge, nested
 
 SECTIONS = ("losses", "train")

@@ -12,7 +12,8 @@ from reidablate.artifacts import read_json, read_record, write_record
 from reidablate.cells import Cells
 from reidablate.config import Section
 from reidablate.errors import UserError, shortened
-from reidablate.study import PlannedCell, Selection, Study, load_study
+from reidablate.planned import PlannedCell
+from reidablate.study import Selection, Study, load_study
 
 FILE = "study.json"
 FORMAT = 1

@@ -6,11 +6,14 @@ from pathlib import Path
 
 from reidablate.config import Preset
 from reidablate.data.census import check_identities, count, counted, warnings_by_name
-from reidablate.data.formats import SYNTHETIC_FILE, Layout, Listing, read_folder, some
+from reidablate.data.folder import read_folder
+from reidablate.data.formats import SYNTHETIC_FILE, Layout, Listing, some
 from reidablate.data.locating import Whereabouts, find_set, stray_sets, what_is_in
 from reidablate.data.table import Table, layout_of
 from reidablate.errors import UserError
-from reidablate.study import PRETRAIN, MissingDataset, PlannedDataset, Settings
+from reidablate.planned import MissingDataset, PlannedDataset
+from reidablate.settings import Settings
+from reidablate.study import PRETRAIN
 
 
 @dataclass(frozen=True)
@@ -238,7 +241,7 @@ def _check_recipes(preset: Preset, data: Path) -> None:
     for name, recipe in (preset.synthetic or {}).items():
         if (data / name / "images" / SYNTHETIC_FILE).is_file():
             continue
-        from reidablate.data.synthetic import check_recipe  # takes a second to import
+        from reidablate.synthetic.plan import check_recipe  # takes a second to import
 
         try:
             check_recipe(recipe)

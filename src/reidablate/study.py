@@ -4,172 +4,30 @@
 runs changes nothing before the next call.
 """
 
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import model_validator
 
 from reidablate.artifacts import content_hash, read_json, write_json
-from reidablate.cell_files import Tier
-from reidablate.config import Preset, ReportSettings, RunConfig, Section, nearest, validate
-from reidablate.data.formats import Grammar, Layout, Published, source_of
-from reidablate.data.table import DatasetEntry, MetricName, layout_of
+from reidablate.config import Preset, RunConfig, Section, nearest, validate
+from reidablate.data.folder import source_of
+from reidablate.data.table import layout_of
 from reidablate.errors import UserError
-from reidablate.external import PlannedExternal
 from reidablate.gpus import gpu_refusals
 from reidablate.initial_weights import Choice, file_for, weight_refusals
 from reidablate.metrics.registry import Metric
+from reidablate.planned import MissingDataset, PlannedCell, PlannedDataset
 from reidablate.provenance import keep_sources
-from reidablate.seeds import cap_of, check_seeds
-from reidablate.selecting import Asked
+from reidablate.seeds import cap_of
+from reidablate.settings import Settings
 from reidablate.trees import merge
 
 S = TypeVar("S", bound=Section)
 PRETRAIN = "pretrain"
 Selection = dict[str, dict[str, list[int]]]  # data set -> cell -> seeds
-
-
-class Settings(Section):
-    """The keys of `default.yaml` and `--config`.
-
-    Attributes:
-        data_root: Folder that holds a folder for each data set.
-        results: Folder that everything is written to, in a folder for each preset.
-        ablations: Folder of the cells, one YAML file each.
-        preset: Name of a preset, a file, `smoke`, or `auto`: `paper` where real data is found, `quickstart` elsewhere.
-        cells: Cells to run, by name or pattern, or `all` of the tier.
-        datasets: Data sets to run on, by name, or `all`.
-        seeds: Seeds of every run: a number, the `preset`'s, or `auto` (`auto:N`), which adds seeds in declared looks
-            until each comparison is decided, at most 10 (or N).
-        tier: Which cells `all` means: those up to `core`, `extended` or `optional`, or as the `preset` says.
-        device: `cpu`, `cuda`, or `auto` for a GPU where there is one.
-        weights: What runs start from: the `preset`'s choice, `none`, a file, or a mapping of each backbone to its file.
-        wandb: Whether finished runs and verdicts are sent to Weights & Biases.
-        retrain: What repeats a run: another configuration, data or weights (`config`), or also edited sources (`code`).
-        scope: `grow` adds what a call names to the study; with `call` the study is what this call names.
-        smoke_of: The preset that `preset=smoke` tests.
-        dataset_table: Every known data set, by name.
-        metrics: Metrics of the study's own, as `FILE:NAME` of its `methods/`.
-        report: What may leave the study in reports and pages.
-    """
-
-    data_root: Path
-    results: Path
-    ablations: Path
-    preset: str
-    cells: Asked
-    datasets: Asked
-    seeds: Annotated[int | str, AfterValidator(check_seeds)]
-    tier: Tier | Literal["preset"]
-    device: Literal["auto", "cpu", "cuda"]
-    weights: str | dict[str, str]
-    wandb: Literal["disabled", "offline", "online"]
-    retrain: Literal["config", "code"]
-    scope: Literal["grow", "call"] = "grow"
-    smoke_of: str = "auto"
-    dataset_table: dict[str, DatasetEntry]
-    metrics: list[str] = []
-    report: ReportSettings = ReportSettings()
-
-    @field_validator("data_root", "results", "ablations", mode="before")
-    @classmethod
-    def _utf_8(cls, value: Any) -> Any:
-        try:
-            str(value).encode()
-        except UnicodeEncodeError:
-            raise ValueError("a path in UTF-8; rename the folder") from None
-        return value
-
-    @field_validator("wandb", mode="before")
-    @classmethod
-    def _off(cls, value: Any) -> Any:
-        return "disabled" if value is False else value
-
-    @field_validator("data_root", "results", "ablations", "weights", mode="before")
-    @classmethod
-    def _at_home(cls, value: Any) -> Any:  # not every shell replaces the ~ of data_root=~/data
-        if isinstance(value, dict):
-            return {key: cls._at_home(path) for key, path in value.items()}
-        return os.path.expanduser(value) if isinstance(value, str | Path) else value
-
-
-class PlannedDataset(Section):
-    """A data set of the study; a generated one is written by the study itself."""
-
-    name: str
-    title: str
-    format: str
-    root: Path
-    generated: bool
-    grammar: Grammar | None = None
-    published: Published | None = None
-    delta: dict[MetricName, float] = {}
-
-    @property
-    def layout(self) -> Layout:
-        """How the set is read."""
-        return Layout(self.title, self.format, self.grammar, self.published)
-
-
-class Configured(Section):
-    """What a cell is on one data set, and how it differs there from its parent and references."""
-
-    declared: dict[str, list[Any]]
-    differences: dict[str, dict[str, list[Any]]]
-    config: RunConfig
-    config_hash: str
-
-
-class PlannedCell(Configured):
-    """A cell with everything resolved, as `cells.json` shows it.
-
-    `by_dataset` has the data sets on which the cell, its parent or a reference differs from what it is elsewhere.
-    `unread` says why its file cannot be used; the cell is what an earlier call planned then.
-    `exploratory` has the references over which it was declared primary when a run of it had been scored already.
-    Of a cell that another code base trains, `config` is the preset's and means nothing.
-    Of a tuned cell, which becomes one of its `candidates`, `config` is that of the first; what it became is `chosen`,
-    by data set, as soon as `tuning` finds it in their scores, and in no plan. A candidate `tunes` that cell.
-    """
-
-    name: str
-    title: str
-    group: str
-    tier: Tier
-    question: str
-    notes: str
-    primary: bool = False
-    exploratory: list[str] = []
-    extends: str | None
-    references: list[str]
-    seed_offset: int
-    also_on: Literal["all"] | list[str] = []
-    by_dataset: dict[str, Configured] = {}
-    unread: str = ""
-    reads_cameras: bool = False  # at test time
-    external: PlannedExternal | None = None
-    candidates: list[str] = []
-    tunes: str = ""
-    chosen: dict[str, Configured] = Field(default={}, exclude=True)
-
-    def identity_on(self, dataset: str) -> str:
-        """Returns the hash that names what the cell's runs on a data set compute, no hash while it is not chosen."""
-        if self.candidates and dataset not in self.chosen:
-            return "not chosen yet"
-        return self.external.identity if self.external else self.config_on(dataset).hash
-
-    def config_on(self, dataset: str) -> RunConfig:
-        """Returns the configuration of the cell's runs on a data set."""
-        return self.chosen.get(dataset, self.by_dataset.get(dataset, self)).config
-
-
-class MissingDataset(Section):
-    """A data set that was asked for and not found."""
-
-    name: str
-    looked_in: list[Path]
 
 
 class Run(Section):

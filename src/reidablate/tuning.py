@@ -20,9 +20,10 @@ from reidablate.cells import Cell
 from reidablate.config import RunConfig
 from reidablate.errors import UserError
 from reidablate.external import differences
+from reidablate.planned import Configured, PlannedCell
 from reidablate.runs import Metrics, Provenance
 from reidablate.scope import union
-from reidablate.study import Configured, PlannedCell, Run, Selection, Study
+from reidablate.study import Run, Selection, Study
 from reidablate.trees import difference
 
 COLUMNS = {

@@ -98,7 +98,7 @@ def _names() -> Reader:
 
 
 def _manifest() -> Reader:
-    from reidablate.data.formats import read_folder
+    from reidablate.data.folder import read_folder
     from reidablate.data.table import layout_of
 
     rows = [f"{pid}_{n}.jpg,{pid},{n},{s}" for s in ("train", "query", "gallery") for pid in (1, 2) for n in (1, 2)]

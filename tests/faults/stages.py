@@ -17,7 +17,7 @@ from typing import Any
 
 from reidablate import cli, places
 from reidablate.artifacts import canonical_json
-from reidablate.data import cache, index, synthetic
+from reidablate.data import cache, index
 from reidablate.diagnostics import floors
 from reidablate.engine import stages, train
 from reidablate.metrics import evaluate
@@ -27,10 +27,11 @@ from reidablate.report.digest import digest_lines
 from reidablate.scope import write_scope
 from reidablate.stats import pipeline
 from reidablate.study import PRETRAIN
+from reidablate.synthetic import synthesize
 from reidablate.trees import merge
 from support import snakemake
 
-IMPORTED = (aggregate, cache, evaluate, floors, index, pipeline, render, stages, synthetic, train)
+IMPORTED = (aggregate, cache, evaluate, floors, index, pipeline, render, stages, synthesize, train)
 RESULTS = Path("results/tiny")
 DATASET = "market1501"
 

@@ -16,10 +16,11 @@ from reidablate.engine.train import train_run
 from reidablate.engine.transfer import transfer_run
 from reidablate.errors import UserError
 from reidablate.metrics.evaluate import evaluate_run
+from reidablate.planned import PlannedCell
 from reidablate.report.aggregate import RUN_COLUMNS, aggregate_study, headline_side
 from reidablate.runs import Provenance
 from reidablate.stats.pipeline import CALIBRATION, write_statistics
-from reidablate.study import PlannedCell, Study
+from reidablate.study import Study
 from reidablate.trees import merge
 
 

@@ -13,7 +13,7 @@ from reidablate.errors import UserError
 from reidablate.published import ClaimFile
 from reidablate.requirements import require_parts
 from reidablate.sections import meanings
-from reidablate.study import Settings
+from reidablate.settings import Settings
 from reidablate.trees import difference, load_yaml, merge
 
 BASE = {"model": {"backbone": "vit_quickstart", "image_size": [64, 32]}, "train": {"lr": 0.1, "epochs": 30}}

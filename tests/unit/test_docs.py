@@ -21,7 +21,7 @@ from reidablate.report.collect import collect
 from reidablate.report.digest import LEFT_OUT
 from reidablate.report.exports import main_table
 from reidablate.runs import QUERY_COLUMNS
-from reidablate.stats import claims, contrasts, joint
+from reidablate.stats import claims, contrast_columns, joint
 from reidablate.stats.pipeline import CALIBRATION, write_statistics
 from reidablate.stats.slices import SLICE_COLUMNS
 from reidablate.study import Study
@@ -103,8 +103,8 @@ def documented(start: str, table: int = 0) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("start", "columns"),
     [
-        ("### `contrasts`", contrasts.COLUMNS),
-        ("`slices` has", {name: text for name, text in SLICE_COLUMNS.items() if name not in contrasts.COLUMNS}),
+        ("### `contrasts`", contrast_columns.COLUMNS),
+        ("`slices` has", {name: text for name, text in SLICE_COLUMNS.items() if name not in contrast_columns.COLUMNS}),
         ("### `joint`", joint.COLUMNS),
         ("### `claims`", claims.COLUMNS),
     ],

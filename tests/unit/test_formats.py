@@ -6,7 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from reidablate.data.formats import image_key, listing_hash, parse_name, read_folder
+from reidablate.data.folder import listing_hash, read_folder
+from reidablate.data.formats import image_key, parse_name
 from reidablate.data.table import layout_of, shipped_table
 from reidablate.errors import UserError, sentence
 from support import present

@@ -7,8 +7,9 @@ from typing import cast
 import pandas as pd
 import pytest
 
-from reidablate.report.collect import StudyTables, cmc_curves, collect
+from reidablate.report.collect import cmc_curves, collect
 from reidablate.report.records import Change, changes
+from reidablate.report.study_tables import StudyTables
 from report_fixture import write_results
 
 

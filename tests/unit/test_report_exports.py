@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 
 from reidablate.artifacts import read_json, write_json
 from reidablate.cli import app
-from reidablate.report.collect import StudyTables, collect
+from reidablate.report.collect import collect
 from reidablate.report.exports import main_table, md, tex, text_summary, write_exports
 from reidablate.report.render import make_environment
+from reidablate.report.study_tables import StudyTables
 from report_fixture import write_results, write_shares
 
 TEMPLATES = Path(__file__).parents[2] / "report_templates"

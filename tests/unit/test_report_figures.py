@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 
 from reidablate.errors import UserError
 from reidablate.report import drawing
-from reidablate.report.collect import StudyTables, collect
+from reidablate.report.collect import collect
 from reidablate.report.drawing import Plot, draw, formats
 from reidablate.report.figures import COLOURS, STYLE, cmc, colour, marker, scores
+from reidablate.report.study_tables import StudyTables
 from report_fixture import write_results
 from support import present
 

@@ -13,10 +13,11 @@ from reidablate.config import RunConfig, validate
 from reidablate.engine.stages import train_spec
 from reidablate.engine.train import train_run
 from reidablate.metrics.evaluate import evaluate_run
+from reidablate.needs import Needs
 from reidablate.planning import load_presets
 from reidablate.report.aggregate import aggregate_study
 from reidablate.runs import SCORES_VERSION
-from reidablate.standing import Needs, Standing
+from reidablate.standing import Standing
 from reidablate.study import Run, Study
 from support import ROOT, shipped_cells
 

@@ -11,7 +11,8 @@ from reidablate.errors import UserError
 from reidablate.rng import generator
 from reidablate.runs import SIDES
 from reidablate.stats.behrens_fisher import half_width, tail
-from reidablate.stats.contrasts import COLUMNS, contrast_table
+from reidablate.stats.contrast_columns import COLUMNS
+from reidablate.stats.contrasts import contrast_table
 from reidablate.stats.scores import METRICS, numbers
 from reidablate.stats.slices import SLICE_COLUMNS, slice_table, slices
 

@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from reidablate.stats.contrasts import COLUMNS as CONTRAST_COLUMNS
+from reidablate.stats.contrast_columns import COLUMNS as CONTRAST_COLUMNS
 from reidablate.stats.joint import COLUMNS, joint_table
 
 

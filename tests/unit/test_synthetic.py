@@ -12,15 +12,16 @@ from PIL import Image
 
 from reidablate.config import Counts, Style
 from reidablate.data.formats import SPLIT_FOLDERS, parse_name
-from reidablate.data.identity import PATTERNS, sample_identity, sample_pose
 from reidablate.data.index import build_index
-from reidablate.data.occluders import OCCLUDERS, occluder
-from reidablate.data.scene import draw_person
 from reidablate.data.stripes import standardise_by_camera, stripe_means
-from reidablate.data.synthetic import Shot, official_counts, plan, spread, synthesize
 from reidablate.data.table import layout_of
 from reidablate.errors import UserError
 from reidablate.planning import load_preset
+from reidablate.synthetic.identity import PATTERNS, sample_identity, sample_pose
+from reidablate.synthetic.occluders import OCCLUDERS, occluder
+from reidablate.synthetic.plan import Shot, official_counts, plan, spread
+from reidablate.synthetic.scene import draw_person
+from reidablate.synthetic.synthesize import synthesize
 
 GRAMMAR = {
     "market1501": re.compile(r"(?P<pid>-1|\d{4})_c(?P<cam>[1-6])s\d_\d{6}_\d{2}(\.jpg){1,2}"),
@@ -164,7 +165,7 @@ def test_pre_training_set_is_of_other_people_in_front_of_other_cameras(tmp_path:
 
 @pytest.mark.parametrize("kind", sorted(set(OCCLUDERS)))
 def test_an_occluder_hides_the_area_asked_for(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reidablate.data.occluders.OCCLUDERS", (kind,))
+    monkeypatch.setattr("reidablate.synthetic.occluders.OCCLUDERS", (kind,))
     for share in (0.2, 0.4, 0.6):
         drawing = occluder(np.random.default_rng(7), (64, 32), share, 0.5)
         assert drawing.shape == (64, 32, 4)

@@ -10,9 +10,9 @@ import yaml
 
 from reidablate.artifacts import read_json
 from reidablate.config import Counts
-from reidablate.data.formats import read_folder
-from reidablate.data.synthetic import synthesize
+from reidablate.data.folder import read_folder
 from reidablate.data.table import layout_of
+from reidablate.synthetic.synthesize import synthesize
 from reidablate.trees import load_yaml
 from support import ROOT, copy_project, nothing_to_do, planned, snakemake
 

@@ -109,7 +109,7 @@ def later_release(sources: Path) -> None:
     shutil.copytree(ROOT / "src" / "reidablate", package, ignore=shutil.ignore_patterns("__pycache__"))
     for name, old, new in (
         ("losses/triplet.py", '"""', '"""In other words: '),
-        ("data/occluders.py", '"""', '"""In other words: '),
+        ("synthetic/occluders.py", '"""', '"""In other words: '),
         ("config.py", r"class RunConfig\(Section\):", "class Later(Section):\n    weight: float = 1.0\n\n\n\\g<0>"),
         ("config.py", "    model: ModelConfig\n", "    later: Later | None = None\n\\g<0>"),
         ("runs.py", r"SCORES_VERSION = \d+", f"SCORES_VERSION = {SCORES_VERSION + 1}"),

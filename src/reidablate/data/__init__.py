@@ -1,1 +1,1 @@
-"""From a data set folder to training batches: formats, index, cache, sampler, augmentation, synthetic sets."""
+"""From a data set folder to training batches: formats, index, cache, sampler, augmentation."""

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from reidablate.data.census import count
-from reidablate.data.formats import Layout, flat_counts, read_folder
+from reidablate.data.folder import read_folder
+from reidablate.data.formats import Layout, flat_counts
 from reidablate.data.index import build_index, check_pixels
 from reidablate.data.locating import detect, settle
 from reidablate.data.table import Table, layout_of

@@ -23,15 +23,8 @@ from reidablate.artifacts import only_writer, read_record, read_table, write_jso
 from reidablate.config import Sample
 from reidablate.data import pixels
 from reidablate.data.census import check_identities, count, counted, shared_files, unanswerable, warnings_by_name
-from reidablate.data.formats import (
-    SYNTHETIC_COMMENT,
-    SYNTHETIC_FILE,
-    Layout,
-    Listing,
-    read_folder,
-    some,
-    source_of,
-)
+from reidablate.data.folder import read_folder, source_of
+from reidablate.data.formats import SYNTHETIC_COMMENT, SYNTHETIC_FILE, Layout, Listing, some
 from reidablate.errors import Damaged, UserError
 from reidablate.smoke import sample_records
 

@@ -17,9 +17,10 @@ from reidablate.errors import UserError
 from reidablate.models.checkpoints import LoadReport, check_fit, load_weights, read_weights
 from reidablate.models.neck import ReidModel
 from reidablate.models.weight_names import UNUSED
+from reidablate.planned import PlannedDataset
 from reidablate.provenance import usable_cores
 from reidablate.smoke import MARK
-from reidablate.study import PlannedDataset, Study
+from reidablate.study import Study
 
 _INDEX_THREADS = 2
 Device = Literal["auto", "cpu", "cuda"]
@@ -85,7 +86,7 @@ def prepare(study: Study, dataset: PlannedDataset) -> dict[str, Any]:
     """
     folder, workers = study.data_folder(dataset.name), usable_cores()
     if dataset.generated and not (dataset.root / SYNTHETIC_FILE).is_file():
-        from reidablate.data.synthetic import synthesize_recipe
+        from reidablate.synthetic.synthesize import synthesize_recipe
 
         assert study.preset.synthetic is not None
         synthesize_recipe(dataset.root, study.preset.synthetic[dataset.name], workers=workers)

@@ -7,8 +7,8 @@ number keeps the place in the tables where it stands.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from reidablate.report.collect import StudyTables
 from reidablate.report.records import Cell, Contrast, Number, fixed, over_rows
+from reidablate.report.study_tables import StudyTables
 from reidablate.stats.contrasts import MIN_SEEDS
 
 MOST_NAMED = 4

@@ -21,7 +21,6 @@ from matplotlib.figure import Figure
 from reidablate.artifacts import atomic_path, content_hash
 from reidablate.errors import UserError
 from reidablate.provenance import usable_cores
-from reidablate.report.collect import StudyTables
 from reidablate.report.figures import (
     COLOURS,
     GRID,
@@ -37,6 +36,7 @@ from reidablate.report.figures import (
     scores,
     terms,
 )
+from reidablate.report.study_tables import StudyTables
 
 MAX_SVG_BYTES = 400_000
 FIGURES_A_PROCESS = 16  # below this, starting another process costs more than it saves

@@ -18,9 +18,10 @@ from rich.text import Text
 from reidablate.artifacts import write_table, write_text
 from reidablate.errors import plain
 from reidablate.report.answer import answer_text
-from reidablate.report.collect import StudyTables, collect
+from reidablate.report.collect import collect
 from reidablate.report.records import Contrast, camera_note, main_baseline
 from reidablate.report.relations import RelationLog
+from reidablate.report.study_tables import StudyTables
 from reidablate.seeds import look_seeds
 
 _TEX = {

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from reidablate.report.collect import StudyTables
 from reidablate.report.records import Cell, Contrast, main_baseline
+from reidablate.report.study_tables import StudyTables
 from reidablate.runs import HOLDOUT
 
 # At least 3:1 against white; style.css.j2 has a lighter set for the dark page, in this order. The markers differ too.

@@ -35,9 +35,10 @@ from reidablate.metrics.files import (
 from reidablate.metrics.matching import camid_shift, index_rows
 from reidablate.metrics.own import OwnMetrics
 from reidablate.metrics.protocol import Scores
+from reidablate.planned import PlannedCell
 from reidablate.runs import QUERY_COLUMNS, SIDES
 from reidablate.stats.contrasts import MIN_SEEDS
-from reidablate.study import PlannedCell, Run, Study, latest_study
+from reidablate.study import Run, Study, latest_study
 
 FOLDER = "imported"
 GROUP = "other code bases"

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from reidablate.report.collect import StudyTables
 from reidablate.report.records import Cell, Contrast, changes
+from reidablate.report.study_tables import StudyTables
 
 MOST_VALUES = 6
 _ACRONYMS = {"cls": "CLS", "ape": "APE", "rpe": "RPE", "lr": "learning rate"}

@@ -4,6 +4,7 @@ Everything is in fractions, seconds and bytes; only the templates make points.
 """
 
 import math
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 VERDICTS = ("improves", "worsens", "equivalent", "undecided", "provisional")
+_TURNING = "".join(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +194,17 @@ def reduced(values: Sequence[float], how: str) -> float | None:
 def text(value: Any) -> str:
     """Returns a cell of a table as text, empty when missing."""
     return "" if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)) else str(value)
+
+
+def printable(value: Any) -> Any:
+    """Returns JSON values without control characters and without those that turn the direction of what follows."""
+    if isinstance(value, str):
+        return "".join(c for c in value if c in "\n\t" or (unicodedata.category(c) != "Cc" and c not in _TURNING))
+    if isinstance(value, list):
+        return [printable(item) for item in value]
+    if isinstance(value, dict):
+        return {printable(key): printable(item) for key, item in value.items()}
+    return value
 
 
 def changes(differences: dict[str, list[Any]]) -> list[Change]:

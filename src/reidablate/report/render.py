@@ -13,7 +13,7 @@ from reidablate.artifacts import only_writer, read_json, write_record, write_tex
 from reidablate.errors import UserError
 from reidablate.places import TEMPLATES, packaged
 from reidablate.report.answer import answers, describe
-from reidablate.report.collect import HEADLINE, StudyTables, collect
+from reidablate.report.collect import collect
 from reidablate.report.curves import Curves
 from reidablate.report.drawing import Plot, draw
 from reidablate.report.exports import best_cells, export_filters, write_exports
@@ -34,6 +34,7 @@ from reidablate.report.records import (
 from reidablate.report.relations import RelationLog
 from reidablate.report.sections import own_sections
 from reidablate.report.slices import KINDS
+from reidablate.report.study_tables import HEADLINE, StudyTables
 
 RECORD = "report.json"
 

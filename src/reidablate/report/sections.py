@@ -16,8 +16,8 @@ from jinja2 import Environment, TemplateError, TemplateSyntaxError
 
 from reidablate.artifacts import read_table
 from reidablate.errors import UserError, shortened
-from reidablate.report.collect import StudyTables, printable
-from reidablate.report.records import Number, plain, text
+from reidablate.report.records import Number, plain, printable, text
+from reidablate.report.study_tables import StudyTables
 
 _NAME = re.compile(r"section_([a-z0-9_]+)\.html\.j2")
 _FIRST = re.compile(r"\{#-?\s*section:\s*(?P<title>[^;#]+?)\s*;\s*table:\s*(?P<table>[a-z0-9_]+)\s*-?#\}")

@@ -21,6 +21,7 @@ from reidablate.errors import UserError
 from reidablate.metrics.registry import SHIPPED, Metric
 from reidablate.runs import SIDES
 from reidablate.stats.conclude import Line, Recipes, finish
+from reidablate.stats.contrast_columns import COLUMNS
 from reidablate.stats.guard import Guard
 from reidablate.stats.looked import LOOK_COLUMNS, Looked
 from reidablate.stats.paired import (
@@ -45,81 +46,6 @@ DEFAULT_DELTA_POINTS: dict[str, dict[str, float]] = {
     "occluded_duke": {"mAP": 0.5, "mAP_trapezoid": 0.5},
 }
 """Largest difference that does not matter, in points, of data sets whose entry in `dataset_table` declares none."""
-
-COLUMNS: dict[str, tuple[str, str]] = {
-    "dataset": ("string", "Data set."),
-    "group": ("string", "Group of the cell."),
-    "cell": ("string", "Cell under test."),
-    "reference": ("string", "Cell it is compared with."),
-    "side": ("string", "Feature side, before_neck or after_neck."),
-    "headline": ("boolean", "Whether this is the declared feature side; the other one is shown for comparison."),
-    "metric": ("string", "Metric."),
-    "num_seeds": ("Int64", "Seeds that entered: finished in both cells; unpaired, the smaller number of the two."),
-    "num_planned": ("Int64", "Planned seeds of the cell."),
-    "num_missing": (
-        "Int64",
-        "Runs of cell and reference that are planned, or among the preset's seeds, and not there; diverged ones are.",
-    ),
-    "num_diverged": ("Int64", "Seeds of the cell that diverged."),
-    "num_diverged_reference": ("Int64", "Seeds of the reference that diverged."),
-    "paired": ("boolean", "Whether seeds are paired."),
-    "num_queries": ("Int64", "Valid queries."),
-    "num_identities": ("Int64", "Identities among them."),
-    "cell_mean": ("Float64", "Mean of the cell over the seeds and queries that entered."),
-    "reference_mean": ("Float64", "The same of the reference."),
-    "estimate": ("Float64", "cell_mean - reference_mean."),
-    "seed_sd": ("Float64", "Standard deviation of the difference between seeds, as observed."),
-    "seed_error": ("Float64", "Root of V_seed, moderated over the sister contrasts."),
-    "seed_df": ("Float64", "Its degrees of freedom."),
-    "prior_df": (
-        "Float64",
-        "Those that the sisters add before the cap, at most 1000; 0 without a prior or outlying.",
-    ),
-    "sampling_error": ("Float64", "Root of C, what no number of seeds removes."),
-    "identity_error": ("Float64", "Root of V_id, the error of the identities alone."),
-    "identity_df": ("Float64", "Degrees of freedom of both: effective identities minus one."),
-    "standard_error": ("Float64", "Standard error of the half that gives the p-value: of both sources, or identities."),
-    "standard_error_unpaired": ("Float64", "Of both sources had the seeds not been paired, from this contrast alone."),
-    "seed_share": ("Float64", "Share of the seeds in V_seed + C, the variance by source; the rest is the test set's."),
-    "df": ("Float64", "Degrees of freedom of standard_error; of both sources Satterthwaite's, for reading only."),
-    "p_from": ("string", "Half of the test that gives the p-value: both (sources) or identities (alone)."),
-    "low": ("Float64", "Lower end of the 95 % interval, not adjusted for the family."),
-    "high": ("Float64", "Upper end."),
-    "low_adjusted": ("Float64", "Lower end at the level that Holm leaves: excludes zero where p_adjusted < 0.05."),
-    "high_adjusted": ("Float64", "Upper end of the same."),
-    "p_value": ("Float64", "Two-sided p-value of no difference."),
-    "family": ("string", "Family for Holm within data set, metric and side: primary, the group, or added later."),
-    "exploratory": (
-        "boolean",
-        "Declared primary after a run had been scored, or after the study was frozen: the first stays in the family of "
-        "its group, the second is in that of what was added later.",
-    ),
-    "family_size": ("Int64", "Declared contrasts of the family of which a run is planned; null without one."),
-    "family_tested": ("Int64", "Those of them that have a p-value and all their runs."),
-    "p_adjusted": ("Float64", "p-value after Holm over the family; null while a run is missing."),
-    "sign_flip_p": ("Float64", "Exact sign-flip test over the paired seeds, at least 2 / 2^S; up to 16 seeds."),
-    "p_better": ("Float64", "Probability that the cell scores a query better, ties one half."),
-    "p_better_low": ("Float64", "Lower end of its 95 % interval over seeds and identities; null where unpaired."),
-    "p_better_high": ("Float64", "Upper end."),
-    "p_cameras": ("Float64", "p-value had the query cameras been drawn at random, too; a sensitivity, not the test."),
-    "low_cameras": ("Float64", "Lower end of the 95 % interval that goes with it."),
-    "high_cameras": ("Float64", "Upper end."),
-    "delta": ("Float64", "Largest difference that does not matter; null when none is declared."),
-    "delta_borrowed": ("boolean", "The images are procedural, so that delta is borrowed from the real data set."),
-    "within_delta": ("Float64", "P(-delta < difference < delta) from the confidence distribution."),
-    "above_delta": ("Float64", "P(difference > delta) from the confidence distribution."),
-    "equivalence_reachable": ("boolean", "Whether the interval could lie inside delta with any number of seeds."),
-    "verdict": ("string", "improves, worsens, equivalent, undecided or provisional; null when refused."),
-    "below_delta": ("boolean", "Improves or worsens, but the whole interval lies inside plus or minus delta."),
-    "detectable": ("Float64", "True difference found with 80 % power at level 0.05 / family_size, an estimate."),
-    "detectable_low": ("Float64", "The same at the lower end of an 80 % interval of the seed variance."),
-    "detectable_high": ("Float64", "At its upper end."),
-    "seeds_needed": ("Int64", "Seeds that would decide an undecided contrast if its estimate and errors were exact."),
-    "decidable": ("boolean", "Undecided: whether any number of seeds would decide it on this test set."),
-    "note": ("string", "What the reader must know, in plain sentences; empty when there is nothing."),
-    "warnings": ("string", "Differences between the compared runs that no cell declares, in sentences; empty if none."),
-}
-"""Type and meaning of every column of the table."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from reidablate.errors import UserError
 from reidablate.metrics.registry import SHIPPED
 from reidablate.stats.conclude import Recipes, finish
-from reidablate.stats.contrasts import COLUMNS, declared_contrasts, match, measure
+from reidablate.stats.contrast_columns import COLUMNS
+from reidablate.stats.contrasts import declared_contrasts, match, measure
 from reidablate.stats.guard import Guard
 from reidablate.stats.looked import Looked
 from reidablate.stats.scores import METRICS, Queries, ScoreBook

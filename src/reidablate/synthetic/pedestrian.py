@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from reidablate.data.identity import Colour, Identity, Pose, shade
+from reidablate.synthetic.identity import Colour, Identity, Pose, shade
 
 Point = tuple[float, float]
 Joint = tuple[float, float, float]

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from reidablate.data.identity import Colour, Identity, Pose, shade
-from reidablate.data.pedestrian import Figure, Layer
+from reidablate.synthetic.identity import Colour, Identity, Pose, shade
+from reidablate.synthetic.pedestrian import Figure, Layer
 
 Pixels = NDArray[np.float32]
 

@@ -8,9 +8,9 @@ from math import pi
 
 import numpy as np
 
-from reidablate.data.identity import Colour, sample_identity, sample_pose, shade
-from reidablate.data.pedestrian import Figure, Layer
-from reidablate.data.scene import Pixels, grey, scale_of
+from reidablate.synthetic.identity import Colour, sample_identity, sample_pose, shade
+from reidablate.synthetic.pedestrian import Figure, Layer
+from reidablate.synthetic.scene import Pixels, grey, scale_of
 
 OCCLUDERS = ("car", "car", "car", "hedge", "hedge", "pole", "person", "person", "board", "umbrella")
 """Drawn with equal chance: cars are the commonest occluders of the real set, whole bodies stay the rarest."""

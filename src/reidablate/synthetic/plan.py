@@ -1,44 +1,25 @@
-"""Synthetic re-identification sets: procedural pedestrians in the layouts and file grammars of the real ones.
+"""Which images a synthetic set has: of each its person, its camera, its file name and whether something hides it.
 
-A set is planned first (which person, which camera, which file name), from the seed alone; every image then
-has its own random stream, so files are the same bits whatever the number of worker processes.
+It follows from the seed alone, before anything is drawn.
 """
 
-import multiprocessing
-import os
-import shutil
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache, partial
-from math import pi
-from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import track
 
-from reidablate.artifacts import only_writer, write_text
 from reidablate.config import Counts, Style, SyntheticRecipe
-from reidablate.data import scene
-from reidablate.data.formats import SYNTHETIC_COMMENT as COMMENT
-from reidablate.data.formats import SYNTHETIC_FILE as MARK
 from reidablate.data.formats import Grammar, Split
-from reidablate.data.identity import Identity, look_alike, sample_identity, sample_pose
-from reidablate.data.naming import DOUBLED, Sitter, encoded, lists_of, names_of, place_of
-from reidablate.data.occluders import occluder
 from reidablate.data.table import layout_of
 from reidablate.errors import UserError
 from reidablate.rng import generator
+from reidablate.synthetic.naming import DOUBLED, Sitter, names_of
 
-GENERATOR_VERSION = 1
-"""Raised whenever the same seed gives other images."""
 ALSO_OCCLUDED: dict[Split, float] = {"train": 0.30, "gallery": 0.10}
 """Share of the training and gallery images that occluded_duke hides in part."""
 OCCLUDED_AREA = (0.2, 0.4)
 """Least and greatest share of an occluded image's area that is hidden."""
-FAMILY: dict[str, int] = {"market1501": 3, "occluded_duke": 2}
-"""Identities come in families of this size that share most attributes."""
 DRAWN_LIKE: dict[str, Literal["market1501", "occluded_duke"]] = {
     "market1501": "market1501",
     "occluded_duke": "occluded_duke",
@@ -81,127 +62,17 @@ class Shot:
     key: int
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What all images of a set have in common."""
-
-    style: str
-    population: str
-    seed: int
-    size: tuple[int, int]
-    occluded_area: tuple[float, float]
-
-
-def synthesize(
-    root: Path,
-    style: Style,
-    *,
-    counts: Counts,
-    seed: int,
-    image_size: tuple[int, int],
-    occluded_share: float,
-    workers: int,
-    occluded_area: tuple[float, float] = OCCLUDED_AREA,
-) -> None:
-    """Writes a synthetic set in the layout of `style` under `root`, each folder whole or not at all.
-
-    The file `SYNTHETIC` is written last: a root without it is unfinished. The same set is left alone; folders of
-    another synthetic set are replaced; a folder with images that do not carry our mark is never touched.
-
-    Args:
-        root: Folder that gets the folders of the data set, such as `bounding_box_train`, and its lists.
-        style: Data set whose layout, file names, number of cameras and kind of clutter it has.
-        counts: Exact numbers of images and identities.
-        seed: Every file follows from it.
-        image_size: (height, width) in pixels.
-        occluded_share: Share of the queries, in [0, 1], that an object hides in part; market1501 has no such objects.
-        workers: Number of processes.
-        occluded_area: Least and greatest share of an occluded image's area that is hidden, within (0, 0.6].
-
-    Raises:
-        UserError: An argument is out of range, counts contradict each other, or `root` holds foreign images.
-    """
-    _check(style, counts, image_size, occluded_share, occluded_area, workers)
-    grammar = _grammar(style)
-    splits = grammar.splits if counts.gallery_images else ("train",)
-    drawn = DRAWN_LIKE[style]
-    recipe = Recipe(drawn, counts.population, seed, image_size, occluded_area)
-    shots = plan(style, counts, seed, occluded_share)
-    folders = _folders(grammar, {split: shots[split] for split in splits})
-    for folder in folders:
-        _refuse_foreign(root / folder)
-    facts = {"style": style, "seed": seed, "generator_version": GENERATOR_VERSION, "image_size": image_size,
-             **asdict(counts)}  # fmt: skip
-    if drawn == "occluded_duke":
-        facts |= {"occluded_share": occluded_share, "occluded_area": occluded_area}
-    lines = ["Procedural pedestrians written by reidablate: drawings, no photographs, no real people.", ""]
-    mark = "\n".join(lines + [f"{key}: {value}" for key, value in facts.items()]) + "\n"
-    with only_writer(root, "synthesize"):
-        if _is_whole(root, mark, folders):
-            return
-        (root / MARK).unlink(missing_ok=True)
-        for folder, files in folders.items():
-            _write_folder(root / folder, recipe, files, workers)
-        for name, text in lists_of({split: [shot.name for shot in shots[split]] for split in splits}, grammar).items():
-            write_text(root / name, text)
-        write_text(root / MARK, mark)
-
-
-def synthesize_recipe(root: Path, recipe: SyntheticRecipe, *, workers: int) -> None:
-    """Writes the set that a recipe decides; see `synthesize`.
-
-    Raises:
-        UserError: What `synthesize` refuses.
-    """
-    synthesize(
-        root,
-        recipe.style,
-        counts=recipe.counts,
-        seed=recipe.seed,
-        image_size=recipe.image_size,
-        occluded_share=recipe.occluded_share,
-        workers=workers,
-    )
-
-
-def _grammar(style: str) -> Grammar:
-    grammar = layout_of(style).grammar
-    assert grammar is not None
-    return grammar
-
-
-def _folders(grammar: Grammar, shots: dict[Split, list[Shot]]) -> dict[str, dict[str, Shot]]:
-    """Returns {folder: {path below it: image}}; query and gallery may share a folder."""
-    folders: dict[str, dict[str, Shot]] = {}
-    for split, planned in shots.items():
-        files = folders.setdefault(grammar.folders[split], {})
-        files.update((place_of(shot.name, grammar), shot) for shot in planned)
-    return folders
-
-
-def _is_whole(root: Path, mark: str, folders: dict[str, dict[str, Shot]]) -> bool:
-    """Whether this very set is there already, left by another process that this one waited for."""
-    if not (root / MARK).is_file() or (root / MARK).read_text(encoding="utf-8") != mark:
-        return False
-    return all(_files_below(root / folder) == files.keys() for folder, files in folders.items())
-
-
-def _files_below(folder: Path) -> set[str]:
-    walked = os.walk(folder)
-    return {Path(place, name).relative_to(folder).as_posix() for place, _, names in walked for name in names}
-
-
 def check_recipe(recipe: SyntheticRecipe) -> None:
     """Plans a set and draws nothing.
 
     Raises:
         UserError: No set can have these counts.
     """
-    _check(recipe.style, recipe.counts, recipe.image_size, recipe.occluded_share, OCCLUDED_AREA, workers=1)
+    check_arguments(recipe.style, recipe.counts, recipe.image_size, recipe.occluded_share, OCCLUDED_AREA, workers=1)
     plan(recipe.style, recipe.counts, recipe.seed, recipe.occluded_share)
 
 
-def _check(
+def check_arguments(
     style: str,
     counts: Counts,
     size: tuple[int, int],
@@ -209,12 +80,17 @@ def _check(
     area: tuple[float, float],
     workers: int,
 ) -> None:
+    """Refuses arguments of `synthesize` that no set can have.
+
+    Raises:
+        UserError: One is out of range, or counts contradict each other.
+    """
     c = counts
     tested = bool(c.query_images or c.gallery_images)
     known = get_args(Style)
     if style not in known:
         raise UserError(f"cannot synthesize: style {style!r} is unknown; choose one of {', '.join(known)}.")
-    untrained = "train" not in _grammar(style).folders
+    untrained = "train" not in grammar_of(style).folders
     demands = [
         (min(asdict(c).values()) >= 0, "counts cannot be negative"),
         (
@@ -240,15 +116,11 @@ def _check(
             raise UserError(f"cannot synthesize: {complaint}.")
 
 
-def _refuse_foreign(folder: Path) -> None:
-    for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
-        if path.is_dir():
-            continue
-        if not path.is_file():
-            raise UserError(f"{path} is not a regular file; choose an empty folder to synthesize into.")
-        with path.open("rb") as stream:
-            if COMMENT.encode() not in stream.read(4096):
-                raise UserError(f"{path} was not written by this generator; choose an empty folder to synthesize into.")
+def grammar_of(style: str) -> Grammar:
+    """Returns the file names and folders of the data set that a style imitates."""
+    grammar = layout_of(style).grammar
+    assert grammar is not None
+    return grammar
 
 
 def spread(rng: np.random.Generator, total: int, low: NDArray[np.int64], high: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -272,7 +144,7 @@ def plan(style: Style, counts: Counts, seed: int, occluded_share: float) -> dict
     rng = generator(seed, f"{counts.population} plan {drawn}")
     total = counts.train_images + counts.query_images + counts.gallery_images + counts.distractors + counts.junk
     pids = 1 + rng.permutation(counts.train_ids + counts.gallery_ids)
-    book = _Book(drawn, rng, rng.permutation(max(1_000_000, total)), _grammar(style).cameras)
+    book = _Book(drawn, rng, rng.permutation(max(1_000_000, total)), grammar_of(style).cameras)
     train = spread(rng, counts.train_images, np.full(counts.train_ids, 2), np.full(counts.train_ids, total))
     shots: dict[Split, list[Shot]] = {"train": [], "query": [], "gallery": []}
     for person, number in enumerate(train):
@@ -382,84 +254,3 @@ def _plan_test(
     for _ in range(counts.junk):
         camera = int(rng.integers(book.num_cameras))
         shots["gallery"].append(book.shot("test", int(rng.integers(ids)), -1, camera, "junk"))
-
-
-@lru_cache(maxsize=16)
-def _camera(recipe: Recipe, index: int) -> scene.Camera:
-    rng = generator(recipe.seed, f"{recipe.population} camera {recipe.style}", index)
-    return scene.sample_camera(rng, recipe.size, index)
-
-
-@lru_cache(maxsize=8192)
-def _identity(recipe: Recipe, group: str, index: int) -> Identity:
-    purpose = f"{recipe.population} {group} identity {recipe.style}"
-    family, member = divmod(index, FAMILY[recipe.style])
-    founder = sample_identity(generator(recipe.seed, purpose, family))
-    if member == 0:
-        return founder
-    return look_alike(founder, generator(recipe.seed, f"{purpose} look-alike", index))
-
-
-def render(recipe: Recipe, shot: Shot) -> bytes:
-    """Returns the file of one planned image, in the format that its name states."""
-    rng = generator(recipe.seed, f"{recipe.population} image {recipe.style}", shot.key)
-    camera = _camera(recipe, shot.camera)
-    canvas = scene.background(rng, camera, recipe.size)
-    foot = (0.5 + rng.normal(0, 0.035), 0.97 + rng.normal(0, 0.02))
-    unit = 0.96 * float(np.exp(rng.normal(0, 0.06)))
-    if shot.kind == "junk":
-        unit, foot = unit * rng.uniform(1.7, 2.8), (rng.uniform(0.1, 0.9), rng.uniform(1.1, 2.4))
-    elif shot.kind == "crowd":
-        unit, foot = unit * rng.uniform(0.8, 1.5), (rng.uniform(0.25, 0.75), rng.uniform(0.9, 1.4))
-    elif rng.random() < 0.08:  # the detector lost the feet, or more
-        unit, foot = unit * rng.uniform(1.1, 1.4), (foot[0], rng.uniform(1.05, 1.4))
-    if shot.kind != "empty":
-        person = _identity(recipe, shot.group, shot.person)
-        habit = generator(
-            recipe.seed, f"{recipe.population} walk {shot.group} {recipe.style}", shot.person, shot.camera
-        )
-        view = camera.view + habit.normal(0, 0.7) + rng.normal(0, 0.25) + pi * (rng.random() < 0.08)
-        pose = sample_pose(rng, view)
-        drawing, shadow = scene.draw_person(rng, person, pose, recipe.size, foot=foot, unit=unit)
-        canvas = scene.over(canvas * (1 - shadow[..., None]), scene.volume(drawing, camera.light))
-    comment = f"{COMMENT} v{GENERATOR_VERSION} seed={recipe.seed}"
-    if shot.occluded:
-        hidden = occluder(rng, recipe.size, rng.uniform(*recipe.occluded_area), foot[0])
-        canvas = scene.over(canvas, hidden)
-        comment += f" occluded={float(hidden[..., 3].mean()):.3f}"
-    return encoded(scene.encode(scene.expose(rng, camera, canvas), camera.quality, comment), shot.name, comment)
-
-
-def _write(recipe: Recipe, folder: Path, file: tuple[str, Shot]) -> None:
-    place, shot = file
-    (folder / place).write_bytes(render(recipe, shot))
-
-
-def _write_folder(folder: Path, recipe: Recipe, files: dict[str, Shot], workers: int) -> None:
-    partial_folder = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial_folder, ignore_errors=True)
-    try:
-        partial_folder.mkdir(parents=True)
-        for below in sorted({(partial_folder / place).parent for place in files} - {partial_folder}):
-            below.mkdir()
-        write = partial(_write, recipe, partial_folder)
-        if workers == 1:
-            _drain(map(write, files.items()), folder.name, len(files))
-        else:
-            # spawn: no lock or thread of the calling process is copied into a worker
-            with multiprocessing.get_context("spawn").Pool(workers) as pool:
-                _drain(pool.imap_unordered(write, files.items(), chunksize=32), folder.name, len(files))
-        os.sync()
-        shutil.rmtree(folder, ignore_errors=True)
-        partial_folder.rename(folder)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {folder}: {error.strerror}; free the disk or fix the folder's rights."
-        ) from error
-    finally:
-        shutil.rmtree(partial_folder, ignore_errors=True)
-
-
-def _drain(results: Iterable[None], title: str, total: int) -> None:
-    for _ in track(results, description=title, total=total):
-        pass

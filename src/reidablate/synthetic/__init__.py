@@ -1,0 +1,1 @@
+"""Synthetic data sets: procedural pedestrians, drawn into the folders and file names of the real sets."""
