@@ -5,7 +5,7 @@
     integer(a, b)         a whole number from a to b, both included
     choice(a, b, ...)     one of these words or numbers
 
-A drawn number has four significant digits, so that a title and a table show it whole.
+A drawn number has four significant digits, so that a title and a table show it whole, unless that leads out of (a, b).
 """
 
 import math
@@ -21,7 +21,9 @@ from reidablate.sections import Section, nearest
 
 KINDS = ("uniform", "loguniform", "integer", "choice")
 _WRITTEN = re.compile(r"\s*([a-z]+)\s*\((.*)\)\s*", re.DOTALL)
+_POWER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 _DIGITS = 4
+_MOST = 2**62
 
 
 def parse(written: str) -> tuple[str, list[Any]]:
@@ -36,20 +38,25 @@ def parse(written: str) -> tuple[str, list[Any]]:
         hint = f"; {nearest(kind, list(KINDS))}" if kind else ""
         raise ValueError(f"a distribution such as loguniform(0.1, 10){hint}")
     try:
-        values = yaml.safe_load(f"[{inside}]")
-    except yaml.YAMLError:
+        values = [_number(value) for value in yaml.safe_load(f"[{inside}]")]
+    except (yaml.YAMLError, ValueError):
         values = []
     if kind == "choice":
-        if not values or any(isinstance(value, list | dict) for value in values):
+        if not values or not all(isinstance(value, str | int | float) for value in values):
             raise ValueError("choice(a, b, ...) of words or numbers")
         return kind, values
     number = int if kind == "integer" else (int, float)
     if len(values) != 2 or not all(isinstance(v, number) and not isinstance(v, bool) for v in values):
         raise ValueError(f"{kind}(a, b) with two {'whole ' * (kind == 'integer')}numbers")
     low, high = values
-    if not (math.isfinite(low) and math.isfinite(high) and low < high) or (kind == "loguniform" and low <= 0):
+    if not -_MOST < low < high < _MOST or (kind == "loguniform" and low <= 0):
         raise ValueError(f"{kind}(a, b) with a below b{', both above zero' * (kind == 'loguniform')}")
     return kind, values
+
+
+def _number(value: Any) -> Any:
+    """Returns a value with `1e-4`, which has no point and so is a word to YAML, as the number that it is."""
+    return float(value) if isinstance(value, str) and _POWER.fullmatch(value) else value
 
 
 def draw(written: str, rng: np.random.Generator) -> Any:
@@ -61,7 +68,8 @@ def draw(written: str, rng: np.random.Generator) -> Any:
     if kind == "integer":
         return int(rng.integers(low, high + 1))
     drawn = rng.uniform(low, high) if kind == "uniform" else math.exp(rng.uniform(math.log(low), math.log(high)))
-    return float(f"{drawn:.{_DIGITS}g}")
+    rounded = float(f"{drawn:.{_DIGITS}g}")
+    return rounded if low <= rounded <= high else float(drawn)
 
 
 def _checked(written: Any) -> Any:

@@ -23,7 +23,13 @@ JITTER = {"train.lr_factor": "loguniform(0.7, 1.4)", "losses.triplet.margin": "u
 
 @pytest.mark.parametrize(
     ("written", "low", "high", "middle"),
-    [("uniform(1, 3)", 1, 3, 2.0), ("loguniform(0.25, 4)", 0.25, 4, 1.0), ("integer(2, 5)", 2, 5, 3.5)],
+    [
+        ("uniform(1, 3)", 1, 3, 2.0),
+        ("loguniform(0.25, 4)", 0.25, 4, 1.0),
+        ("loguniform(1e-4, 1e-2)", 1e-4, 1e-2, 1e-3),
+        ("integer(2, 5)", 2, 5, 3.5),
+        ("uniform(1.00001, 1.00009)", 1.00001, 1.00009, 1.00005),  # narrower than the digits
+    ],
 )
 def test_draws_stay_within_and_have_the_median_of_their_distribution(
     written: str, low: float, high: float, middle: float
@@ -33,6 +39,24 @@ def test_draws_stay_within_and_have_the_median_of_their_distribution(
     assert low <= values.min() <= values.max() <= high
     # The share below the median has a standard error of 0.008.
     assert np.mean(values < middle) == pytest.approx(0.5, abs=0.04)
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (f"integer(1, {10**400})", r"integer\(a, b\) with a below b"),
+        ("uniform(-1e308, 1e308)", r"uniform\(a, b\) with a below b"),
+        ("uniform(1, .inf)", r"uniform\(a, b\) with a below b"),
+        ("integer(1, 2.5)", r"integer\(a, b\) with two whole numbers"),
+        ("choice(null, 0.3)", r"choice\(a, b, \.\.\.\) of words or numbers"),
+        ("choice(2026-13-45, 1)", r"choice\(a, b, \.\.\.\) of words or numbers"),
+        ("choice(2026-01-01, 1)", r"choice\(a, b, \.\.\.\) of words or numbers"),
+        ("uniform(1], [2)", r"uniform\(a, b\) with two numbers"),
+    ],
+)
+def test_what_is_no_distribution_is_refused(written: str, expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        draw(written, generator(0, "test"))
 
 
 def test_a_seed_draws_the_same_whatever_else_is_drawn() -> None:
