@@ -41,9 +41,9 @@ def describe(cell: Cell, cells: Mapping[str, Cell], preset: Preset) -> dict[str,
 
     `by_dataset` says the last four again for each data set on which the cell, its parent or a reference differs.
     """
-    config = cell.resolve(preset)
     related = [cell, *(cells[name] for name in (cell.extends, *cell.references) if name)]
     special = sorted({dataset for one in related for dataset in one.by_dataset})
+    configs = [cell.resolve(preset, dataset) for dataset in (None, *special)]
     return {
         "name": cell.name,
         "title": cell.title,
@@ -56,7 +56,7 @@ def describe(cell: Cell, cells: Mapping[str, Cell], preset: Preset) -> dict[str,
         "seed_offset": cell.seed_offset,
         "primary": cell.primary or cell.name in preset.primary,
         "also_on": [] if cell.external or cell.tunes else (cell.evaluate or preset.evaluate).also_on,
-        "reads_cameras": config.model.parts.read_cameras and not cell.external,
+        "reads_cameras": not cell.external and any(config.model.parts.read_cameras for config in configs),
         "external": cell.external.model_dump() if cell.external else None,
         "candidates": list(cell.candidates),
         "tunes": cell.tunes,

@@ -165,6 +165,7 @@ def entry_of(cell: PlannedCell) -> dict[str, Any]:
     entry["by_dataset"] |= chosen
     if cell.candidates and chosen:
         entry |= {**next(iter(chosen.values())), "differences": {}}
+        entry["reads_cameras"] = any(of.config.model.parts.read_cameras for of in cell.chosen.values())
         for name in cell.references:
             entry["differences"][name] = _told_apart({d: of["differences"][name] for d, of in chosen.items()})
     return entry

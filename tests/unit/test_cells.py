@@ -260,6 +260,17 @@ def test_an_editors_hidden_file_is_no_cell(project: Path) -> None:
     assert load(project)["p1"].path.name == "p1.yaml"
 
 
+def test_a_cell_that_reads_cameras_on_one_data_set_alone_is_marked(project: Path) -> None:
+    here = "{market1501: {model: {parts: {camera_embedding: {}}}}}"
+    write(project, "mine", f"name: mine\nextends: p1\nby_dataset: {here}\n")
+    cells, preset = load(project), load_presets()["quickstart"]
+    assert {name: describe(cells[name], cells, preset)["reads_cameras"] for name in ("mine", "p1", "sie")} == {
+        "mine": True,
+        "p1": False,
+        "sie": True,
+    }
+
+
 def test_a_circle_of_two_is_found(project: Path) -> None:
     write(project, "a", "name: a\nextends: b\n")
     write(project, "b", "name: b\nextends: a\n")

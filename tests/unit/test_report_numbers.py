@@ -17,6 +17,7 @@ from reidablate.report.relations import RelationLog
 from reidablate.report.render import make_environment, render_html
 from reidablate.runs import HOLDOUT
 from report_fixture import write_results, write_shares
+from support import present
 
 TEMPLATES = Path(__file__).parents[2] / "report_templates"
 UNITS = {
@@ -224,7 +225,10 @@ def test_large_tables_or_none_that_were_logged_mark_nothing(tmp_path: Path) -> N
     layer = next(c for c in study.contrasts_of("market1501", study.cells) if c.cell.name == "jsd_layer")
     added = {"losses.position_relation": [None, {"grouping": "head"}]}  # a whole section, as the first reference has it
     cell = replace(layer.cell, differences={layer.reference.name: added})
-    assert RelationLog(study.history).same_loss(replace(layer, cell=cell)) is None
+    log = RelationLog(present(study.history).assign(value=0.001))
+    assert log.same_loss(layer) is not None
+    assert log.same_loss(replace(layer, cell=cell)) is None
+    assert log.same_loss(replace(layer, cell=replace(layer.cell, special={layer.dataset: cell.differences}))) is None
 
 
 def write_curves(folder: Path) -> Path:

@@ -56,3 +56,14 @@ def test_a_joint_conclusion_is_marked_where_each_of_its_sets_is() -> None:
     found = with_informative(_table("a, b", "a, c", column="datasets"), CELLS, history)
     assert found[~found["informative"]]["datasets"].tolist() == ["a, b"] * 2
     assert with_informative(found.iloc[:0].drop(columns="informative"), CELLS, history).empty
+
+
+def test_a_cell_that_is_another_one_on_a_data_set_is_judged_there_as_such() -> None:
+    special = {"a": {"differences": {"head": {GROUPING: ["head", "layer"], WEIGHT: [1, 2]}}}}
+    cells = [{**cell, "by_dataset": special} if cell["name"] == "layer" else cell for cell in CELLS]
+    history = _history(a=[0.001], b=[0.001])
+    found = with_informative(_table("a", "b"), cells, history)
+    layer = found[found["cell"] == "layer"].set_index("dataset")["informative"]
+    assert layer.to_dict() == {"a": True, "b": False}
+    joint = with_informative(_table("a, b", column="datasets"), cells, history)
+    assert joint.set_index("cell")["informative"]["layer"]

@@ -18,6 +18,7 @@ from reidablate.engine.train import train_run
 from reidablate.errors import UserError
 from reidablate.freezing import describe, freeze, read_frozen
 from reidablate.metrics.evaluate import evaluate_run
+from reidablate.part_options import PartsConfig
 from reidablate.planning import plan
 from reidablate.report.aggregate import aggregate_study
 from reidablate.report.collect import collect
@@ -246,6 +247,11 @@ def test_what_differs_is_told_apart_by_data_set(chosen: Study) -> None:
     told = {"losses.weighted_triplet.ratio": [0.5, "0.1 on market1501, 0.9 on occluded_duke"]}
     assert entry_of(both)["differences"] == {"p1": told}
     assert entry_of(both)["by_dataset"]["occluded_duke"]["differences"] == other.differences
+    model = here.config.model.model_copy(update={"parts": PartsConfig.model_validate({"camera_embedding": {}})})
+    reads = here.model_copy(update={"config": here.config.model_copy(update={"model": model})})
+    told_cameras = {"market1501": reads.model_copy(update={"differences": first.differences}), "occluded_duke": other}
+    assert entry_of(both.model_copy(update={"chosen": told_cameras}))["reads_cameras"]
+    assert not entry_of(both)["reads_cameras"]
 
 
 @pytest.mark.parametrize(

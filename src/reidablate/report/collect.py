@@ -86,6 +86,7 @@ def _cell(index: int, entry: dict[str, Any]) -> Cell:
         seed_offset=int(entry.get("seed_offset") or 0),
         **words,
         reads_cameras=bool(entry.get("reads_cameras")),
+        special={name: of.get("differences") or {} for name, of in (entry.get("by_dataset") or {}).items()},
     )
 
 

@@ -7,7 +7,7 @@ import math
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -54,11 +54,16 @@ class Cell:
     seed_offset: int
     unread: str = ""
     reads_cameras: bool = False
+    special: dict[str, dict[str, dict[str, list[Any]]]] = field(default_factory=dict)  # differences by data set
 
     @property
     def mark(self) -> str:
         """What stands behind its name in every table, explained by `camera_note`."""
         return DAGGER if self.reads_cameras else ""
+
+    def differences_on(self, dataset: str) -> dict[str, dict[str, list[Any]]]:
+        """Returns the differences to each reference as they are on a data set."""
+        return self.special.get(dataset, self.differences)
 
     @property
     def baseline(self) -> str | None:

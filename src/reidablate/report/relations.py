@@ -58,7 +58,7 @@ class RelationLog:
 
         That is so where they differ in the grouping of heads, or in the order of pairs, and in nothing else.
         """
-        if not equal_without_tables(contrast.cell.differences.get(contrast.reference.name, {})):
+        if not equal_without_tables(contrast.cell.differences_on(contrast.dataset).get(contrast.reference.name, {})):
             return None
         shares = [self.share(contrast.dataset, cell.name) for cell in (contrast.cell, contrast.reference)]
         if any(share.value is None for share in shares):

@@ -37,17 +37,23 @@ def with_informative(
 
     Args:
         table: Has the columns cell, reference, verdict, and dataset or, joined by commas, datasets.
-        cells: Entries of `cells.json`; `name` and `differences` are read.
+        cells: Entries of `cells.json`; `name` and `differences` are read, also of a data set on which they are others.
         history: The table `history`, if there is one.
     """
-    changes = {cell["name"]: cell.get("differences") or {} for cell in cells}
+    entries = {cell["name"]: cell for cell in cells}
     shares: dict[Any, float] = {}
     if history is not None:
         logged = history[history["name"].eq(SHARE)].dropna(subset=["value"])
         shares = logged.groupby(["dataset", "cell"])["value"].max().to_dict()
 
+    def changed(dataset: str, cell: str, reference: str) -> Mapping[str, Sequence[Any]]:
+        entry = entries.get(cell, {})
+        differences = (entry.get("by_dataset") or {}).get(dataset, entry).get("differences") or {}
+        found: Mapping[str, Sequence[Any]] = differences.get(reference) or {}
+        return found
+
     def same_loss(datasets: str, cell: str, reference: str) -> bool:
-        if not equal_without_tables(changes.get(cell, {}).get(reference, {})):
+        if not all(equal_without_tables(changed(dataset, cell, reference)) for dataset in datasets.split(", ")):
             return False
         sides = [(dataset, side) for dataset in datasets.split(", ") for side in (cell, reference)]
         return all(side in shares and shares[side] < SMALL_SHARE for side in sides)
