@@ -149,6 +149,8 @@ class Estimate:
             if job.config is None or job.kind in trainings or (job.steps and job.like in self.measured):
                 continue
             run, study = job.run, self.study
+            if run.dataset != PRETRAIN and study.cell(run.cell).is_open_on(run.dataset):
+                continue  # its candidates cost the same
             spec = (
                 pretrain_spec(study)
                 if run.dataset == PRETRAIN
@@ -275,7 +277,7 @@ class Estimate:
 
 def cost_class(config: RunConfig) -> str:
     """Returns what trainings share that take the same time a step: all but the schedule and the share of the data."""
-    options = config.dump()
+    options = {name: value for name, value in config.dump().items() if name != "scored_on"}
     options["train"] = {name: value for name, value in options["train"].items() if name not in _SCHEDULE}
     return content_hash(options)
 

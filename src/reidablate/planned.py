@@ -70,9 +70,13 @@ class PlannedCell(Configured):
     tunes: str = ""
     chosen: dict[str, Configured] = Field(default={}, exclude=True)
 
+    def is_open_on(self, dataset: str) -> bool:
+        """Returns whether it is tuned and not known yet which of its candidates it becomes on a data set."""
+        return bool(self.candidates) and dataset not in self.chosen
+
     def identity_on(self, dataset: str) -> str:
         """Returns the hash that names what the cell's runs on a data set compute, no hash while it is not chosen."""
-        if self.candidates and dataset not in self.chosen:
+        if self.is_open_on(dataset):
             return "not chosen yet"
         return self.external.identity if self.external else self.config_on(dataset).hash
 

@@ -16,6 +16,7 @@ from reidablate.diagnostics.cell import diagnose_cell
 from reidablate.engine.stages import train_spec
 from reidablate.engine.train import train_run
 from reidablate.errors import UserError
+from reidablate.estimate import Estimate
 from reidablate.freezing import describe, freeze, read_frozen
 from reidablate.metrics.evaluate import evaluate_run
 from reidablate.part_options import PartsConfig
@@ -107,6 +108,13 @@ def test_the_plan_tries_every_candidate_on_held_out_identities_and_says_so(uncho
     assert any("3 configurations x 2 seeds are scored on held-out" in line for line in unchosen.notices)
     assert len(unchosen.asked_runs) == 2 * 6
     assert {run.cell for run in unchosen.tested_runs} == {"naive_triplet", "p1", "tuned"}
+
+
+def test_what_a_tuned_cell_takes_is_estimated_by_its_candidates(unchosen: Study) -> None:
+    estimate = Estimate(unchosen)
+    estimate.probe(lambda done, total: None)
+    assert {job.run.cell for job in estimate.jobs} >= {"tuned", *CANDIDATES}
+    assert all(estimate.seconds(job) for job in estimate.jobs)
 
 
 def test_a_sample_is_tuned_like_a_sweep(folder: Path, tmp_path: Path) -> None:

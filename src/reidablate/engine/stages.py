@@ -26,7 +26,7 @@ def train_spec(study: Study, *, dataset: str, cell: str, seed: int, gpus: int | 
     name = study.planned_run(dataset=dataset, cell=cell, seed=seed, gpus=gpus).id
     if study.cell(cell).external:
         raise UserError(f"{name} is trained by another code base; start it with `reidablate external`.")
-    if study.cell(cell).candidates and dataset not in study.cell(cell).chosen:
+    if study.cell(cell).is_open_on(dataset):
         raise UserError(f"{name}: {why_not_chosen(study, dataset, cell)}")
     return _spec(study, study.cell(cell).config_on(dataset), name, dataset=dataset, cell=cell, seed=seed)
 
