@@ -21,6 +21,8 @@ from reidablate.report.collect import collect
 from reidablate.report.digest import LEFT_OUT
 from reidablate.report.exports import main_table
 from reidablate.runs import QUERY_COLUMNS
+from reidablate.sections import meanings
+from reidablate.settings import Settings
 from reidablate.stats import claims, contrast_columns, joint
 from reidablate.stats.pipeline import CALIBRATION, write_statistics
 from reidablate.stats.slices import SLICE_COLUMNS
@@ -30,6 +32,7 @@ from support import shipped_cells
 ROOT = Path(__file__).parents[2]
 METHODS = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+SETTINGS = (ROOT / "config" / "README.md").read_text(encoding="utf-8")
 RESULTS = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
 EXPLAINED = (
     config.RpeConfig,
@@ -62,6 +65,24 @@ def test_every_value_of_the_model_options_is_explained() -> None:
     for name in ("stem", "ape", "cls_position", "pool", "test_feature"):
         field = config.ModelConfig.model_fields[name]
         assert {name, *literals(field.annotation)} <= words, name
+
+
+def test_the_table_of_settings_is_that_of_the_code() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*) \|$", SETTINGS, re.MULTILINE)
+    assert [name for name, _, _ in rows] == list(Settings.model_fields)
+    shipped = yaml.safe_load((ROOT / "workflow" / "config" / "default.yaml").read_text(encoding="utf-8"))
+    for name, default, words in rows:
+        assert words == meanings(Settings)[name]
+        if name != "dataset_table":
+            assert yaml.safe_load(default.strip("`")) == shipped.get(name, Settings.model_fields[name].default), name
+
+
+def test_the_snakemake_workflow_catalog_finds_what_it_looks_for() -> None:
+    usage = yaml.safe_load((ROOT / ".snakemake-workflow-catalog.yml").read_text(encoding="utf-8"))["usage"]
+    assert usage["report"] is True  # `snakemake --report` is tested in tests/workflow
+    assert {"desc", "flags"} == usage["mandatory-flags"].keys()
+    assert (ROOT / "workflow" / "Snakefile").is_file()
+    assert sorted(path.suffix for path in (ROOT / "workflow" / "rules").iterdir())[0] == ".smk"
 
 
 def test_what_the_digest_leaves_out_is_in_the_table_of_it() -> None:
