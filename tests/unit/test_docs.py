@@ -1,5 +1,7 @@
 """What users read against the code: options and cells in docs/methods.md, columns and keys in results/README.md."""
 
+import doctest
+import importlib
 import re
 import tomllib
 from pathlib import Path
@@ -10,10 +12,11 @@ import yaml
 from pydantic import BaseModel
 
 import reidablate
-from reidablate import config
+from reidablate import config, plugins
 from reidablate.artifacts import read_json, read_table
 from reidablate.cells import load_cells
 from reidablate.freezing import freeze
+from reidablate.metrics import ranking
 from reidablate.planning import load_presets
 from reidablate.published import recorded_table
 from reidablate.report.aggregate import RUN_COLUMNS, aggregate_study
@@ -88,6 +91,16 @@ def test_the_snakemake_workflow_catalog_finds_what_it_looks_for() -> None:
 def test_what_the_digest_leaves_out_is_in_the_table_of_it() -> None:
     rows = re.findall(r"^\| `(\w+\.\w+)` \| (.*) \|$", OPERATIONS, re.MULTILINE)
     assert {name: tuple(re.findall("`([^`]+)`", columns)) for name, columns in rows} == LEFT_OUT
+
+
+def test_every_loss_and_every_score_has_an_executed_example() -> None:
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    modules = [target.split(":")[0] for target in plugins.SHIPPED["losses"].values()]
+    for name in (*modules, "reidablate.losses.divergence", "reidablate.metrics.rerank", "reidablate.metrics.protocol"):
+        assert any(test.examples for test in finder.find(importlib.import_module(name))), name
+    scores = (ranking.average_precision, ranking.average_precision_trapezoid, ranking.inverse_negative_penalty)
+    for function in (*scores, ranking.first_hit, ranking.cmc):
+        assert all(test.examples for test in finder.find(function)), function
 
 
 def test_the_cells_it_names_exist() -> None:
