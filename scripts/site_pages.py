@@ -15,6 +15,7 @@ ELSEWHERE = {
     "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changes.md",
+    "config/README.md": "configuration.md",
     "results/README.md": "tables.md",
 }
 """Files of the repository and the pages that show them."""

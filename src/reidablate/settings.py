@@ -28,7 +28,8 @@ class Settings(Section):
         tier: Which cells `all` means: those up to `core`, `extended` or `optional`, or as the `preset` says.
         device: `cpu`, `cuda`, or `auto` for a GPU where there is one.
         weights: What runs start from: the `preset`'s choice, `none`, a file, or a mapping of each backbone to its file.
-        wandb: Whether finished runs and verdicts are sent to Weights & Biases.
+        wandb: Whether finished runs and verdicts are sent to Weights & Biases: `disabled`, `online`, or `offline`,
+            written to be sent later.
         retrain: What repeats a run: another configuration, data or weights (`config`), or also edited sources (`code`).
         scope: `grow` adds what a call names to the study; with `call` the study is what this call names.
         smoke_of: The preset that `preset=smoke` tests.

@@ -1,5 +1,7 @@
 """What users read against the code: options and cells in docs/methods.md, columns and keys in results/README.md."""
 
+import doctest
+import importlib
 import re
 import tomllib
 from pathlib import Path
@@ -10,10 +12,11 @@ import yaml
 from pydantic import BaseModel
 
 import reidablate
-from reidablate import config
+from reidablate import config, plugins
 from reidablate.artifacts import read_json, read_table
 from reidablate.cells import load_cells
 from reidablate.freezing import freeze
+from reidablate.metrics import ranking
 from reidablate.planning import load_presets
 from reidablate.published import recorded_table
 from reidablate.report.aggregate import RUN_COLUMNS, aggregate_study
@@ -21,6 +24,8 @@ from reidablate.report.collect import collect
 from reidablate.report.digest import LEFT_OUT
 from reidablate.report.exports import main_table
 from reidablate.runs import QUERY_COLUMNS
+from reidablate.sections import meanings
+from reidablate.settings import Settings
 from reidablate.stats import claims, contrast_columns, joint
 from reidablate.stats.pipeline import CALIBRATION, write_statistics
 from reidablate.stats.slices import SLICE_COLUMNS
@@ -30,6 +35,7 @@ from support import shipped_cells
 ROOT = Path(__file__).parents[2]
 METHODS = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+SETTINGS = (ROOT / "config" / "README.md").read_text(encoding="utf-8")
 RESULTS = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
 EXPLAINED = (
     config.RpeConfig,
@@ -64,9 +70,37 @@ def test_every_value_of_the_model_options_is_explained() -> None:
         assert {name, *literals(field.annotation)} <= words, name
 
 
+def test_the_table_of_settings_is_that_of_the_code() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*) \|$", SETTINGS, re.MULTILINE)
+    assert [name for name, _, _ in rows] == list(Settings.model_fields)
+    shipped = yaml.safe_load((ROOT / "workflow" / "config" / "default.yaml").read_text(encoding="utf-8"))
+    for name, default, words in rows:
+        assert words == meanings(Settings)[name]
+        if name != "dataset_table":
+            assert yaml.safe_load(default.strip("`")) == shipped.get(name, Settings.model_fields[name].default), name
+
+
+def test_the_snakemake_workflow_catalog_finds_what_it_looks_for() -> None:
+    usage = yaml.safe_load((ROOT / ".snakemake-workflow-catalog.yml").read_text(encoding="utf-8"))["usage"]
+    assert usage["report"] is True  # `snakemake --report` is tested in tests/workflow
+    assert {"desc", "flags"} == usage["mandatory-flags"].keys()
+    assert (ROOT / "workflow" / "Snakefile").is_file()
+    assert sorted(path.suffix for path in (ROOT / "workflow" / "rules").iterdir())[0] == ".smk"
+
+
 def test_what_the_digest_leaves_out_is_in_the_table_of_it() -> None:
     rows = re.findall(r"^\| `(\w+\.\w+)` \| (.*) \|$", OPERATIONS, re.MULTILINE)
     assert {name: tuple(re.findall("`([^`]+)`", columns)) for name, columns in rows} == LEFT_OUT
+
+
+def test_every_loss_and_every_score_has_an_executed_example() -> None:
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    modules = [target.split(":")[0] for target in plugins.SHIPPED["losses"].values()]
+    for name in (*modules, "reidablate.losses.divergence", "reidablate.metrics.rerank", "reidablate.metrics.protocol"):
+        assert any(test.examples for test in finder.find(importlib.import_module(name))), name
+    scores = (ranking.average_precision, ranking.average_precision_trapezoid, ranking.inverse_negative_penalty)
+    for function in (*scores, ranking.first_hit, ranking.cmc):
+        assert all(test.examples for test in finder.find(function)), function
 
 
 def test_the_cells_it_names_exist() -> None:

@@ -44,6 +44,7 @@ def run(*command: str | Path, python: Path, cwd: Path) -> str:
 def test_the_wheel_runs_a_new_study_from_another_folder_also_when_it_moved(python: Path, tmp_path: Path) -> None:
     program = run(python, "-c", "import reidablate; print(reidablate.__file__)", python=python, cwd=tmp_path)
     assert Path(program).is_relative_to(python.parents[1])
+    assert Path(program).with_name("py.typed").is_file()
     study = tmp_path / "my study"
     run("reidablate", "init", study, python=python, cwd=tmp_path)
     (study / "workflow" / "config" / "presets").mkdir()
@@ -56,3 +57,15 @@ def test_the_wheel_runs_a_new_study_from_another_folder_also_when_it_moved(pytho
     assert "synthetic" in page.lower()
     moved = study.rename(tmp_path / "moved")
     assert "Nothing to be done" in run(*snakemake, "-n", "--config", *CONFIG, python=python, cwd=moved)
+
+
+def test_a_module_of_it_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "Snakefile").write_text(
+        f"module study:\n    snakefile: {str(ROOT / 'workflow' / 'Snakefile')!r}\n    config: config\n\n"
+        "use rule * from study\n"
+    )
+    command = [sys.executable, "-m", "snakemake", "-n", "--config", *CONFIG]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("reidablate: this workflow is not made to be a module; include it")
+    assert {path.name for path in tmp_path.iterdir()} <= {"Snakefile", ".snakemake"}

@@ -43,7 +43,11 @@ class BranchOptions(LossOptions):
 
 
 def grouped(patches: Tensor, groups: int) -> Tensor:
-    """Returns patches (B, n, D) as (B, n, G, D / G)."""
+    """Returns patches (B, n, D) as (B, n, G, D / G).
+
+    >>> grouped(torch.arange(4.0)[None, None], groups=2).tolist()
+    [[[[0.0, 1.0], [2.0, 3.0]]]]
+    """
     return patches.reshape(*patches.shape[:2], groups, -1)
 
 
@@ -51,6 +55,11 @@ def branch_weights(patches: Tensor, positive: Tensor, negative: Tensor) -> Tenso
     """Returns the weight (B, n) of each patch: with s = ||X_a - X_q| - |X_a - X_p|| / max, 0 where s < 0.1, else 1 + s.
 
     It carries a gradient, as in the code.
+
+    >>> patches = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0]])[:, :, None]
+    >>> positive, negative = torch.tensor([1, 0, 2]), torch.tensor([2, 2, 0])
+    >>> branch_weights(patches, positive, negative)[0]  # of |0 - 1| and |2 - 0|
+    tensor([1.5000, 2.0000])
     """
     return one_plus(over_largest(norm(patches - patches[negative]) - norm(patches - patches[positive])), THRESHOLD)
 
@@ -72,7 +81,17 @@ class _Branch(nn.Module):
 
 
 class WeightedBranch(_Branch):
-    """The triplet on g = the group means of A (w_k X_k) of all patches, A linear, every image by its own weights."""
+    """The triplet on g = the group means of A (w_k X_k) of all patches, A linear, every image by its own weights.
+
+    With one patch its weight is 2, so with A = 1 and groups of one dimension all distances are doubled:
+
+    >>> feature, labels = torch.tensor([[0.0, 0.0], [3.0, 0.0], [4.0, 0.0]]), torch.tensor([0, 0, 1])
+    >>> batch = Batch(feature, feature, feature, feature, labels, labels, patches=feature[:, None])
+    >>> loss = WeightedBranch(BranchOptions(margin=1.0, groups=2), Shape(num_classes=2, width=2))
+    >>> loss.linear.weight.data, loss.linear.bias.data = torch.eye(2), torch.zeros(2)
+    >>> loss(batch).detach()  # (0 + (6 - 2 + 1) + 0) / 3
+    tensor(1.6667)
+    """
 
     def __init__(self, options: BranchOptions, shape: Shape) -> None:
         """Makes A."""
@@ -92,6 +111,16 @@ class CrossAttentionTriplet(_Branch):
 
     With q = A X_a, (k, v) = P X_p or N X_q, patch by patch and A, P, N linear: softmax of q * k inside each group,
     times v, averaged over the group, against the group means of q. No patch looks at another place.
+
+    In groups of one dimension the softmax is 1, so with A, P and N the identity it is the naive triplet of the patches:
+
+    >>> feature, labels = torch.tensor([[0.0, 0.0], [3.0, 0.0], [4.0, 0.0]]), torch.tensor([0, 0, 1])
+    >>> batch = Batch(feature, feature, feature, feature, labels, labels, patches=feature[:, None])
+    >>> loss = CrossAttentionTriplet(BranchOptions(margin=1.0, groups=2), Shape(num_classes=2, width=2))
+    >>> for linear, rows in (loss.anchor, 1), (loss.positive, 2), (loss.negative, 2):
+    ...     linear.weight.data, linear.bias.data = torch.eye(2).repeat(rows, 1), torch.zeros(2 * rows)
+    >>> loss(batch).detach()  # (0 + (3 - 1 + 1) + 0) / 3
+    tensor(1.0000)
     """
 
     def __init__(self, options: BranchOptions, shape: Shape) -> None:

@@ -60,6 +60,20 @@ def element_weighted_loss(feature: Tensor, rows: Tensor, batch: Batch, options: 
 
     `th` is the first term, `ewth` adds `elements`, `hnth` adds `negatives`, `newth` both; a margin makes each a hinge.
     (The code calls the first term alone HTH; what it calls TH is the naive triplet.)
+
+    Here the classifier rows of two identities differ by as much in both dimensions, so every weight is 2, which doubles
+    the distances of the second term.
+
+    >>> feature, labels = torch.tensor([[0.0, 0.0], [3.0, 0.0], [4.0, 0.0]]), torch.tensor([0, 0, 1])
+    >>> rows = torch.eye(2)[labels]
+    >>> batch = Batch(feature, feature, rows, torch.eye(2), labels, labels)
+    >>> terms = element_weighted_loss(feature, rows, batch, ElementWeightedOptions(margin=1.0))
+    >>> terms[""]  # (0 + (3 - 1 + 1) + 0) / 3
+    tensor(1.0000)
+    >>> terms["elements"]  # (0 + (6 - 2 + 1) + 0) / 3
+    tensor(1.6667)
+    >>> terms["negatives"]  # (0 + (3 - 1 + 1) + 0) / 3
+    tensor(1.)
     """
     triplets = batch.triplets
     towards, away = feature - feature[triplets.positive], feature - feature[triplets.negative]

@@ -116,6 +116,15 @@ def four_weight_loss(feature: Tensor, patches: Tensor, triplets: Triplets, optio
     w_a, w_p come from the patches that a and p share, w'_a, w_q from those that a and q share; see `side_weights`.
     `exchanged` gives w'_a to p, and w_p to a towards q, as run: the code joins the four in one order and takes them
     apart in another. `common_and_different` is the sum of L with all weights 1 + z(u) and of L with 2 - z(u).
+
+    Patches of zeros explain nothing: u is the feature itself, so its only dimension has the weight 2 towards the
+    positive, and r dom is 0, so it has the weight 1 towards the negative.
+
+    >>> from reidablate.losses.mining import batch_hard
+    >>> feature, labels = torch.tensor([[1.0], [3.0], [4.0]]), torch.tensor([0, 0, 1])
+    >>> triplets, options = batch_hard(feature, labels), FourWeightOptions(margin=1.0)
+    >>> four_weight_loss(feature, torch.zeros(3, 2, 1), triplets, options)  # ((4 - 3 + 1) + (4 - 1 + 1) + 0) / 3
+    tensor(2.0000)
     """
     positive, negative = triplets.positive, triplets.negative
     parts = [dominant_sums(feature, patches, others, options) for others in (positive, negative)]

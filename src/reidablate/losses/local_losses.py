@@ -41,12 +41,28 @@ class LocalTripletOptions(LossOptions):
 
 
 def local_identity(batch: Batch, options: LocalIdentityOptions) -> Tensor:
-    """Returns the mean over the local features of the identity loss of each."""
+    """Returns the mean over the local features of the identity loss of each.
+
+    >>> from reidablate.models.tokens import Local
+    >>> feature, labels = torch.tensor([[0.0], [3.0], [4.0]]), torch.tensor([0, 0, 1])
+    >>> part = Local(feature, feature, logits=torch.zeros(3, 2))
+    >>> batch = Batch(feature, feature, part.logits, torch.eye(2), labels, labels, local=(part, part))
+    >>> local_identity(batch, LocalIdentityOptions())  # ln 2
+    tensor(0.6931)
+    """
     return torch.stack([identity_loss(part.logits, batch.labels, options) for part in batch.local]).mean()
 
 
 def local_triplet(batch: Batch, options: LocalTripletOptions) -> Tensor:
-    """Returns the mean over the local features, before their necks, of the triplet loss of each, mined by itself."""
+    """Returns the mean over the local features, before their necks, of the triplet loss of each, mined by itself.
+
+    >>> from reidablate.models.tokens import Local
+    >>> feature, labels = torch.tensor([[0.0], [3.0], [4.0]]), torch.tensor([0, 0, 1])
+    >>> parts = tuple(Local(scale * feature, feature, torch.zeros(3, 2)) for scale in (1, 2))
+    >>> batch = Batch(feature, feature, feature, torch.eye(2), labels, labels, local=parts)
+    >>> local_triplet(batch, LocalTripletOptions(margin=1.0))  # ((3 - 1 + 1) / 3 + (6 - 2 + 1) / 3) / 2
+    tensor(1.3333)
+    """
     terms = [
         triplet_loss(part.before_neck, batch_hard(part.before_neck, batch.labels), options.margin)
         for part in batch.local

@@ -70,6 +70,14 @@ def patch_triplet_loss(patches: Tensor, triplets: Triplets, *, margin: Margin, d
 
     An anchor without another positive is its own, at 1e-6; without any valid anchor the loss is a zero with zero
     gradient.
+
+    Here the anchor's patches differ from the negative's by 1 and 2, so that their weights are 1.5 and 2, and from the
+    positive's by 0 and 1: the pooled vectors are (0 + 2) / 2 = 1 and (1.5 + 4) / 2 = 2.75 apart.
+
+    >>> patches = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 2.0]])[:, :, None]
+    >>> triplets = Triplets(torch.tensor([1, 0, 2]), torch.tensor([2, 2, 0]), torch.tensor([True, False, False]))
+    >>> patch_triplet_loss(patches, triplets, margin=2.0, distance="euclidean")  # 1 - 2.75 + 2
+    tensor(0.2500)
     """
     weights = place_weights(patches, patches[triplets.negative], distance)[:, None] / patches.shape[1]
     towards, away = (

@@ -37,7 +37,15 @@ class PmlOptions(LossOptions):
 
 
 class Pml(nn.Module):
-    """A loss of pytorch-metric-learning, with its parameters if it has any."""
+    """A loss of pytorch-metric-learning, with its parameters if it has any.
+
+    >>> import torch
+    >>> feature, labels = torch.tensor([[2.0, 0.0], [0.0, 3.0]]), torch.tensor([0, 0])
+    >>> batch = Batch(feature, feature, feature, torch.eye(2), labels, labels)
+    >>> loss = Pml(PmlOptions(loss="ContrastiveLoss"), Shape(num_classes=2, width=2))
+    >>> loss(batch)  # the distance of the normalised features, sqrt(2)
+    tensor(1.4142)
+    """
 
     package: ClassVar[str] = "pytorch-metric-learning"  # its version is part of a cell's identity
 

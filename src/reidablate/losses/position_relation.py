@@ -43,13 +43,23 @@ def group_mean(divergences: Tensor, grouping: str, num_heads: int) -> Tensor:
 
     `layer_reshaped` and `sample_reshaped` sum the heads of a block, or of all blocks, before the mean, as the
     published code did: h and L h times the mean over heads.
+
+    >>> import torch
+    >>> group_mean(torch.tensor([[0.1, 0.3]]), "layer_reshaped", num_heads=2)
+    tensor(0.4000)
     """
     factors = {"layer_reshaped": num_heads, "sample_reshaped": divergences.shape[1]}
     return divergences.mean() * factors.get(grouping, 1)
 
 
 def identity_mean(log_p: Tensor, labels: Tensor) -> Tensor:
-    """Returns, for each sample, the normalised geometric mean of `log_p` (B, G, E) over its identity's samples."""
+    """Returns, for each sample, the normalised geometric mean of `log_p` (B, G, E) over its identity's samples.
+
+    >>> import torch
+    >>> log_p = torch.tensor([[[0.5, 0.5]], [[0.9, 0.1]]]).log()
+    >>> identity_mean(log_p, torch.tensor([0, 0]))[0].exp()  # sqrt(0.45) and sqrt(0.05), over their sum
+    tensor([[0.7500, 0.2500]])
+    """
     same = (labels[:, None] == labels[None, :]).to(log_p.dtype)
     mean = (same / same.sum(1, keepdim=True)) @ log_p.clamp(min=LOWEST_LOG).flatten(1)
     return mean.reshape(log_p.shape).log_softmax(-1)
@@ -107,6 +117,17 @@ def position_relation_loss(
 
     Raises:
         UserError: The model has no position parameters, or fewer patches than asked for.
+
+    The rows of the first image's two patches are 0, so its distribution over the four pairs is even; the best patch of
+    the second has the product ln 3 with itself, so that its distribution is (3, 1, 1, 1) / 6.
+
+    >>> import torch
+    >>> rows = torch.tensor([[1.0], [1.0], [1.0], [3.0]]).log().sqrt()  # of CLS and of three patches
+    >>> patches = torch.tensor([[3.0, 2.0, 1.0], [2.0, 1.0, 3.0]])[:, :, None]
+    >>> labels, each_other = torch.tensor([0, 0]), torch.tensor([1, 0])
+    >>> state, options = PositionState(rows, None, None), PositionRelationConfig(patches=2, pairs="product")
+    >>> position_relation_loss(torch.ones(2, 1), patches, labels, each_other, state, options)  # (0.0354 + 0.0323) / 2
+    tensor(0.0338)
     """
     require_positions(positions, "position_relation")
     chosen = choose_patches(direction, patches, config.patches, by_token=config.order == "token_index")

@@ -164,6 +164,10 @@ def cls_relation_values(
 
     Raises:
         UserError: The model has neither absolute rows nor a CLS bias for each patch.
+
+    >>> rows = torch.tensor([[1.0, 1.0], [1.0, 0.0], [1.0, 1.0], [0.0, 2.0]])  # of CLS and of three patches
+    >>> cls_relation_values(PositionState(rows, None, None), torch.tensor([[0, 2]]))
+    tensor([[[[1., 2.]]]])
     """
     absolute = _dot_products(positions, torch.zeros_like(chosen), chosen + ape_shift)
     if absolute is not None:

@@ -45,6 +45,10 @@ def patch_weights(scores: Tensor, selected: Tensor, config: WeightedTripletConfi
 
     `softmax_scaled`, `softmax`: softmax over all patches; the division by sqrt(D) of the former is done already.
     `raw`: scores / max over the selected ones, averaged over the patches summed. An empty selection sums to 0.
+
+    >>> scores, selected = torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([[True, False, True]])
+    >>> patch_weights(scores, selected, WeightedTripletConfig(similarity="raw"))
+    (tensor([[0.5000, 0.0000, 0.0000]]), tensor([[0.3333, 0.1667, 0.0000]]))
     """
     if config.similarity != "raw":
         weights = scores.softmax(1)
@@ -61,6 +65,12 @@ def non_dominant(
     """Returns u = c - r dom (B, D): the feature without the sum of its selected patches.
 
     `scale_match` decides r: |c| / |sum of all patches|, |c| / |dom|, or 1.
+
+    >>> feature, patches = torch.tensor([[3.0, 4.0]]), torch.tensor([[[3.0, 0.0], [0.0, 1.0]]])
+    >>> scores, selected = torch.tensor([[1.0, 0.0]]), torch.tensor([[True, False]])
+    >>> config = WeightedTripletConfig(similarity="raw", scale_match=None)
+    >>> non_dominant(feature, patches, scores, selected, config)  # (3, 4) - 1 * (3, 0)
+    tensor([[0., 4.]])
     """
     chosen, everything = patch_weights(scores, selected, config)
     dominant, total = (torch.stack((chosen, everything), 1) @ patches).unbind(1)

@@ -56,7 +56,11 @@ def numpy_product(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> npt.NDArra
 
 
 def lengths(features: npt.NDArray[Any]) -> FloatArray:
-    """Returns the Euclidean length (N,) of each row, which depends on that row alone."""
+    """Returns the Euclidean length (N,) of each row, which depends on that row alone.
+
+    >>> lengths(np.array([[3.0, 4.0]]))
+    array([5.])
+    """
     # C order, and NumPy's own row sum rather than BLAS or einsum: its order of summation depends on D only.
     found: FloatArray = np.sqrt(np.square(np.asarray(features, dtype=np.float64, order="C")).sum(axis=1))
     return found
@@ -67,6 +71,9 @@ def fixed_point(features: npt.NDArray[Any], unit: float | None = None) -> FloatA
 
     With a `unit` it is not the directions but the features divided by that unit.
     A row's result depends on that row and the unit alone, not on the array it stands in.
+
+    >>> fixed_point(np.array([[3.0, 4.0]]))  # 0.6 and 0.8 of 33,554,432 steps
+    array([[20132659., 26843546.]])
     """
     steps = np.array(features, dtype=np.float64, order="C")
     steps *= STEPS_PER_UNIT / (lengths(steps)[:, None] if unit is None else unit)
@@ -243,7 +250,12 @@ def feature_distances(
     product: Product = numpy_product,
     distance: DistanceName = "cosine",
 ) -> FeatureDistances:
-    """Returns the exact distances of checked features; their unit is the longest feature where lengths count."""
+    """Returns the exact distances of checked features; their unit is the longest feature where lengths count.
+
+    >>> found = feature_distances(np.array([[2.0, 0.0]]), np.array([[0.0, 3.0], [5.0, 0.0]]))
+    >>> found.between(found.queries(np.array([0])), found.gallery(np.array([0, 1]))) / STEPS_PER_UNIT**2  # 2 - 2 cos
+    array([[2., 0.]])
+    """
     unit = None
     if distance == "euclidean":
         unit = max(longest(side) for side in (query_features, gallery_features))

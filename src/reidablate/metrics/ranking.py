@@ -39,7 +39,18 @@ class PositiveRanks:
 
 
 class Tally:
-    """Counts the negatives before each positive, tile by tile; a tile is any part of the queries and columns."""
+    """Counts the negatives before each positive, tile by tile; a tile is any part of the queries and columns.
+
+    One query has positives in the columns 1 and 4, and four negatives beside them; the one in column 2 ties with the
+    second positive and stands before it in the gallery, the one in column 5 ties and stands behind it.
+
+    >>> tally = Tally(np.array([0.2, 0.5]), columns=np.array([1, 4]), starts=np.array([0]))
+    >>> tally.add(0, 0, np.array([[0.1, np.inf, 0.5]]))
+    >>> tally.add(0, 3, np.array([[0.9, np.inf, 0.5]]))
+    >>> ranks = tally.ranks()
+    >>> ranks.optimistic, ranks.written, ranks.pessimistic
+    (array([2, 3]), array([2, 4]), array([2, 5]))
+    """
 
     def __init__(self, distances: FloatArray, columns: IntArray, starts: IntArray) -> None:
         """Begins with no negative.

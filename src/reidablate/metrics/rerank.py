@@ -138,6 +138,14 @@ def rerank(
 
     Raises:
         UserError: As `RerankedDistances`.
+
+    Here the query and the first gallery image are each other's nearest, so both are described by themselves and the
+    other: by (0.5012, 0.4988) and (0.4986, 0.5014), which overlap in s = 0.9974 and are 1 - s / (2 - s) apart. The
+    second gallery image is nobody's nearest and shares nothing with the query.
+
+    >>> gallery = [[1.0, 0.1], [0.0, 1.0]]
+    >>> rerank([[1.0, 0.0]], gallery, Constants(k1=1, k2=1, weight=0.0)).round(3)
+    array([[0.005, 1.   ]])
     """
     source = RerankedDistances(query_features, gallery_features, constants or Constants())
     shape = np.shape(query_features)[0], np.shape(gallery_features)[0]

@@ -120,6 +120,11 @@ def by_num_positives(scores: Scores) -> pd.DataFrame:
 
     Returns:
         Columns `num_positives`, `num_queries`, and as fractions `mAP` and `rank1`.
+
+    >>> columns = {"num_positives": [1, 2, 1], "average_precision": [0.5, 1.0, 1.0], "first_hit_rank": [2, 1, 1]}
+    >>> table = by_num_positives(Scores({name: np.array(column) for name, column in columns.items()}, num_invalid=0))
+    >>> table.to_numpy().tolist()
+    [[1.0, 2.0, 0.75, 0.5], [2.0, 1.0, 1.0, 1.0]]
     """
     numbers, group, sizes = np.unique(scores.columns["num_positives"], return_inverse=True, return_counts=True)
     means = {
