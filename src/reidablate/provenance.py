@@ -34,11 +34,16 @@ SCIENCE = (
     "losses",
     "engine/batches.py",
     "engine/extract.py",
-    "engine/fit.py",
+    "engine/state.py",
+    "engine/forward.py",
+    "engine/divergence.py",
     "engine/schedule.py",
     "engine/spec.py",
     "engine/step.py",
     "engine/train.py",
+    "engine/training.py",
+    "engine/resume.py",
+    "engine/results.py",
 )
 """What can change a weight or a feature. Not here: what draws or indexes images (the data fingerprint names them),
 options and their defaults (the configuration names them), and what only shows or stores."""
