@@ -23,10 +23,10 @@ from reidablate.engine.stages import pretrain_spec, train_spec
 from reidablate.engine.train import train_run
 from reidablate.metrics.evaluate import evaluate_run
 from reidablate.planning import plan
-from reidablate.report.aggregate import headline_side
 from reidablate.stats.pipeline import write_statistics
 from reidablate.study import PRETRAIN, Study
 from reidablate.synthetic.synthesize import synthesize_recipe
+from reidablate.tables.aggregate import headline_side
 from reidablate.trees import load_yaml, merge
 
 CELL, REFERENCE = "longer_demo", "shorter_demo"

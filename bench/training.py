@@ -48,8 +48,8 @@ from reidablate.data.augment import to_float
 from reidablate.engine.batches import image_batches
 from reidablate.engine.checkpoint import Checkpoint, CheckpointWriter, checkpoints, save_checkpoint
 from reidablate.engine.extract import precision_on
-from reidablate.engine.fit import Fit, begin
 from reidablate.engine.spec import AUTOCAST, be_deterministic
+from reidablate.engine.state import TrainingState, begin
 from reidablate.engine.step import Place, draw_inputs, take_step
 
 ROOT = Path(__file__).parents[1]
@@ -87,7 +87,7 @@ class Bench:
         found = {name: cell.resolve(self.preset) for name, cell in cells.items() if cell.tier == "core"}
         return {"naive_triplet": found["naive_triplet"], **found}
 
-    def fit(self, config: RunConfig) -> Fit:
+    def fit(self, config: RunConfig) -> TrainingState:
         """Returns a training at its beginning."""
         fit = begin(config, num_classes=NUM_CLASSES, seed=0, device=self.device)
         fit.model.train()
@@ -230,10 +230,7 @@ def checkpoint(bench: Bench, _: Any) -> dict[str, Any]:
     config, in_turn = bench.cells()["p1_rpe_jsd"], 40 if bench.device.type == "cuda" else 2
     fit, step = bench.fit(config), bench.step(config)
     step()
-    made = Checkpoint(
-        identity={}, codes=[], epochs_done=1, steps_done=0, model=fit.model.state_dict(), history={}, steps={},
-        optimiser=fit.optimiser.state_dict(), scaler=fit.scaler.state_dict(), train_s=0.0, epoch_s=0.0, wall_s=0.0,
-    )  # fmt: skip
+    made = Checkpoint(identity={}, state=fit.state_dict() | {"epochs_done": 1})
 
     held_up_s: dict[str, list[float]] = {"in line": [], "beside": []}
 

@@ -19,8 +19,8 @@ from torch.utils._pytree import tree_leaves
 
 from reidablate.config import RunConfig
 from reidablate.data.augment import Decisions
-from reidablate.engine.fit import Fit
 from reidablate.engine.schedule import build_optimiser
+from reidablate.engine.state import TrainingState
 from reidablate.engine.step import Inputs, Place, draw_inputs, take_step
 from reidablate.losses import Shape, StudyLoss
 from reidablate.losses.positions import pair_ranks
@@ -92,12 +92,13 @@ def step_on_fake_cuda(config: RunConfig, *, num_classes: int = 4) -> tuple[dict[
         for module in [*model.modules(), *loss.modules()]:
             _move(module)
         scaler = torch.amp.GradScaler("cuda", enabled=config.train.precision == "fp16")
-        fit = Fit(model=model.train(), loss=loss, optimiser=build_optimiser(model, config, loss), scaler=scaler)
+        optimiser = build_optimiser(model.train(), config, loss)
+        state = TrainingState(model=model, loss=loss, optimiser=optimiser, scaler=scaler)
         for number, inputs in enumerate(given):
             decisions = Decisions(*map(fake.from_tensor, vars(inputs.decisions).values()))
             parts = (fake.from_tensor(part) for part in (inputs.images, inputs.labels, inputs.camids))
             images, labels, camids = parts
-            values = take_step(fit, config, Inputs(images, decisions, labels, camids), CUDA, Place(0, 0, number))
+            values = take_step(state, config, Inputs(images, decisions, labels, camids), CUDA, Place(0, 0, number))
     return values, recorder.names
 
 

@@ -25,7 +25,7 @@ def chosen_results(results: Path | None, study: Path | None) -> Path:
         UserError: None was given, and the study has none or several.
     """
     from reidablate.places import find_study, in_study, settings
-    from reidablate.report.imported import find_results
+    from reidablate.study import find_results
 
     if results is not None:
         return in_study(results, study)

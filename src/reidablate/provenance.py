@@ -34,11 +34,16 @@ SCIENCE = (
     "losses",
     "engine/batches.py",
     "engine/extract.py",
-    "engine/fit.py",
+    "engine/state.py",
+    "engine/forward.py",
+    "engine/divergence.py",
     "engine/schedule.py",
     "engine/spec.py",
     "engine/step.py",
     "engine/train.py",
+    "engine/training.py",
+    "engine/resume.py",
+    "engine/results.py",
 )
 """What can change a weight or a feature. Not here: what draws or indexes images (the data fingerprint names them),
 options and their defaults (the configuration names them), and what only shows or stores."""
@@ -55,23 +60,39 @@ PACKAGES = ("numpy", "pandas", "pillow", "safetensors", "scipy", "timm", "torch"
 
 
 def _sources() -> Iterator[Path]:
-    """Yields the files of `SCIENCE` in its order, those of a folder by name."""
+    """Yields the files of `SCIENCE`, those of a folder by name."""
     for entry in SCIENCE:
         path = PACKAGE / entry
         yield from sorted(path.rglob("*.py")) if path.is_dir() else [path]
+
+
+class _OwnImports(ast.NodeTransformer):
+    """Takes the imports from this package out of a module and keeps what they name, but not from where."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.ImportFrom | None:
+        """Takes out one statement."""
+        if node.module is None or node.module.partition(".")[0] != "reidablate":
+            return node
+        self.names += map(_text, node.names)
+        return None
 
 
 @cache
 def code_hash() -> str:
     """Returns sixteen hexadecimal digits over the syntax of the modules that can change a weight or a feature.
 
-    Comments, docstrings and layout do not count, nor does where a module lies.
+    Comments, docstrings and layout do not count, nor does where a module lies: of imports from this package the names
+    count and not the modules, and the order of the modules is that of their contents.
     """
-    digest = hashlib.sha256()
+    modules = []
     for source in _sources():
-        digest.update(syntax(source.read_text(encoding="utf-8")).encode())
-        digest.update(b"\0")
-    return digest.hexdigest()[:16]
+        imports = _OwnImports()
+        rest = imports.visit(ast.parse(source.read_text(encoding="utf-8")))
+        modules.append(hashlib.sha256(f"{sorted(imports.names)}{_text(rest)}".encode()).hexdigest())
+    return hashlib.sha256("".join(sorted(modules)).encode()).hexdigest()[:16]
 
 
 def syntax(source: str) -> str:

@@ -96,9 +96,9 @@ def import_runs(
     from tempfile import TemporaryDirectory
 
     from reidablate.engine.progress import Waiting
+    from reidablate.importing import Origin, import_runs
     from reidablate.metrics.distances import distance_name
     from reidablate.plugins import study_around
-    from reidablate.report.imported import Origin, import_runs
 
     results = chosen_results(results, study)
     compared = distance_name(distance)

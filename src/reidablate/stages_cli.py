@@ -105,7 +105,7 @@ def evaluate(
 
 def aggregate(plan: PlanOption) -> None:
     """Gathers the runs of a study into tidy tables; what is missing is named, not invented."""
-    from reidablate.report.aggregate import aggregate_study
+    from reidablate.tables.aggregate import aggregate_study
 
     typer.echo(aggregate_study(open_plan(plan)))
 

@@ -327,3 +327,17 @@ def latest_study(results: Path) -> Study:
     if not found:
         raise UserError(f"{results} holds no plan of a study; run snakemake first.")
     return load_study(found[-1])
+
+
+def find_results(folder: Path = Path("results")) -> Path:
+    """Returns the one `results/<preset>` that holds a study.
+
+    Raises:
+        UserError: There is none, or more than one.
+    """
+    found = sorted(plans.parent for plans in folder.glob("*/plans"))
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise UserError(f"there is no study in {folder}; run snakemake first, or give its results/<preset>.")
+    raise UserError(f"there are several studies ({', '.join(map(str, found))}); give one of them.")

@@ -22,12 +22,13 @@ from reidablate.diagnostics import floors
 from reidablate.engine import stages, train
 from reidablate.metrics import evaluate
 from reidablate.planning import plan
-from reidablate.report import aggregate, render
+from reidablate.report import render
 from reidablate.report.digest import digest_lines
 from reidablate.scope import write_scope
 from reidablate.stats import pipeline
 from reidablate.study import PRETRAIN
 from reidablate.synthetic import synthesize
+from reidablate.tables import aggregate
 from reidablate.trees import merge
 from support import snakemake
 

@@ -11,16 +11,16 @@ from reidablate.diagnostics.floors import diagnose_dataset
 from reidablate.engine.stages import train_spec
 from reidablate.engine.train import train_run
 from reidablate.errors import UserError
+from reidablate.importing import Origin, import_runs
 from reidablate.metrics.evaluate import evaluate_run
 from reidablate.needs import Needs
 from reidablate.places import TEMPLATES
-from reidablate.report.aggregate import aggregate_study
 from reidablate.report.digest import digest_lines
-from reidablate.report.imported import Origin, import_runs
 from reidablate.report.render import render_report
 from reidablate.standing import Standing
 from reidablate.stats.pipeline import write_statistics
 from reidablate.study import Run, Study
+from reidablate.tables.aggregate import aggregate_study
 from support import ROOT, run_cli
 
 RUN = Run(dataset="market1501", cell="p1", seed=0)

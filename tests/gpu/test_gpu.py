@@ -15,11 +15,11 @@ import torch
 from reidablate.artifacts import sha256_file
 from reidablate.config import RunConfig
 from reidablate.data import augment
-from reidablate.engine.fit import Fit
 from reidablate.engine.product import on_device
 from reidablate.engine.schedule import build_optimiser
 from reidablate.engine.spec import RunSpec
 from reidablate.engine.stages import train_spec
+from reidablate.engine.state import TrainingState
 from reidablate.engine.step import Place, draw_inputs, take_step
 from reidablate.engine.train import train_run
 from reidablate.losses import Shape, StudyLoss
@@ -82,7 +82,7 @@ def test_nothing_waits_for_the_gpu_in_a_step(tiny_study: Study, cell: str, preci
     loss = StudyLoss(config.losses, Shape(num_classes=8, width=model.classifier.in_features), seed=0).cuda()
     model.cuda().train()
     scaler = torch.amp.GradScaler("cuda", enabled=precision == "fp16")
-    fit = Fit(model=model, loss=loss, optimiser=build_optimiser(model, config, loss), scaler=scaler)
+    fit = TrainingState(model=model, loss=loss, optimiser=build_optimiser(model, config, loss), scaler=scaler)
     labels = torch.arange(8) // 2
     images = torch.zeros((8, *config.model.image_size, 3), dtype=torch.uint8)
     for number in range(3):

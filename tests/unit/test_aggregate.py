@@ -17,10 +17,10 @@ from reidablate.engine.transfer import transfer_run
 from reidablate.errors import UserError
 from reidablate.metrics.evaluate import evaluate_run
 from reidablate.planned import PlannedCell
-from reidablate.report.aggregate import RUN_COLUMNS, aggregate_study, headline_side
 from reidablate.runs import Provenance
 from reidablate.stats.pipeline import CALIBRATION, write_statistics
 from reidablate.study import Study
+from reidablate.tables.aggregate import RUN_COLUMNS, aggregate_study, headline_side
 from reidablate.trees import merge
 
 

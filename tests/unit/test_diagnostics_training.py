@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from reidablate.config import LossesConfig, ModelConfig, PositionRelationConfig
-from reidablate.engine.fit import Fit, batch_of
+from reidablate.engine.forward import batch_of
+from reidablate.engine.state import TrainingState
 from reidablate.losses import Batch, PositionState, Shape, StudyLoss
 from reidablate.losses.relation_log import relation_numbers, rpe_share
 from reidablate.models.neck import ReidModel, initialise
@@ -117,7 +118,7 @@ def test_logging_moves_no_gradient_and_no_random_number() -> None:
 
 def test_a_history_of_an_older_version_goes_on_with_gaps() -> None:
     model = ReidModel(ModelConfig.model_validate({"backbone": "vit_quickstart", "image_size": (32, 16)}), num_classes=2)
-    fit = Fit(model=model, loss=StudyLoss(_losses(), Shape(2, 32)), optimiser=None, scaler=None)  # type: ignore[arg-type]
+    fit = TrainingState(model=model, loss=StudyLoss(_losses(), Shape(2, 32)), optimiser=None, scaler=None)  # type: ignore[arg-type]
     old, new = {"total": torch.tensor(1.0)}, {"total": torch.tensor(2.0), "share": torch.tensor(0.5)}
     fit.add_steps([old, old], 1.0)
     fit.add_steps([new], 1.0)

@@ -19,7 +19,6 @@ from reidablate.freezing import freeze
 from reidablate.metrics import ranking
 from reidablate.planning import load_presets
 from reidablate.published import recorded_table
-from reidablate.report.aggregate import RUN_COLUMNS, aggregate_study
 from reidablate.report.collect import collect
 from reidablate.report.digest import LEFT_OUT
 from reidablate.report.exports import main_table
@@ -30,6 +29,7 @@ from reidablate.stats import claims, contrast_columns, joint
 from reidablate.stats.pipeline import CALIBRATION, write_statistics
 from reidablate.stats.slices import SLICE_COLUMNS
 from reidablate.study import Study
+from reidablate.tables.aggregate import RUN_COLUMNS, aggregate_study
 from support import shipped_cells
 
 ROOT = Path(__file__).parents[2]

@@ -22,10 +22,10 @@ from reidablate.external import External
 from reidablate.metrics.evaluate import evaluate_run
 from reidablate.metrics.matching import matched_features
 from reidablate.planning import load_presets, plan
-from reidablate.report.aggregate import aggregate_study
 from reidablate.runs import FEATURE_ARRAYS, Provenance
 from reidablate.standing import Standing
 from reidablate.study import Run, Study
+from reidablate.tables.aggregate import aggregate_study
 
 # Features that are the mean colours of stripes, with noise of the seed; `how` says what goes wrong.
 THEIRS = """

@@ -16,11 +16,11 @@ from reidablate.data.cache import read_cache
 from reidablate.data.holdout import Division, divide
 from reidablate.data.index import Index, read_index, write_index
 from reidablate.engine.checkpoint import checkpoints
-from reidablate.engine.fit import Fit
 from reidablate.engine.holdout import Holdout, is_scored
 from reidablate.engine.schedule import build_optimiser
 from reidablate.engine.spec import RunSpec
 from reidablate.engine.stages import train_spec
+from reidablate.engine.state import TrainingState
 from reidablate.engine.train import train_run
 from reidablate.errors import UserError
 from reidablate.losses import Shape, StudyLoss
@@ -130,7 +130,7 @@ def test_features_that_cannot_be_ranked_leave_a_gap_in_the_curve(tiny_study: Stu
     initialise(model, 0)
     loss = StudyLoss(spec.config.losses, Shape(num_classes=6, width=model.classifier.in_features), seed=0)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    fit = Fit(model=model, loss=loss, optimiser=build_optimiser(model, spec.config, loss), scaler=scaler)
+    fit = TrainingState(model=model, loss=loss, optimiser=build_optimiser(model, spec.config, loss), scaler=scaler)
     for epoch in (0, 1):
         fit.add_history({"total": torch.ones(2).double(), "epoch": torch.full((2,), epoch).double()})
         holdout.book(fit, epoch)

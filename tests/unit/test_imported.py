@@ -15,18 +15,19 @@ from reidablate.cli import app
 from reidablate.data.index import read_index
 from reidablate.engine.trial import try_weights
 from reidablate.errors import UserError
+from reidablate.importing import Origin, import_runs
 from reidablate.metrics import score, score_distances
 from reidablate.metrics.evaluate import evaluate_run
 from reidablate.metrics.files import Options, score_file
 from reidablate.metrics.registry import own_metric
 from reidablate.provenance import SCIENCE_VERSION
-from reidablate.report.aggregate import aggregate_study
-from reidablate.report.imported import Origin, find_imports, find_results, import_runs, imported_table
 from reidablate.report.render import render_report
 from reidablate.runs import SIDES, Provenance
 from reidablate.standing import Standing
 from reidablate.stats.pipeline import write_statistics
-from reidablate.study import Study, latest_study
+from reidablate.study import Study, find_results, latest_study
+from reidablate.tables.aggregate import aggregate_study
+from reidablate.tables.imported import find_imports, imported_table
 from support import ROOT, run_cli
 
 

@@ -160,12 +160,12 @@ def test_a_diverging_run_stopped_within_its_epoch_keeps_its_last_finite_weights(
     assert all(bool(value.isfinite().all()) for value in load_file(spec.out / "model.safetensors").values())
 
 
-def a_checkpoint(epochs: int, steps: int = 0, **over: Any) -> Checkpoint:
-    fields: dict[str, Any] = {
-        "identity": {"seed": "0"}, "codes": ["c0de"], "epochs_done": epochs, "steps_done": steps, "model": {},
-        "optimiser": {}, "scaler": {}, "history": {}, "steps": {}, "train_s": 1.0, "epoch_s": 0.0, "wall_s": 1.0,
+def a_checkpoint(epochs: int, steps: int = 0, *, identity: dict[str, str] | None = None, **over: Any) -> Checkpoint:
+    state: dict[str, Any] = {
+        "codes": ["c0de"], "epochs_done": epochs, "steps": {"total": torch.zeros(steps)}, "model": {}, "optimiser": {},
+        "scaler": {}, "history": {}, "train_s": 1.0, "epoch_s": 0.0, "wall_s": 1.0,
     }  # fmt: skip
-    return Checkpoint(**{**fields, **over})
+    return Checkpoint(identity=identity or {"seed": "0"}, state={**state, **over})
 
 
 def positions(folder: Path) -> list[str]:
@@ -301,6 +301,7 @@ def test_a_run_that_goes_on_with_edited_code_names_both_versions(
 def edit_code(run: Path) -> None:
     """Makes the run's checkpoint one of older code."""
     (path,) = (run / "state").glob("*/*.pt")
-    old = Checkpoint(**torch.load(path, weights_only=True))
+    old, _ = load_checkpoint(path.parent)
+    assert old is not None
     path.unlink()
-    save_checkpoint(path.parent, dataclasses.replace(old, codes=["01dc0de"]))
+    save_checkpoint(path.parent, dataclasses.replace(old, state={**old.state, "codes": ["01dc0de"]}))

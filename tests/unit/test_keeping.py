@@ -12,8 +12,8 @@ from reidablate.engine.train import train_run
 from reidablate.engine.transfer import transfer_run
 from reidablate.keeping import is_kept, is_scored, release, removed
 from reidablate.metrics.evaluate import evaluate_run
-from reidablate.report.aggregate import aggregate_study
 from reidablate.study import Run, Study
+from reidablate.tables.aggregate import aggregate_study
 from reidablate.tidying import find_items
 
 

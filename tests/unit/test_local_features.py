@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from reidablate.config import LossesConfig, ModelConfig, RunConfig, validate
 from reidablate.data.augment import to_float
 from reidablate.engine.extract import forward
-from reidablate.engine.fit import batch_of
+from reidablate.engine.forward import batch_of
 from reidablate.errors import UserError
 from reidablate.losses import Batch, Shape, StudyLoss
 from reidablate.losses.local_losses import LocalIdentityOptions, LocalTripletOptions, local_identity, local_triplet

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from reidablate.artifacts import read_json, sha256_file
 from reidablate.config import RunConfig
 from reidablate.engine import spec as specs
-from reidablate.engine.fit import MOST_SKIPPED, find_divergence
+from reidablate.engine.divergence import MOST_SKIPPED, find_divergence
 from reidablate.engine.spec import naming_batch, torch_device
 from reidablate.engine.stages import train_spec
 from reidablate.engine.train import train_run

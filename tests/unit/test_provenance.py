@@ -70,6 +70,22 @@ def test_the_hash_moves_with_a_loss_and_not_with_its_comments_or_with_the_report
     assert hashed() != before
 
 
+def test_the_hash_stays_when_a_module_only_moves(copied: Path) -> None:
+    hashed = code_hash.__wrapped__
+    before = hashed()
+    (copied / "losses" / "triplet.py").rename(copied / "losses" / "a_hinge.py")
+    moved = 0
+    for path in copied.rglob("*.py"):
+        text = path.read_text()
+        moved += "from reidablate.losses.triplet import" in text
+        path.write_text(text.replace("from reidablate.losses.triplet import", "from reidablate.losses.a_hinge import"))
+    assert moved
+    assert hashed() == before
+    importing = next(path for path in (copied / "losses").glob("*.py") if "losses.a_hinge import" in path.read_text())
+    importing.write_text(importing.read_text().replace("losses.a_hinge import ", "losses.a_hinge import other as "))
+    assert hashed() != before
+
+
 def test_kept_sources_are_the_files_behind_the_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = keep_sources(tmp_path / "plans")
     assert path is not None

@@ -15,10 +15,10 @@ from reidablate.engine.train import train_run
 from reidablate.metrics.evaluate import evaluate_run
 from reidablate.needs import Needs
 from reidablate.planning import load_presets
-from reidablate.report.aggregate import aggregate_study
 from reidablate.runs import SCORES_VERSION
 from reidablate.standing import Standing
 from reidablate.study import Run, Study
+from reidablate.tables.aggregate import aggregate_study
 from support import ROOT, shipped_cells
 
 RUN = Run(dataset="market1501", cell="p1", seed=0)

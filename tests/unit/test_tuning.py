@@ -21,12 +21,12 @@ from reidablate.freezing import describe, freeze, read_frozen
 from reidablate.metrics.evaluate import evaluate_run
 from reidablate.part_options import PartsConfig
 from reidablate.planning import plan
-from reidablate.report.aggregate import aggregate_study
 from reidablate.report.collect import collect
 from reidablate.report.render import make_environment, render_html
 from reidablate.scope import write_scope
 from reidablate.stats.pipeline import write_statistics
 from reidablate.study import Run, Study, load_study
+from reidablate.tables.aggregate import aggregate_study
 from reidablate.tuning import Tried, entry_of, tried, winner, with_choices
 from support import ROOT, SHIPPED, present
 

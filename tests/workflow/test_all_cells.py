@@ -13,10 +13,10 @@ from reidablate.engine.stages import pretrain_spec, train_spec
 from reidablate.engine.train import train_run
 from reidablate.metrics.evaluate import evaluate_run
 from reidablate.planning import plan
-from reidablate.report.aggregate import aggregate_study
 from reidablate.report.render import render_report
 from reidablate.stats.pipeline import write_statistics
 from reidablate.study import PRETRAIN, Study
+from reidablate.tables.aggregate import aggregate_study
 from support import ROOT, copy_cells
 
 pytestmark = pytest.mark.slow

@@ -15,11 +15,11 @@ import yaml
 from reidablate.artifacts import write_json, write_npz, write_table
 from reidablate.metrics.evaluate import evaluate_run
 from reidablate.planning import plan
-from reidablate.report.aggregate import RUN_COLUMNS, aggregate_study
 from reidablate.report.render import render_report
 from reidablate.rng import generator
 from reidablate.stats.pipeline import write_statistics
 from reidablate.study import Run, Study
+from reidablate.tables.aggregate import RUN_COLUMNS, aggregate_study
 from support import ROOT
 
 pytestmark = pytest.mark.slow

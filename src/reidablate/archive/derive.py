@@ -13,11 +13,11 @@ from reidablate.artifacts import read_json, read_record, read_table, write_table
 from reidablate.errors import shortened
 from reidablate.metrics.protocol import Scores
 from reidablate.metrics.registry import known_metrics
-from reidablate.report.aggregate import ALSO_CSV
 from reidablate.report.render import render_report
 from reidablate.runs import Provenance
 from reidablate.stats.pipeline import STATISTICS, write_statistics
 from reidablate.study import Run
+from reidablate.tables.aggregate import ALSO_CSV
 
 NOT_DERIVED = (
     "history, camera_pairs, cross_domain, imported, tuning and floors follow from no rows of queries and were checked "

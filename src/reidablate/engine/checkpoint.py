@@ -8,7 +8,7 @@ import copy
 import pickle
 import re
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from reidablate.artifacts import atomic_path, content_hash, flush, sha256_file
+from reidablate.engine.state import TrainingState, steps_in
 from reidablate.runs import state_folder
 
 NUM_KEPT = 2
@@ -25,35 +26,25 @@ _NAME = re.compile(rf"epoch(?P<epochs>\d+)-step(?P<steps>\d+)-(?P<digest>[0-9a-f
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """The state after `epochs_done` whole epochs and `steps_done` steps of the next one.
+    """The state of a training between two steps.
 
     Attributes:
         identity: What the training is (configuration, data, weights, seed); a checkpoint resumes only its own.
-        codes: Hashes of the code that trained up to here, in order; one unless a source was edited in between.
-        epochs_done: Number of finished epochs.
-        steps_done: Number of finished steps of the epoch after them; 0 but in what a signal left.
-        model, optimiser, scaler: Their `state_dict`.
-        loss: That of the losses that have parameters of their own; empty where none has.
-        history: One 1-D tensor a column, a value a step, of the finished epochs.
-        steps: The same of the finished steps of the epoch under way.
-        train_s: Seconds spent in training so far.
-        epoch_s: Those of them that belong to the epoch under way.
-        wall_s: Seconds that the run took so far, starts and checkpoints included.
+        state: `TrainingState.state_dict()`.
     """
 
     identity: dict[str, str]
-    codes: list[str]
-    epochs_done: int
-    steps_done: int
-    model: dict[str, Any]
-    optimiser: dict[str, Any]
-    scaler: dict[str, Any]
-    history: dict[str, torch.Tensor]
-    steps: dict[str, torch.Tensor]
-    train_s: float
-    epoch_s: float
-    wall_s: float
-    loss: dict[str, Any] = field(default_factory=dict)
+    state: dict[str, Any]
+
+    @property
+    def epochs_done(self) -> int:
+        """The number of finished epochs."""
+        return int(self.state["epochs_done"])
+
+    @property
+    def steps_done(self) -> int:
+        """The number of finished steps of the epoch under way; 0 but in what a signal left."""
+        return steps_in(self.state["steps"])
 
 
 def training_folder(run: Path, identity: dict[str, str]) -> Path:
@@ -79,7 +70,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     new = folder / "new.pt"
     with atomic_path(new) as temporary, temporary.open("wb") as stream:
         # Through a stream: given a path, torch holds the interpreter's lock for up to 0.3 s of writing 0.7 GB.
-        torch.save(_values(checkpoint), stream)
+        torch.save({"identity": checkpoint.identity, **checkpoint.state}, stream)
     digest = sha256_file(new)[:_DIGITS]
     new.replace(new.with_name(f"epoch{checkpoint.epochs_done:05d}-step{checkpoint.steps_done:05d}-{digest}.pt"))
     flush(new.parent)  # before those that it replaces are deleted
@@ -118,7 +109,7 @@ class CheckpointWriter:
         The training may go on at once: what it changes is not the copy.
         """
         self.wait()
-        copied = Checkpoint(**_on_host(_values(checkpoint)))
+        copied = replace(checkpoint, state=_on_host(checkpoint.state))
         self._writing = self._thread.submit(save_checkpoint, self._folder, copied)
 
     def wait(self) -> None:
@@ -130,10 +121,6 @@ class CheckpointWriter:
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
-
-
-def _values(checkpoint: Checkpoint) -> dict[str, Any]:
-    return {field.name: getattr(checkpoint, field.name) for field in fields(Checkpoint)}
 
 
 def _on_host(value: Any) -> Any:
@@ -197,6 +184,9 @@ def _read(path: Path) -> Checkpoint | None:
     try:
         if not path.stem.endswith(sha256_file(path)[:_DIGITS]):
             return None
-        return Checkpoint(**torch.load(path, map_location="cpu", weights_only=True))
-    except (OSError, RuntimeError, EOFError, ValueError, TypeError, pickle.UnpicklingError):
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        saved.pop("steps_done", None)  # 0.1.0 wrote it beside the steps
+        identity = saved.pop("identity")
+        return Checkpoint(identity=identity, state=saved) if saved.keys() <= set(TrainingState.parts()) else None
+    except (OSError, RuntimeError, EOFError, ValueError, TypeError, KeyError, AttributeError, pickle.UnpicklingError):
         return None

@@ -11,7 +11,7 @@ import torch
 from reidablate.config import RunConfig
 from reidablate.data.holdout import Division
 from reidablate.engine.extract import BATCH, Features, forward
-from reidablate.engine.fit import Fit
+from reidablate.engine.state import TrainingState
 from reidablate.errors import UserError
 from reidablate.metrics.evaluate import score_side
 from reidablate.models.neck import ReidModel
@@ -65,7 +65,7 @@ class Holdout:
             arrays[f"{split}_names"] = self.train["name"].to_numpy(str)[rows]
         return arrays
 
-    def book(self, fit: Fit, epoch: int) -> float | None:
+    def book(self, state: TrainingState, epoch: int) -> float | None:
         """Books the mAP after an epoch, a fraction, and returns it; None where nothing is held out, or not scored then.
 
         It is NaN where the features cannot be ranked, as in a network that maps all images to one point.
@@ -73,8 +73,8 @@ class Holdout:
         if not len(self.division.query) or not is_scored(epoch, self.config.train.num_epochs):
             return None
         try:
-            score = score_side(self.features(fit.model), self.config.model.test_feature).summary()["mAP"]
+            score = score_side(self.features(state.result), self.config.model.test_feature).summary()["mAP"]
         except UserError:
             score = math.nan
-        fit.book_epoch(HOLDOUT, score)
+        state.book_epoch(HOLDOUT, score)
         return score

@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from reidablate.engine.fit import Fit
+from reidablate.engine.state import TrainingState
 from reidablate.engine.stopping import StopSignal
 from reidablate.errors import UserError, refusal
 from reidablate.models.global_batch import see_global_batch
@@ -56,7 +56,7 @@ def share(batch: Array) -> Array:
     return part
 
 
-def prepare(fit: Fit, device: torch.device) -> None:
+def prepare(state: TrainingState, device: torch.device) -> None:
     """Lets a training see the whole batch where several processes share it; changes its network in place.
 
     Raises:
@@ -64,12 +64,12 @@ def prepare(fit: Fit, device: torch.device) -> None:
     """
     if not dist.is_initialized():
         return
-    see_global_batch(fit.model, known=(BNNeck,))
-    ours = fit.model.transformer is not None and all(plugin.code is None for plugin in fit.used)
+    see_global_batch(state.model, known=(BNNeck,))
+    ours = state.model.transformer is not None and all(plugin.code is None for plugin in state.used)
     # Without these the losses may leave out what is behind the neck, or the feature of the whole image.
-    whole = fit.loss.config.identity is not None and fit.model.local_features is None
-    fit.forward = nn.parallel.DistributedDataParallel(
-        fit.forward,
+    whole = state.loss.config.identity is not None and state.model.local_features is None
+    state.forward = nn.parallel.DistributedDataParallel(
+        state.forward,
         device_ids=[torch.cuda.current_device()] if device.type == "cuda" else None,
         find_unused_parameters=not (ours and whole),  # what others wrote may have parameters that a step does not use
     )

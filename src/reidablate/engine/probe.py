@@ -12,8 +12,8 @@ import torch
 from reidablate.config import RunConfig
 from reidablate.engine.devices import lease
 from reidablate.engine.extract import forward
-from reidablate.engine.fit import begin
 from reidablate.engine.spec import RunSpec, be_deterministic, naming_batch, torch_device
+from reidablate.engine.state import begin
 from reidablate.engine.step import Place, draw_inputs, take_step
 from reidablate.trees import merge
 
@@ -79,7 +79,7 @@ def probe(trainings: Mapping[str, Probed], shown: Callable[[int, int], None]) ->
 def _speed(training: Probed, device: torch.device, step_done: Callable[[int], None]) -> Speed:
     spec, config = training.spec, _share(training.spec.config, training.spec.gpus)
     started = time.perf_counter()
-    fit = begin(
+    state = begin(
         config,
         num_classes=training.num_classes,
         cameras=training.cameras,
@@ -87,7 +87,7 @@ def _speed(training: Probed, device: torch.device, step_done: Callable[[int], No
         device=device,
         recompute=spec.recompute,
     )
-    fit.model.train()
+    state.model.train()
     _wait(device)
     start_s = time.perf_counter() - started
     train, (height, width) = config.train, config.model.image_size
@@ -98,16 +98,16 @@ def _speed(training: Probed, device: torch.device, step_done: Callable[[int], No
     times: list[float] = []
     for step in range(STEPS):
         began, place = time.perf_counter(), Place(0, 0, step)
-        take_step(fit, config, draw_inputs(config, images, labels, camids, place), device, place)
+        take_step(state, config, draw_inputs(config, images, labels, camids, place), device, place)
         _wait(device)
         times.append(time.perf_counter() - began)
         step_done(step + 1)
         if step and sum(times) > LONGEST_S:
             break
-    fit.model.eval()
+    state.model.eval()
     for _warm in range(2):
         began = time.perf_counter()
-        forward(fit.model, [images], device, train.precision)
+        forward(state.model, [images], device, train.precision)
         image_s = (time.perf_counter() - began) / len(images)
     return Speed(start_s, statistics.median(times[WARM:] or times[1:]), image_s, len(times))
 

@@ -1,6 +1,7 @@
-"""What the provenance of a training says of the machine, and of what the training took of it."""
+"""The provenance of a training: what was trained by which code, on what machine, and what it took of that."""
 
 import os
+import time
 from typing import Any
 
 import torch
@@ -8,11 +9,47 @@ import torch
 from reidablate import provenance
 from reidablate.config import RunConfig
 from reidablate.engine.cost import dense_share, peak_memory_bytes
+from reidablate.engine.divergence import Divergence, loss_scaling
 from reidablate.engine.extract import precision_on
-from reidablate.engine.fit import Fit, loss_scaling
 from reidablate.engine.flops import flops_per_image
 from reidablate.engine.parallel import num_processes
 from reidablate.engine.spec import RunSpec
+from reidablate.engine.state import TrainingState
+from reidablate.engine.training import Training
+
+
+def provenance_of(training: Training, state: TrainingState, divergence: Divergence | None) -> dict[str, Any]:
+    """Returns the content of `provenance.json` but for the checksums of the files beside it.
+
+    Args:
+        training: Which training.
+        state: At its end.
+        divergence: Where it diverged, if it did.
+    """
+    spec, data, codes = training.spec, training.data, state.codes
+    return {
+        "dataset": spec.dataset,
+        "cell": spec.cell,
+        "seed": spec.seed,
+        "command": spec.command,
+        "status": "diverged" if divergence else "finished",
+        "epoch": divergence.epoch if divergence else None,
+        "reason": divergence.reason if divergence else None,
+        "config": spec.config.dump(),
+        "config_hash": spec.config.hash,
+        "code_hash": "+".join(codes),
+        "science_version": provenance.SCIENCE_VERSION,
+        **provenance.git_state(),
+        "data_fingerprint": data.fingerprint,
+        "synthetic": data.synthetic,
+        "weights": str(spec.weights or "none"),
+        "weights_sha256": training.identity.weights,
+        **computed_with(spec, training.device, training.gpus),
+        "num_classes": data.num_classes,
+        "cameras": list(data.cameras),
+        **effort(state, training.config, training.device),
+        "wall_s": state.wall_s + time.perf_counter() - training.began,
+    }
 
 
 def computed_with(spec: RunSpec, device: torch.device, gpus: tuple[str, ...]) -> dict[str, Any]:
@@ -41,20 +78,20 @@ def computed_with(spec: RunSpec, device: torch.device, gpus: tuple[str, ...]) ->
     }
 
 
-def effort(fit: Fit, config: RunConfig, device: torch.device) -> dict[str, Any]:
+def effort(state: TrainingState, config: RunConfig, device: torch.device) -> dict[str, Any]:
     """Returns what a training took: parameters, FLOPs of an image, images and device seconds, bytes of memory."""
-    flops = flops_per_image(fit.model, config.model.image_size, device)
-    rate = float(fit.history["images_per_s"].mean())
+    flops = flops_per_image(state.result, config.model.image_size, device)
+    rate = float(state.history["images_per_s"].mean())
     share = dense_share(
         _name(device), config.train.precision, flops_per_image=flops, images_per_s=rate / num_processes()
     )
     return {
-        "loss_scaling": loss_scaling(fit.history),
-        "num_parameters": sum(p.numel() for p in fit.model.parameters()),
+        "loss_scaling": loss_scaling(state.history),
+        "num_parameters": sum(p.numel() for p in state.result.parameters()),
         "flops_per_image": flops,
         "dense_share": share,
         "images_per_s": rate,
-        "device_s": fit.train_s * num_processes(),
+        "device_s": state.train_s * num_processes(),
         "peak_memory_bytes": peak_memory_bytes(device),
     }
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from reidablate.config import RunConfig
 from reidablate.data import augment
-from reidablate.engine.fit import Fit
 from reidablate.engine.parallel import rank
 from reidablate.engine.spec import AUTOCAST
+from reidablate.engine.state import TrainingState
 from reidablate.pinned import to_device
 from reidablate.rng import seed_globals, seed_int, torch_generator
 
@@ -63,7 +63,9 @@ def draw_inputs(config: RunConfig, images: Tensor, labels: Tensor, camids: Tenso
     return Inputs(images, decisions.of(slice(first, first + len(images))), labels, camids)
 
 
-def take_step(fit: Fit, config: RunConfig, inputs: Inputs, device: torch.device, place: Place) -> dict[str, Tensor]:
+def take_step(
+    state: TrainingState, config: RunConfig, inputs: Inputs, device: torch.device, place: Place
+) -> dict[str, Tensor]:
     """Takes one optimiser step and returns its loss terms and norms, still on the device; nothing waits for that.
 
     With loss scaling (fp16) `loss_scale` is the scale of this step and `skipped` is 1 where its gradients were not
@@ -74,22 +76,10 @@ def take_step(fit: Fit, config: RunConfig, inputs: Inputs, device: torch.device,
     labels, camids = to_device(inputs.labels, device), to_device(inputs.camids, device)
     seed_globals(seed_int(place.seed, "dropout", place.epoch, place.step), cuda=device.type == "cuda")
     progress = place.epoch / max(1, train.num_epochs - 1)
-    terms, norms = fit.forward(images, labels, camids, progress, AUTOCAST.get(train.precision))
-    fit.optimiser.zero_grad(set_to_none=True)
-    fit.scaler.scale(terms["total"]).backward()
-    fit.scaler.unscale_(fit.optimiser)
-    gradients = [parameter.grad for parameter in fit.model.parameters() if parameter.grad is not None]
-    norms = {"gradient_norm": torch.nn.utils.get_total_norm(gradients), **norms} | _update(fit, device)
+    terms, norms = state.forward(images, labels, camids, progress, AUTOCAST.get(train.precision))
+    state.optimiser.zero_grad(set_to_none=True)
+    state.scaler.scale(terms["total"]).backward()
+    state.scaler.unscale_(state.optimiser)
+    gradients = [parameter.grad for parameter in state.model.parameters() if parameter.grad is not None]
+    norms = {"gradient_norm": torch.nn.utils.get_total_norm(gradients), **norms} | state.update(device)
     return {name: value.detach() for name, value in (terms | norms).items()}
-
-
-def _update(fit: Fit, device: torch.device) -> dict[str, Tensor]:
-    """Moves the weights, unless a scaled gradient is not finite, and returns what became of the scale."""
-    if not fit.scaler.is_enabled():
-        fit.optimiser.step()
-        return {}
-    one = torch.ones((), device=device)
-    scale = fit.scaler.scale(one)  # read so, it stays on the device
-    fit.scaler.step(fit.optimiser)
-    fit.scaler.update()
-    return {"loss_scale": scale, "skipped": fit.scaler.scale(one) < scale}

@@ -27,12 +27,12 @@ from reidablate.artifacts import (
 from reidablate.disk import disk_use
 from reidablate.errors import UserError, last_words
 from reidablate.recipes import recipe
-from reidablate.report.elsewhere import camera_pair_table, cross_domain_table
-from reidablate.report.imported import find_imports, imported_table, judged_runs
 from reidablate.runs import QUERY_COLUMNS, SIDES, Floors, Metrics, Provenance
 from reidablate.smoke import marked
 from reidablate.standing import TABLES, Standing
 from reidablate.study import PRETRAIN, Run, Study
+from reidablate.tables.imported import find_imports, imported_table, judged_runs
+from reidablate.tables.other_scores import camera_pair_table, cross_domain_table
 from reidablate.tuning import entry_of, tuning_table
 
 RUN_COLUMNS = {
