@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 
 from reidablate.distributions import Distribution
 from reidablate.provenance import usable_cores
-from reidablate.sections import Number, Positive, Section, Several
+from reidablate.sections import Factor, Number, Positive, Section, Several
 
 MOST_SEEDS = 1000
 
@@ -83,6 +83,8 @@ class Execution(Section):
         gpu: GPUs that a training uses and asks of Snakemake (`--resources gpu=`); several share every batch.
         threads: CPU threads of a training, as far as the machine has cores for them.
         workers: Processes that read images for a training; 0 reads them in the training itself.
+        hours: Time that a scheduler may give a training; one that needs longer is saved and goes on.
+        memory_gb: Memory of the machine that a scheduler may give a job.
         recompute: Whether the backward pass of the study's transformers computes activations again in place of keeping
             them: less memory, more time, the same bits.
     """
@@ -90,6 +92,8 @@ class Execution(Section):
     gpu: Number = 1
     threads: Positive = 1
     workers: Number = 0
+    hours: Factor = 12.0
+    memory_gb: Positive = 16
     recompute: bool = False
 
     @property

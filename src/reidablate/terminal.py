@@ -44,7 +44,8 @@ class Terminal:
         self._unscored: set[str] = set()  # runs trained by this call that wait for their scores
         self._first: float | None = None
         self._earlier_s: float | None = None
-        self._trained = self._scored = self._failed = 0
+        self._trained = self._scored = 0
+        self._failed: set[int] = set()  # but for those that were started again
 
     @property
     def _trainings(self) -> int:
@@ -65,6 +66,7 @@ class Terminal:
     def start(self, job: int, rule: str, wildcards: Mapping[str, str], log: Sequence[str]) -> list[str]:
         """Takes the start of a job and returns what to print of it."""
         name = next(iter(wildcards.values()), "")
+        self._failed.discard(job)
         started = self._jobs[job] = _Job(rule, name, log[0] if log else "", self._clock())
         if rule not in TRAININGS:
             return []
@@ -94,20 +96,34 @@ class Terminal:
         return [f"finished {self._scored}/{self._trainings} {ended.name}: {words}{self.left()}"]
 
     def fail(self, job: int, log: Sequence[str]) -> list[str]:
-        """Takes the failure of a job and returns its last words and the place of its log."""
+        """Takes the failure of a job and returns its last words and the place of its log, its own before a cluster's."""
         failed = self._jobs.pop(job, None)
         if failed is None:
             return []
-        self._failed += 1
-        words = f": {how_it_ended(Path(log[0]))} [{log[0]}]" if log else ""
+        self._failed.add(job)
+        own = next((place for place in log if Path(place).is_file()), log[0] if log else "")
+        words = f": {how_it_ended(Path(own))} [{own}]" if own else ""
         return [f"FAILED {failed.title}{words}"]
+
+    def fail_group(self, logs: Mapping[int, Sequence[str]], cluster: Sequence[str]) -> list[str]:
+        """Takes the failure of jobs that a cluster ran as one, and returns the last words of the one under way.
+
+        Args:
+            logs: The logs of each of them, by job.
+            cluster: Where the cluster's own log is, if it has one.
+        """
+        last = latest([place for log in logs.values() for place in log])
+        words = [line for job, log in logs.items() if last in log for line in self.fail(job, log)]
+        for job in logs:  # those behind it did not begin
+            self._jobs.pop(job, None)
+        return [*words, *(f"the cluster's own log of it: {place}" for place in cluster)]
 
     def left(self) -> str:
         """Returns how long the trainings of this call will take, as the end of a list; empty where it is not known."""
         if self._first is None:
             return ""
         running = len(self._unscored) + sum(job.rule in TRAININGS for job in list(self._jobs.values()))
-        waiting = self._trainings - self._scored - self._failed - running
+        waiting = self._trainings - self._scored - len(self._failed) - running
         if waiting + running <= 0:
             return ""
         elapsed_s = self._clock() - self._first
@@ -124,8 +140,14 @@ class Terminal:
         also = len(trainings or jobs) - 1
         doing = f"{current[0].title}{f' and {also} more' * (also > 0)}" if current else "tables and report"
         if not self._trainings:
-            return f"{doing}, {self._failed} failed"
-        return f"train {self._trained}/{self._trainings}, {doing}, {self._failed} failed{self.left()}"
+            return f"{doing}, {len(self._failed)} failed"
+        return f"train {self._trained}/{self._trainings}, {doing}, {len(self._failed)} failed{self.left()}"
+
+
+def latest(logs: Sequence[str]) -> str:
+    """Returns the log that was written last, the first one where none was; empty where there are no logs."""
+    written = [log for log in logs if Path(log).is_file()]
+    return max(written, key=lambda log: Path(log).stat().st_mtime, default=logs[0] if logs else "")
 
 
 def _warnings(index: Path) -> list[str]:

@@ -35,7 +35,7 @@ from typing import Any, NoReturn
 VARIABLE = "REIDABLATE_WARM"
 STAGES = {"pretrain", "train", "transfer", "evaluate", "diagnose", "aggregate", "statistics", "report"}
 _PRELOADED = ("reidablate.engine.transfer", "reidablate.metrics.evaluate", "reidablate.stats.pipeline")
-_FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 _PACKAGE = Path(__file__).parent
 _PATIENCE = 10.0  # seconds for a request to arrive whole
 _PDEATHSIG, _NAME = 1, 15  # of prctl

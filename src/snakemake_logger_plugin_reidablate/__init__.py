@@ -77,6 +77,8 @@ class LogHandler(LogHandlerBase):  # type: ignore[misc]  # the interface has no 
             return []
         if event == LogEvent.RUN_INFO:
             return self._plan(record)
+        if event == LogEvent.GROUP_ERROR:
+            return self._group(record)
         if event in (LogEvent.JOB_INFO, LogEvent.JOB_FINISHED, LogEvent.JOB_ERROR):
             return [] if settings.dryrun else self._job(record, event)
         return self._others(record)
@@ -92,13 +94,19 @@ class LogHandler(LogHandlerBase):  # type: ignore[misc]  # the interface has no 
 
     def _job(self, record: Any, event: LogEvent) -> list[str]:
         if event == LogEvent.JOB_ERROR:
-            return self._terminal.fail(record.jobid, record.log)
+            return self._terminal.fail(record.jobid, _named(record.log, getattr(record, "aux", None)))
         if event == LogEvent.JOB_FINISHED:
             lines = self._terminal.finish(record.job_id)
         else:
             lines = self._terminal.start(record.jobid, record.rule_name, record.wildcards, record.log)
             self._go_live()
         return [] if self._brief else lines
+
+    def _group(self, record: Any) -> list[str]:
+        """Returns the lines of a failed group of jobs, which a cluster ran as one job with a log of its own."""
+        logs = {job["jobid"]: list(job["log"]) for job in record.job_error_info}
+        cluster = _named(record.aux_logs or [], {"external_jobid": getattr(record, "external_jobid", "")})
+        return self._terminal.fail_group(logs, cluster)
 
     def _others(self, record: logging.LogRecord) -> list[str]:
         message = record.getMessage()
@@ -120,3 +128,8 @@ class LogHandler(LogHandlerBase):  # type: ignore[misc]  # the interface has no 
         from rich.text import Text
 
         return Text(self._terminal.status(), no_wrap=True, overflow="ellipsis")
+
+
+def _named(logs: list[str], facts: Any) -> list[str]:
+    """Returns the places of logs, in which Slurm puts the number of the job where `%j` stands."""
+    return [str(log).replace("%j", str((facts or {}).get("external_jobid", "%j"))) for log in logs]

@@ -81,6 +81,36 @@ def test_trainings_failures_warnings_and_what_is_not_known_are_printed(
     ]
 
 
+def test_of_jobs_that_a_cluster_ran_as_one_the_one_under_way_is_named_and_the_clusters_log(
+    capsys: pytest.CaptureFixture[str], records: list[logging.LogRecord]
+) -> None:
+    logs = {2: f"results/tiny/logs/train/{OTHER}.log", 3: f"results/tiny/logs/evaluate/{OTHER}.log"}
+    info = [{"jobid": job, "log": [log]} for job, log in logs.items()]
+    where = {"job_error_info": info, "aux_logs": [".snakemake/slurm_logs/%j.log"], "external_jobid": "17"}
+    group = record("Error in group run", LogEvent.GROUP_ERROR, logging.ERROR, groupid="run", **where)
+    members = [
+        record("Error in rule", LogEvent.JOB_ERROR, logging.ERROR, jobid=job, log=[log]) for job, log in logs.items()
+    ]
+    begun = [starts(2, "train", run=OTHER), starts(3, "evaluate", scored=OTHER)]
+    failed = f"FAILED {OTHER}: reidablate: weights.pth is missing; correct the path. [{logs[2]}]"
+    cluster = "the cluster's own log of it: .snakemake/slurm_logs/17.log"
+    assert said(capsys, [*begun, group, *members]) == [f"started {OTHER}", failed, cluster]
+    Path(logs[2]).unlink()  # it never began
+    unknown = f"FAILED {OTHER}: ended without an error message (killed?) [{logs[2]}]"
+    assert said(capsys, [*begun, group, *members]) == [f"started {OTHER}", unknown, cluster]
+
+
+def test_a_job_that_is_started_again_has_not_failed() -> None:
+    terminal, log = Terminal(), [f"results/none/logs/train/{RUN}.log"]
+    terminal.plan({"train": 1, "evaluate": 1})
+    for _ in range(2):
+        terminal.start(1, "train", {"run": RUN}, log)
+        terminal.fail(1, log)
+        assert terminal.status() == "train 0/1, tables and report, 1 failed"
+    terminal.start(1, "train", {"run": RUN}, log)
+    assert terminal.status() == f"train 0/1, {RUN}, 0 failed"
+
+
 def test_settings_of_snakemake_are_heeded(capsys: pytest.CaptureFixture[str], records: list[logging.LogRecord]) -> None:
     from snakemake.settings.enums import Quietness
 

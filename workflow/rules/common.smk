@@ -13,8 +13,10 @@ from reidablate.errors import how_it_ended
 from reidablate.gpus import share_of_cores
 from reidablate.keeping import REMOVABLE
 from reidablate.runs import EXTERNAL_FILES, SCORE_FILES, TRAINED_FILES
+from reidablate.sent import RunMinutes
 from reidablate.standing import TABLES as GATHERED
 from reidablate.study import Run, transfer_folder
+from reidablate.terminal import latest
 from reidablate.tuning import tuning_runs, with_choices
 
 
@@ -41,6 +43,7 @@ TABLES = ROOT / "tables"
 PAGES = pages_folder(ROOT)
 LASTING_FILES = [name for name in TRAINED_FILES if name not in REMOVABLE]  # `keep` may remove the others in between
 TRAINED_HERE = [run for run in NEEDS.train if not STUDY.cell(run.cell).external]
+RUN_MINUTES = RunMinutes(STUDY)
 EXPLAINED = {f"{run.dataset}/{run.cell}": run for run in pages_to_make(STUDY, NEEDS)}
 ALL_TABLES = (*GATHERED, "contrasts.parquet", "claims.parquet", "slices.parquet", "joint.parquet")
 
@@ -76,6 +79,8 @@ def looked_into(name):
     reference, others = compared_runs(STUDY, run)
     made = {*NEEDS.train, *NEEDS.evaluate}
     there = [r for r in (run, reference, *others) if r and (r in made or r in NEEDS.stands)]
+    if not workflow.is_main_process:  # whatever is there when this job starts
+        there = [r for r in there if (ROOT / r.id / "metrics.json").is_file()]
     return [ROOT / r.id / name for r in there for name in ("provenance.json", "metrics.json")]
 
 
@@ -125,9 +130,25 @@ def gpu_limit():
 
 def threads_of_run():
     """The cores of a training: what the preset says, but few enough that every GPU of this call has one at work."""
-    limit = gpu_limit() if STUDY.gpus_per_run and workflow.local_exec and workflow.cores else None
-    threads = share_of_cores(STUDY.preset.execution.threads, cores=workflow.cores, gpus=limit or 0)
+    limit = gpu_limit() if STUDY.gpus_per_run and workflow.local_exec else None
+    wanted = STUDY.preset.execution.threads
+    threads = share_of_cores(wanted, cores=workflow.cores, gpus=limit) if limit else wanted
     return threads * max(1, STUDY.gpus_per_run)
+
+
+def memory(wildcards, attempt):
+    """What a scheduler may give a job of the host's memory, in MB; each further attempt asks for more."""
+    return attempt * 1000 * STUDY.preset.execution.memory_gb
+
+
+def an_hour(wildcards, attempt):
+    """What a scheduler may give a job that trains nothing, in minutes."""
+    return attempt * 60
+
+
+def hours_of(run):
+    """What a scheduler may give a training, in minutes, by the name of its wildcard; one cut short goes on."""
+    return lambda wildcards, attempt: attempt * RUN_MINUTES.on(Run.of(wildcards[run]).dataset)
 
 
 def print_refusals():
@@ -165,7 +186,7 @@ def look_further():
 
 def print_failures():
     """Prints the last words of every failed job, and where its log is."""
-    for log in sorted(Path(log) for job in workflow.scheduler.failed for log in job.log):
+    for log in sorted(Path(latest(job.log)) for job in workflow.scheduler.failed if job.log):
         logger.error(f"{how_it_ended(log)} [{log}]")
 
 

@@ -11,6 +11,9 @@ if STUDY.preset.synthetic:
             LOGS / "synthesize" / "{dataset}.log",
         wildcard_constraints:
             dataset=one_of(NEEDS.datasets),
+        resources:
+            mem_mb=memory,
+            runtime=an_hour,
         params:
             recipe=lambda wildcards: canonical_json(STUDY.synthetic_recipe(wildcards.dataset)),
         shell:
@@ -28,6 +31,9 @@ rule index:
     wildcard_constraints:
         dataset=one_of(NEEDS.indexes),
     threads: 2
+    resources:
+        mem_mb=memory,
+        runtime=an_hour,
     shell:
         "reidablate data index --plan {PLAN:q} --dataset {wildcards.dataset} --workers {threads} > {log:q} 2>&1"
 
@@ -43,5 +49,8 @@ rule cache:
     wildcard_constraints:
         dataset=one_of(NEEDS.caches),
     threads: 2
+    resources:
+        mem_mb=memory,
+        runtime=an_hour,
     shell:
         "reidablate data cache --plan {PLAN:q} --dataset {wildcards.dataset} --workers {threads} > {log:q} 2>&1"

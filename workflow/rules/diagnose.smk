@@ -12,6 +12,9 @@ rule diagnose:
         LOGS / "diagnose" / "{dataset}.log",
     wildcard_constraints:
         dataset=one_of(NEEDS.floors),
+    resources:
+        mem_mb=memory,
+        runtime=an_hour,
     shell:
         "reidablate diagnose --plan {PLAN:q} --dataset {wildcards.dataset} > {log:q} 2>&1"
 
@@ -28,6 +31,9 @@ rule explain:
         dataset=one_of(dict.fromkeys(run.dataset for run in EXPLAINED.values())),
         cell=one_of(dict.fromkeys(run.cell for run in EXPLAINED.values())),
     threads: STUDY.preset.execution.threads
+    resources:
+        mem_mb=memory,
+        runtime=an_hour,
     params:
         seed=lambda wildcards: EXPLAINED[f"{wildcards.dataset}/{wildcards.cell}"].seed,
     shell:

@@ -18,6 +18,8 @@ rule transfer:
     threads: threads_of_run()
     resources:
         gpu=min(1, STUDY.gpus_per_run),  # however many the training had
+        mem_mb=memory,
+        runtime=an_hour,
     params:
         run=lambda wildcards: Run.of(wildcards.run),
     shell:
@@ -37,5 +39,8 @@ rule evaluate:
         LOGS / "evaluate" / "{scored}.log",
     wildcard_constraints:
         scored=one_of(run.id for run in NEEDS.evaluate),
+    resources:
+        mem_mb=memory,
+        runtime=an_hour,
     shell:
         'reidablate evaluate "$(dirname {output.queries:q})" --plan {PLAN:q} > {log:q} 2>&1'

@@ -1,6 +1,7 @@
 # One training a run: fit and extract, or the command of another code base. The resume state is no output, so Snakemake
 # never deletes it. The outputs are marked as updated, so that Snakemake leaves what is there to the training: if it is
-# the planned run, it stands.
+# the planned run, it stands. The shell is replaced by the command (exec), so that no signal to both ends the job before
+# the training has saved its state.
 
 
 if NEEDS.pretrain:
@@ -17,8 +18,10 @@ if NEEDS.pretrain:
         threads: threads_of_run()
         resources:
             gpu=STUDY.gpus_per_run,
+            mem_mb=memory,
+            runtime=lambda wildcards, attempt: attempt * RUN_MINUTES.on("pretrain"),
         shell:
-            "reidablate pretrain --plan {PLAN:q} > {log:q} 2>&1"
+            "exec reidablate pretrain --plan {PLAN:q} > {log:q} 2>&1"
 
 
 rule train:
@@ -35,10 +38,12 @@ rule train:
     threads: threads_of_run()
     resources:
         gpu=STUDY.gpus_per_run,
+        mem_mb=memory,
+        runtime=hours_of("run"),
     params:
         run=lambda wildcards: Run.of(wildcards.run),
     shell:
-        "reidablate train --plan {PLAN:q} --dataset {params.run.dataset} --cell {params.run.cell}"
+        "exec reidablate train --plan {PLAN:q} --dataset {params.run.dataset} --cell {params.run.cell}"
         " --seed {params.run.seed} --gpus {resources.gpu} > {log:q} 2>&1"
 
 
@@ -54,8 +59,10 @@ rule external:
     threads: threads_of_run()
     resources:
         gpu=STUDY.gpus_per_run,
+        mem_mb=memory,
+        runtime=hours_of("foreign"),
     params:
         run=lambda wildcards: Run.of(wildcards.foreign),
     shell:
-        "reidablate external --plan {PLAN:q} --dataset {params.run.dataset} --cell {params.run.cell}"
+        "exec reidablate external --plan {PLAN:q} --dataset {params.run.dataset} --cell {params.run.cell}"
         " --seed {params.run.seed} --gpus {resources.gpu} > {log:q} 2>&1"

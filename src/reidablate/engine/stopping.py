@@ -1,15 +1,15 @@
-"""A polite end: SIGTERM and Ctrl-C are noted, and the work under way is saved before the process leaves."""
+"""A polite end: SIGTERM, SIGUSR1 and Ctrl-C are noted, and the work under way is saved before the process leaves."""
 
 import signal
 import sys
 import threading
 from types import FrameType, TracebackType
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)  # the second announces the end of a time limit
 
 
 class StopSignal:
-    """While the block runs, the first SIGTERM or SIGINT is only noted; a second one acts at once, as usual.
+    """While the block runs, the first of these signals is only noted; a second one acts at once, as usual.
 
     What is ignored stays so, as Ctrl-C is in the background of a shell. Outside the main thread, which alone may handle
     signals, nothing is noted. With `only_note`, later ones are noted too: one of several processes is sent a signal by
@@ -38,7 +38,7 @@ class StopSignal:
         return self.number is not None
 
     def leave(self, name: str, position: str) -> None:
-        """Says where the work stopped and ends the process with the status of its signal, 143 or 130."""
+        """Says where the work stopped and ends the process with the status of its signal, such as 143."""
         assert self.number is not None
         print(
             f"reidablate: {name} was stopped by {signal.Signals(self.number).name} after {position}; "
