@@ -96,7 +96,7 @@ class Terminal:
         return [f"finished {self._scored}/{self._trainings} {ended.name}: {words}{self.left()}"]
 
     def fail(self, job: int, log: Sequence[str]) -> list[str]:
-        """Takes the failure of a job and returns its last words and the place of its log, its own before a cluster's."""
+        """Takes the failure of a job and returns its last words and where they are, in its own log if it began."""
         failed = self._jobs.pop(job, None)
         if failed is None:
             return []
