@@ -1,15 +1,16 @@
 """A real Slurm on this machine alone, whose four GPUs are the null device: Debian's slurm-wlm and munge, as root.
 
-Everything it has is in one folder: sockets, keys, state, logs, and `srun` for jobs, whose steps lose `SLURM_CONF`.
+Everything it has is in one folder: sockets, keys, state, logs, and two commands: `srun` for jobs, whose steps lose
+`SLURM_CONF`, and `snakemake`, which asks for their states every second, not less and less often.
 """
 
 import os
-import platform
 import select
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from pathlib import Path
 
 SBIN = "/usr/sbin"
 START_S = 90.0  # for all daemons, on a machine that is busy with other things
-REQUEUE_S = 45  # a requeued job waits so long, the lifetime of a credential, before it starts again
+NODE = "localhost"  # whether the name of this machine can be resolved or not
 DAEMONS = ("munged", "slurmctld", "slurmd")
 
 
@@ -35,23 +36,32 @@ def cluster() -> Iterator[dict[str, str]]:
     """Yields the environment of a user of the cluster, whose node is idle; afterwards nothing of it runs.
 
     What the daemons said is printed at the end, for the report of a test that failed.
+
+    Raises:
+        AssertionError: Slurm does not start; the sentence has the last words of the daemon that ended.
     """
-    with tempfile.TemporaryDirectory(prefix="slurm-", dir="/tmp") as name:  # the path of a socket must be short
-        folder = Path(name)
+    with tempfile.TemporaryDirectory(prefix="slurm-", dir="/tmp", ignore_cleanup_errors=True) as name:
+        folder = Path(name)  # in /tmp, because the path of a socket must be short
         environment = _prepare(folder)
-        daemons: list[subprocess.Popen[bytes]] = []
+        daemons: dict[Path, subprocess.Popen[bytes]] = {}
+
+        def running(condition: Callable[[], object]) -> bool:
+            for log, daemon in daemons.items():
+                assert daemon.poll() is None, f"{log.stem} ended with status {daemon.returncode}: {_last_line(log)}"
+            return bool(condition())
+
         try:
             for command in _daemons(folder):
-                daemons.append(_start(command, folder / f"{command[0]}.out", environment))
+                log = folder / f"{command[0]}.out"
+                daemons[log] = _start(command, log, environment)
                 if command[0] == "munged":
-                    wait_until((folder / "munge.socket").exists, START_S, "munged does not answer")
-            wait_until(lambda: _state(environment) == "idle", START_S, "the node of Slurm is not idle")
+                    wait_until(lambda: running((folder / "munge.socket").exists), START_S, "munged does not answer")
+            wait_until(lambda: running(lambda: _state(environment) == "idle"), START_S, "the node of Slurm is not idle")
             yield environment
         finally:
             _kill_all(folder)
-            for daemon in daemons:
+            for log, daemon in daemons.items():
                 daemon.wait()
-            for log in (folder / "munged.out", folder / "slurmctld.out", folder / "slurmd.out"):
                 print(f"== {log.name}", *log.read_text(errors="replace").splitlines()[-40:], sep="\n")
 
 
@@ -73,7 +83,6 @@ def _program(name: str) -> str | None:
 
 def _prepare(folder: Path) -> dict[str, str]:
     """Writes all files of a cluster and returns the environment of its users."""
-    node = platform.node().partition(".")[0]
     key = folder / "munge.key"
     key.write_bytes(os.urandom(1024))
     key.chmod(0o400)
@@ -82,21 +91,32 @@ def _prepare(folder: Path) -> dict[str, str]:
     for number in range(4):
         (folder / f"gpu{number}").symlink_to(os.devnull)  # Slurm wants devices; who may make some differs
     ports = _free_ports(2)
-    (folder / "slurm.conf").write_text(_CONFIGURATION.format(folder=folder, node=node, ports=ports, wait=REQUEUE_S))
-    (folder / "gres.conf").write_text(f"AutoDetect=off\nNodeName={node} Name=gpu File={folder}/gpu[0-3]\n")
+    (folder / "slurm.conf").write_text(_CONFIGURATION.format(folder=folder, node=NODE, ports=ports))
+    (folder / "gres.conf").write_text(f"AutoDetect=off\nNodeName={NODE} Name=gpu File={folder}/gpu[0-3]\n")
     (folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\nConstrainCores=no\nConstrainDevices=no\n")
-    srun = folder / "bin" / "srun"
-    srun.write_text(f'#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec {_program("srun")} "$@"\n')
-    srun.chmod(0o755)
-    path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    commands = {
+        "srun": f'#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec {_program("srun")} "$@"\n',
+        "snakemake": f"#!{sys.executable}\n{_SNAKEMAKE}",
+    }
+    for name, text in commands.items():
+        (folder / "bin" / name).write_text(text)
+        (folder / "bin" / name).chmod(0o755)
+    path = os.pathsep.join([str(folder / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
     return {**os.environ, "SLURM_CONF": str(folder / "slurm.conf"), "PATH": path}
 
 
 def _daemons(folder: Path) -> list[list[str]]:
     munge = [f"--{key}={folder}/munge.{kind}" for key, kind in _MUNGE.items()]
-    return [["munged", "--foreground", "--force", *munge], ["slurmctld", "-D"], ["slurmd", "-D"]]
+    return [["munged", "--foreground", "--force", *munge], ["slurmctld", "-D"], ["slurmd", "-D", "-N", NODE]]
 
 
+_SNAKEMAKE = """\
+import sys
+from snakemake.cli import main
+from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
+RemoteExecutor.next_seconds_between_status_checks = property(lambda self: 1, lambda self, seconds: None)
+sys.exit(main())
+"""
 _MUNGE = {"key-file": "key", "socket": "socket", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
 # No time limit of its own may end what a busy machine delays. MinJobAge: how long squeue tells of a job that has ended.
 _CONFIGURATION = """\
@@ -105,7 +125,7 @@ SlurmctldHost={node}(127.0.0.1)
 SlurmctldPort={ports[0]}
 SlurmdPort={ports[1]}
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket,cred_expire={wait}
+AuthInfo=socket={folder}/munge.socket
 CredType=cred/munge
 SlurmUser=root
 SlurmdUser=root
@@ -136,7 +156,8 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 
 def _start(command: list[str], log: Path, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
-    words = [_program(command[0]) or command[0], *command[1:]]
+    """Starts a daemon, which ends with this process, however that ends."""
+    words = ["setpriv", "--pdeathsig", "KILL", _program(command[0]) or command[0], *command[1:]]
     with log.open("w") as stream:
         return subprocess.Popen(words, env=environment, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream)
 
@@ -147,6 +168,10 @@ def _free_ports(count: int) -> list[int]:
         for each in sockets:
             each.bind(("127.0.0.1", 0))
         return [each.getsockname()[1] for each in sockets]
+
+
+def _last_line(log: Path) -> str:
+    return next(reversed(log.read_text(errors="replace").splitlines()), "it said nothing")
 
 
 def _state(environment: dict[str, str]) -> str:

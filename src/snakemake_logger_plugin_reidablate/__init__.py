@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 _NOISE = re.compile(
     "Building DAG|Using shell:|Select jobs|Assuming unrestricted|host: |Complete log|Elapsed time|Shutting down|"
     "Removing output files|This was a dry-run|Reasons:|Some jobs were triggered|Rules with|Updating |None$|"
-    r"\d+ jobs have (missing|outdated)|Cannot restore .*: no backup found"
+    r"\d+ jobs have (missing|outdated)"
 )
 # What follows the failure of a job, which is printed with its last words.
 _REPEATED = re.compile(
-    "Exiting because a job execution failed|RuleException:\nCalledProcessError|WorkflowError:\nAt least one job did not"
+    "Exiting because a job execution failed|RuleException:\nCalledProcessError|"
+    "WorkflowError:\nAt least one job did not|Cannot restore .*: no backup found"
 )
 _LOGGED = {  # events that only Snakemake's log needs
     LogEvent.DEBUG_DAG, LogEvent.GROUP_INFO, LogEvent.JOB_STARTED, LogEvent.PROGRESS, LogEvent.RESOURCES_INFO,
