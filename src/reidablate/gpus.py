@@ -27,13 +27,17 @@ def gpu_refusals(study: "Study", *, gpu_limit: int | None, num_gpus: int | None)
             f"a run of preset '{preset.name}' asks for gpu={asked} but only {num_gpus} can be used here; lower "
             "execution.gpu of the preset, or add --config device=cpu."
         )
-    given = preset.weights in ("pretrain", "none")
-    if not given and study.settings.device == "auto" and num_gpus == 0:
+    if takes_hours_on_a_cpu(study) and study.settings.device == "auto" and num_gpus == 0:
         found.append(
             f"preset '{preset.name}' would take hundreds of hours without a GPU and none can be used; add --config "
             "device=cpu to start it all the same, or preset=quickstart for the tiny study."
         )
     return found
+
+
+def takes_hours_on_a_cpu(study: "Study") -> bool:
+    """Returns whether a run is that of a paper, which starts from weights that were given, and not of a quickstart."""
+    return study.preset.weights not in ("pretrain", "none")
 
 
 def share_refusal(name: str, batch: int, gpus: int) -> str | None:

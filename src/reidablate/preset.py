@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 
 from reidablate.distributions import Distribution
 from reidablate.provenance import usable_cores
-from reidablate.sections import Factor, Number, Positive, Section, Several
+from reidablate.sections import Factor, LocalFolder, Number, Positive, Section, Several
 
 MOST_SEEDS = 1000
 
@@ -85,6 +85,7 @@ class Execution(Section):
         workers: Processes that read images for a training; 0 reads them in the training itself.
         hours: Time that a scheduler may give a training; one that needs longer is saved and goes on.
         memory_gb: Memory of the machine that a scheduler may give a job.
+        stage_to: A folder on the disk of each machine to which trainings copy their data set before they read it.
         recompute: Whether the backward pass of the study's transformers computes activations again in place of keeping
             them: less memory, more time, the same bits.
     """
@@ -94,6 +95,7 @@ class Execution(Section):
     workers: Number = 0
     hours: Factor = 12.0
     memory_gb: Positive = 16
+    stage_to: LocalFolder | None = None
     recompute: bool = False
 
     @property

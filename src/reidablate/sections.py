@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -95,6 +96,15 @@ Share = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[int, Field(ge=1, le=MOST)]
 Number = Annotated[int, Field(ge=0, le=MOST)]
 Several = Annotated[int, Field(ge=2, le=MOST)]
+
+
+def _is_absolute(path: str) -> str:
+    if not path.startswith(("/", "$")):
+        raise ValueError("an absolute path, which may begin with a variable such as $TMPDIR")
+    return path
+
+
+LocalFolder = Annotated[str, AfterValidator(_is_absolute)]
 
 
 def _schema_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:

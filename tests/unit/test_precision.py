@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from reidablate.artifacts import read_json, sha256_file
 from reidablate.config import RunConfig
+from reidablate.engine import devices
 from reidablate.engine import spec as specs
 from reidablate.engine.divergence import MOST_SKIPPED, find_divergence
 from reidablate.engine.spec import naming_batch, torch_device
@@ -141,12 +142,34 @@ def test_a_gpu_that_pytorch_cannot_use_is_refused_where_one_was_asked_for(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-of-another-machine")
     spec = train_spec(tiny_study, dataset="market1501", cell="naive_triplet", seed=0)
     spec = dataclasses.replace(spec, out=tmp_path / "run", gpus=1, device="cuda")
-    sentence = r"device=cuda was asked for but PyTorch .* cannot use the GPU GPU-of-another-machine \("
+    sentence = r"device=cuda was asked for but on .* PyTorch .* cannot use the GPU GPU-of-another-machine \("
     with pytest.raises(UserError, match=sentence):
         train_run(spec)
     assert not list(tmp_path.glob("run/*.safetensors"))
     assert torch_device("auto", ("GPU-of-another-machine",)).type == "cpu"
+    sentence = "hundreds of hours on a CPU but on .* cannot use the GPU GPU-of-another-machine"
+    with pytest.raises(UserError, match=sentence):
+        train_run(dataclasses.replace(spec, device="auto", gpu_needed=True))
     assert specs.place(spec, torch.device("cpu"), ("X",)).startswith("on the CPU (the leased GPU X is not usable")
+
+
+def test_a_job_of_a_cluster_needs_a_gpu_for_what_would_take_a_cpu_hundreds_of_hours(
+    tiny_study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preset = tiny_study.preset.model_copy(update={"weights": "file"})
+    studies = {"tiny": tiny_study, "paper": tiny_study.model_copy(update={"preset": preset})}
+
+    def needs(study: Study) -> bool:
+        return train_spec(study, dataset="market1501", cell="naive_triplet", seed=0).gpu_needed
+
+    for name in devices.SCHEDULERS:
+        monkeypatch.delenv(name, raising=False)
+    assert [needs(study) for study in studies.values()] == [False, False]  # the call has looked at this machine
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    assert [needs(study) for study in studies.values()] == [False, True]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(UserError, match=r"there is no GPU \(none was leased\)"):
+        torch_device("auto", (), needed=True)
 
 
 def out_of_device_memory() -> None:

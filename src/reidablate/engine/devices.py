@@ -106,6 +106,11 @@ def usable_gpus() -> int:
     return min(visible, torch.cuda.device_count()) if torch.cuda.is_available() else 0
 
 
+def in_allocation() -> bool:
+    """Returns whether a scheduler started this process on a machine that nobody looked at before."""
+    return any(name in os.environ for name in SCHEDULERS)
+
+
 def lock_folder() -> Path:
     """Returns the folder of the device locks, shared by all studies of this user on this host."""
     return Path(tempfile.gettempdir()) / f"reidablate-devices-{os.getuid()}"

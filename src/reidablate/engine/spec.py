@@ -1,6 +1,7 @@
 """What one training needs to know, and what it is computed on."""
 
 import os
+import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ class RunSpec:
         weights: Initial weights, None to draw them from the seed.
         extract: Whether features of query and gallery are wanted (the pre-training has none).
         command: What to type to train the run by hand.
+        stage_to: Where a copy of the data set on this machine's own disk is read from, None to read it where it is.
+        gpu_needed: Whether a training that finds no usable GPU is refused, even if `device` is `auto`.
         recompute: Whether the backward pass computes activations again in place of keeping them: less memory, more
             time, the same bits.
         same_code: Whether a finished run or a checkpoint that other code made is not used; else the run stands, or
@@ -49,24 +52,33 @@ class RunSpec:
     workers: int = 0
     wandb: Mode = "disabled"
     extract: bool = True
+    stage_to: str | None = None
+    gpu_needed: bool = False
     recompute: bool = False
     same_code: bool = False
     command: str = ""
 
 
-def torch_device(wanted: Literal["auto", "cpu", "cuda"], gpus: tuple[str, ...]) -> torch.device:
+def torch_device(
+    wanted: Literal["auto", "cpu", "cuda"], gpus: tuple[str, ...], *, needed: bool = False
+) -> torch.device:
     """Returns where to compute with the leased `gpus`, if there are any and PyTorch can use them.
 
     Raises:
-        UserError: `wanted` is `cuda` and PyTorch cannot use the leased device: nobody trains on a CPU unawares.
+        UserError: A GPU is `needed`, or `wanted` is `cuda`, and PyTorch cannot use the leased device: nobody trains on
+            a CPU unawares.
     """
     reason = _unusable() if gpus else "none was leased"
     if reason is None:
         return torch.device("cuda")
-    if wanted == "cuda":
+    if wanted == "cuda" or needed:
+        asked = (
+            "device=cuda was asked for" if wanted == "cuda" else "a run of this preset takes hundreds of hours on a CPU"
+        )
+        which = f"PyTorch {torch.__version__} cannot use the GPU {', '.join(gpus)}" if gpus else "there is no GPU"
         raise UserError(
-            f"device=cuda was asked for but PyTorch {torch.__version__} cannot use the GPU {', '.join(gpus)} "
-            f"({reason}); install a PyTorch for this card and driver, or give --config device=cpu."
+            f"{asked} but on {platform.node()} {which} ({reason}); install a PyTorch for this card and driver, or give "
+            "--config device=cpu."
         )
     return torch.device("cpu")
 

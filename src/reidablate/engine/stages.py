@@ -1,10 +1,10 @@
 """From the plan of a study to the specification of one training."""
 
 from reidablate.config import RunConfig
-from reidablate.engine.devices import visible_gpus
+from reidablate.engine.devices import in_allocation, visible_gpus
 from reidablate.engine.spec import RunSpec
 from reidablate.errors import UserError
-from reidablate.gpus import share_of_cores
+from reidablate.gpus import share_of_cores, takes_hours_on_a_cpu
 from reidablate.provenance import usable_cores
 from reidablate.study import PRETRAIN, Study
 from reidablate.tuning import why_not_chosen
@@ -58,6 +58,8 @@ def _spec(study: Study, config: RunConfig, name: str, *, dataset: str, cell: str
         workers=share_of_cores(min(execution.workers, cores), cores=cores, gpus=gpus),
         wandb="disabled" if pretraining else study.settings.wandb,
         extract=not pretraining,
+        stage_to=execution.stage_to,
+        gpu_needed=study.gpus_per_run > 0 and in_allocation() and takes_hours_on_a_cpu(study),
         recompute=execution.recompute,
         same_code=study.settings.retrain == "code",
         command=f"reidablate {stage}",

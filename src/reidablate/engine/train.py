@@ -10,6 +10,7 @@ import torch
 
 from reidablate import plugins
 from reidablate.artifacts import only_writer
+from reidablate.data.staging import staged
 from reidablate.engine import parallel
 from reidablate.engine.batches import image_batches
 from reidablate.engine.checkpoint import CheckpointWriter
@@ -44,6 +45,7 @@ def train_run(spec: RunSpec) -> str:
         SystemExit: The process was told to stop; the state is saved.
     """
     with only_writer(spec.out, spec.name), lease(spec.gpus, device=spec.device) as gpus:
+        spec = replace(spec, data=staged(spec.data, spec.stage_to))
         if len(gpus) > 1:
             config = with_recipe(spec.config, spec.seed, where=spec.name)
             if sentence := share_refusal(spec.name, config.train.batch_size, len(gpus)):
@@ -54,7 +56,7 @@ def train_run(spec: RunSpec) -> str:
 
 def _train(spec: RunSpec, gpus: tuple[str, ...]) -> str:
     """Does what `train_run` says in this process, the only one or one of several."""
-    device = torch_device(spec.device, gpus)
+    device = torch_device(spec.device, gpus, needed=spec.gpu_needed)
     training = training_of(spec, device, gpus)
     if training.is_complete():
         return f"{spec.name}: complete already"

@@ -15,6 +15,7 @@ from reidablate import integrity, provenance
 from reidablate.artifacts import content_hash, only_writer, read_record, write_npz, write_record
 from reidablate.config import RunConfig, validate
 from reidablate.data.index import read_index
+from reidablate.data.staging import staged
 from reidablate.engine.devices import lease
 from reidablate.engine.extract import extract_features, no_features, precision_on
 from reidablate.engine.progress import CountBar
@@ -59,13 +60,14 @@ def transfer_run(spec: RunSpec, *, on: str, data: Path) -> str:
         raise UserError(f"{spec.out} was trained with another configuration than the plan's; run snakemake again.")
     out, name = transfer_folder(spec.out, on), f"{spec.name} on {on}"
     with only_writer(out, name), lease(spec.gpus, device=spec.device) as gpus:
-        device = torch_device(spec.device, gpus)
+        device = torch_device(spec.device, gpus, needed=spec.gpu_needed)
         print(f"{name}: {place(spec, device, gpus)}", file=sys.stderr, flush=True)
         be_deterministic(spec.threads)
         started = time.perf_counter()
         model, weights = trained_model(spec.out, made)
         model.to(device)
         diverged = made.status == "diverged"
+        data = staged(data, spec.stage_to)
         fingerprint = read_index(data / "index").summary["fingerprint"]
         if diverged:
             features = no_features(model)
