@@ -1,4 +1,4 @@
-"""The command `reidablate`: a study's host of jobs is asked before anything of the command line is imported."""
+"""The command `reidablate`: hands a job to its study's running host, and imports the command line only without one."""
 
 import os
 import sys

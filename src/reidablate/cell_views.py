@@ -1,4 +1,4 @@
-"""What a cell is under a preset: its entry in a plan, its YAML file, its copies."""
+"""A cell as others see it: its entry in a plan, its complete YAML file, and copies of it."""
 
 import json
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""How much of the disk a study takes, and for what."""
+"""Adds up how much of the disk a study takes, and for what."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a user is meant to read when something is wrong, and how it is found again in the log of a stage."""
+"""Error messages: the one sentence that a user reads when something is wrong, and how it is found in a stage's log."""
 
 import errno
 import os

@@ -1,9 +1,9 @@
 """Which weights and features outlive their scores: `keep` of a preset, and the record of what was removed.
 
-all: those of every run. last: of each cell and data set, those of the last seed. none: none. Where the preset asks for
-diagnostics, those of the first seed stay too. Scores, histories and
-provenance always stay, so a run whose weights were removed is finished all the same. To score it on another data set or
-under a new protocol it must be trained again.
+`all` keeps those of every run, `last` those of the last seed of each cell and data set, `none` none. Where the preset
+asks for diagnostics, those of the first seed stay too. Scores, histories and provenance always stay, so a run whose
+weights were removed is finished all the same. To score it on another data set or under a new protocol it must be
+trained again.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What became of a run, in a line, and how long the others will take."""
+"""Reads what became of a run, and estimates how long the remaining runs will take."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

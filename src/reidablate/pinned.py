@@ -1,4 +1,4 @@
-"""Copies to a GPU that nobody waits for."""
+"""Copies tensors to a GPU without waiting for the copy."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""A recipe a seed: options that a preset draws anew for every seed, the same in every cell (`jitter`).
+"""Jitter: options of the recipe that a preset draws anew for every seed, the same in every cell.
 
 A comparison at one recipe may hold for that recipe alone. Where each seed draws its own, the paired differences vary
 with the recipe as well, so their interval covers it, and the estimate is the mean difference over recipes.

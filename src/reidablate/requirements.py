@@ -1,4 +1,4 @@
-"""What the losses of a run need of its network, checked while planning."""
+"""Checks while planning that a network has what the losses of its run need."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Starting a job takes longer than many jobs: a process that has imported everything forks them.
+"""Starts jobs quickly: one process imports everything once and forks each job, as imports take longer than many jobs.
 
 `snakemake` starts one host for its own jobs and names it in the environment. A stage that is started by a shell command
 asks that host to run it: the host forks, and the fork takes over arguments, folder, environment and the three standard

@@ -1,4 +1,4 @@
-"""What follows from the per-query rows of a study, worked out again and compared value by value with what it says."""
+"""Recomputes what follows from a study's per-query rows, and compares it value by value with the study's own tables."""
 
 import shutil
 from collections.abc import Collection, Iterator, Mapping

@@ -1,4 +1,4 @@
-"""What the names of a data set add up to, and whether a study on it could be scored; no image is opened.
+"""Counts what the file names of a data set say, and whether a study on it could be scored; no image is opened.
 
 Planning asks this before anything runs, and the index repeats it with the images at hand.
 """

@@ -1,4 +1,4 @@
-"""Everything that can be known of a data set folder before a network sees it."""
+"""Checks a data set folder before any network sees it: `reidablate data check`."""
 
 from collections.abc import Mapping
 from pathlib import Path

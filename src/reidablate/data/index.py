@@ -1,4 +1,4 @@
-"""The index of a data set: a row an image, what it counts to, and whether it can be trusted.
+"""The index of a data set: a row for every image, the totals, and every check that the data can be trusted.
 
 The index is all that later stages know of a folder, so every check of the data stands here: broken images,
 identities in both train and test, queries that nobody can answer, files whose bytes occur twice.

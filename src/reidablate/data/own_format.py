@@ -1,4 +1,4 @@
-"""Data set folders that a study reads itself: a function from the folder to a row (path, pid, camid, split) per image.
+"""Folders that a study reads itself: a function from the folder to one row (path, pid, camid, split) for each image.
 
 The function is named as the `format` of an entry of `dataset_table`, `FILE:NAME`. Everything after it (checks, counts,
 index, fingerprint) is that of every other set.

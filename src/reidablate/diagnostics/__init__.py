@@ -1,1 +1,1 @@
-"""What a data set and a model look like from the inside."""
+"""Diagnostics: what a data set and a trained network look like from the inside, beyond their scores."""

@@ -1,4 +1,4 @@
-"""Faces of real people are not shown.
+"""Blurs the faces of real people in every picture that a report or a page shows.
 
 Legend: H x W pixels.
 """

@@ -1,4 +1,4 @@
-"""What every figure of a page is drawn from, and what a section of it is."""
+"""The material of a diagnostics page: what its figures are drawn from, and what a section consists of."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

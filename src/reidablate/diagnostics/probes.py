@@ -1,4 +1,4 @@
-"""What single tokens know of identities: a linear classifier of one place of the network, read at every other.
+"""Linear probes, what single tokens know of identities: a classifier of one place of the network, read at all others.
 
 Legend: N images, D width, C identities, T tokens, L blocks.
 """

@@ -1,4 +1,4 @@
-"""Which pixels a patch really sees.
+"""The effective receptive field: which pixels the output of a patch really depends on.
 
 Legend: B images, H x W pixels, n patches, D width.
 """

@@ -1,4 +1,4 @@
-"""What a training takes of the machine it runs on."""
+"""Measures what a training uses of its machine: memory, and the share of a card's published rate."""
 
 import re
 import resource

@@ -1,4 +1,4 @@
-"""What a network computes for one image."""
+"""Counts the floating-point operations that a network performs for one image."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a person sees of a training while it runs."""
+"""Progress bars of trainings and extractions on a terminal, and lines in their place in a log file."""
 
 import sys
 import threading

@@ -1,4 +1,4 @@
-"""What one training needs to know, and what it is computed on."""
+"""The specification of one training: what it needs to know, and the device and settings that it is computed with."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""From the plan of a study to the specification of one training."""
+"""Turns the plan of a study into the specification of one training."""
 
 from reidablate.config import RunConfig
 from reidablate.engine.devices import in_allocation, visible_gpus

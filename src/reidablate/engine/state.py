@@ -100,7 +100,7 @@ class TrainingState:
         one = torch.ones((), device=device)
         scale = self.scaler.scale(one)  # read so, it stays on the device
         self.scaler.step(self.optimiser)
-        self.scaler.update()
+        self.scaler.update()  # halves the scale where the step was skipped, doubles it after 2000 that were not
         return {"loss_scale": scale, "skipped": self.scaler.scale(one) < scale}
 
     def add_steps(self, values: list[dict[str, torch.Tensor]], elapsed_s: float) -> None:
@@ -122,7 +122,7 @@ class TrainingState:
         facts = {
             "epoch": self.epochs_done,
             "lr": self.optimiser.param_groups[0]["lr"],
-            "images_per_s": steps * batch_size / self.epoch_s,
+            "images_per_s": steps * batch_size / self.epoch_s,  # of all processes; loading and waiting included
         }
         columns = self.steps | {name: torch.full((steps,), fact, dtype=torch.float64) for name, fact in facts.items()}
         self.add_history(columns)

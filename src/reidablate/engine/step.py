@@ -74,12 +74,14 @@ def take_step(
     train = config.train
     images = augment.apply(to_device(inputs.images, device), inputs.decisions)
     labels, camids = to_device(inputs.labels, device), to_device(inputs.camids, device)
+    # Drop path and dropout draw from the global streams. Set anew in every step, they are the same whatever was drawn
+    # before: after a resume in the middle of an epoch, and on any number of processes.
     seed_globals(seed_int(place.seed, "dropout", place.epoch, place.step), cuda=device.type == "cuda")
-    progress = place.epoch / max(1, train.num_epochs - 1)
+    progress = place.epoch / max(1, train.num_epochs - 1)  # 0 in the first epoch, 1 in the last
     terms, norms = state.forward(images, labels, camids, progress, AUTOCAST.get(train.precision))
     state.optimiser.zero_grad(set_to_none=True)
     state.scaler.scale(terms["total"]).backward()
-    state.scaler.unscale_(state.optimiser)
+    state.scaler.unscale_(state.optimiser)  # so that the norm below is that of the loss, not of the scaled loss
     gradients = [parameter.grad for parameter in state.model.parameters() if parameter.grad is not None]
     norms = {"gradient_norm": torch.nn.utils.get_total_norm(gradients), **norms} | state.update(device)
     return {name: value.detach() for name, value in (terms | norms).items()}

@@ -1,4 +1,4 @@
-"""A polite end: SIGTERM, SIGUSR1 and Ctrl-C are noted, and the work under way is saved before the process leaves."""
+"""Graceful shutdown: SIGTERM, SIGUSR1 and Ctrl-C are noted, and the work under way is saved before the process ends."""
 
 import signal
 import sys

@@ -98,6 +98,7 @@ def _fit(training: Training, stop: StopSignal) -> tuple[TrainingState, Divergenc
             _train_epoch(training, state, loader, bar, writer, stop)
             check_deterministic(spec.threads, state.used)
             columns = state.book_steps(batch_size=config.train.batch_size)
+            # Once an epoch: to look after every step, the processor would have to wait for the GPU each time.
             divergence = find_divergence(
                 epoch, columns, state.history, state.model, state.loss, last=epoch + 1 == num_epochs
             )

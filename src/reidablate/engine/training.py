@@ -70,7 +70,10 @@ class TrainingSet:
         return torch.from_numpy(self.division.labels[batch]), torch.from_numpy(self.camids[batch])
 
     def rows_from(self, epoch: int, step: int, *, num_epochs: int) -> Iterator[NDArray[np.int64]]:
-        """Yields the rows in `images` of every batch from a step of an epoch on; this process's part of them."""
+        """Yields the rows in `images` of every batch from a step of an epoch on; this process's part of them.
+
+        The batches of an epoch follow from the seed and its number alone, so those that were taken can be left out.
+        """
         for number in range(epoch, num_epochs):
             for batch in self.sampler.epoch(number)[step if number == epoch else 0 :]:
                 yield parallel.share(self.division.rows[batch])

@@ -1,4 +1,4 @@
-"""Losses of re-identification and of position relations, and what a loss of one's own is written with."""
+"""The losses of a training, and what is needed to write one of your own."""
 
 from reidablate.config import LossesConfig, LossOptions
 from reidablate.losses.batch import Batch, Terms

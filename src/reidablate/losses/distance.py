@@ -53,6 +53,9 @@ def pairwise_distances(a: Tensor, b: Tensor) -> Tensor:
 
     sqrt(max(|a|^2 + |b|^2 - 2 a.b, 1e-12)): not squared, features not normalised, at least 1e-6.
 
+    The expansion cancels where rows are near each other: in float32 the square is off by about 1e-7 (|a|^2 + |b|^2). So
+    it serves to choose triplets and to average over negatives; distances of chosen pairs are taken from differences.
+
     >>> pairwise_distances(torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
     tensor([[5., 1.]])
     """

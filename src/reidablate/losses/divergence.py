@@ -18,6 +18,7 @@ LOWEST_LOG = -1e4  # exp of it is 0 in every floating-point format
 
 
 def _floored(log_p: Tensor) -> Tensor:
+    # 0 * log 0 would be 0 * -inf = NaN; a finite logarithm makes it 0, and clamp has gradient 0 where it cuts.
     return log_p.clamp(min=LOWEST_LOG)
 
 
@@ -30,7 +31,15 @@ def _impossible(log_p: Tensor) -> Tensor:
 
 
 class _JensenShannon(torch.autograd.Function):
-    """The divergence with its gradient in closed form: d/d log p = p (log p - log m) / 2, a third of the time."""
+    """The divergence with its gradient in closed form: d/d log p = p (log p - log m) / 2, a third of the time.
+
+    Let J be the sum over the outcomes of p (log p - log m) / 2 + q (log q - log m) / 2 with m = (p + q) / 2. By the
+    chain rule d log m / d log p = p / (p + q), so
+
+        dJ / d log p = p (log p - log m) / 2 + p / 2 - (p + q) / 2 * p / (p + q),
+
+    whose last two terms cancel. That p sums to 1 is the affair of the softmax before it.
+    """
 
     @staticmethod
     def forward(ctx: FunctionCtx, log_p: Tensor, log_q: Tensor) -> Tensor:

@@ -93,7 +93,11 @@ def require_positions(positions: PositionState, loss: str) -> None:
 
 
 class _Gram(torch.autograd.Function):
-    """The dot products (R, R) of rows (R, D): x @ x.T with one product in its backward pass instead of two."""
+    """The dot products (R, R) of rows (R, D): x @ x.T with one product in its backward pass instead of two.
+
+    For a change dx of the rows the sum of G * (dx x^T + x dx^T) is that of dx * (G x + G^T x), so the gradient is
+    (G + G^T) x. The loss with its backward pass takes 0.9 ms in place of 1.2 (`bench/losses.py`).
+    """
 
     @staticmethod
     def forward(ctx: FunctionCtx, rows: Tensor) -> Tensor:
@@ -111,6 +115,8 @@ def _dot_products(positions: PositionState, queries: Tensor, keys: Tensor) -> Te
     """Returns <P_query, P_key> for rows of the absolute embedding (0 is CLS), or None when the model has none."""
     if positions.ape is None:
         return None
+    # All of them, of which a batch needs a part: 34 million multiplications for 211 rows of 768, and no copy of two
+    # rows for every pair of every image.
     gram = cast("Tensor", _Gram.apply(at_least_float32(positions.ape)))
     return gram[queries, keys]
 
@@ -135,7 +141,7 @@ def relation_values(
     """
     ranks = pair_ranks(pairs, chosen.shape[1], chosen.device)
     query, key = chosen[:, ranks[0]], chosen[:, ranks[1]]
-    absolute = _dot_products(positions, query + ape_shift, key + ape_shift)
+    absolute = _dot_products(positions, query + ape_shift, key + ape_shift)  # row 0 is that of CLS
     if absolute is not None:
         absolute = abs_scale * absolute[:, None, None, :]
     if positions.tables is None:
@@ -144,6 +150,8 @@ def relation_values(
     assert positions.index is not None
     tables = at_least_float32(positions.tables if grad_to_rpe else positions.tables.detach())
     num_blocks, num_rows, num_heads = tables.shape
+    # One look-up for all blocks and heads: (L, R, h) -> (R, L h), a row of it for each pair (B, M, L h), and back to
+    # (B, L, h, M), the pairs last, over which a softmax runs.
     by_row = tables.transpose(0, 1).reshape(num_rows, num_blocks * num_heads)
     rows = F.embedding(positions.index[query, key], by_row)
     relative = rows.transpose(1, 2).reshape(chosen.shape[0], num_blocks, num_heads, -1)

@@ -53,6 +53,7 @@ def patch_weights(scores: Tensor, selected: Tensor, config: WeightedTripletConfi
     if config.similarity != "raw":
         weights = scores.softmax(1)
         return weights * selected, weights
+    # Without a selection the largest score is -inf, and one near 0 would blow the weights up: they stay as they are.
     best = scores.masked_fill(~selected, -torch.inf).amax(1, keepdim=True)
     usable = selected.any(1, keepdim=True) & (best.abs() > SMALLEST)
     weights = scores / best.where(usable, best.new_ones(()))

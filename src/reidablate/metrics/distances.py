@@ -32,6 +32,8 @@ DistanceName = Literal["cosine", "euclidean"]
 
 DISTANCES: tuple[DistanceName, ...] = get_args(DistanceName)
 
+# The most that float64 allows: a sum of squares and products of two features of length 1 reaches (2 * 2^25)^2 = 2^52;
+# with 2^26 steps it could reach 2^54, beyond the 2^53 up to which every whole number is a float64.
 STEPS_PER_UNIT = 2.0**25
 # Rows worked on together, few enough to stay in the processor's cache.
 ROWS_AT_ONCE = 64
@@ -199,7 +201,8 @@ class FeatureDistances:
     """Exact squared Euclidean distances between directions, or features in a `unit`, in units of 2^-50.
 
     One matrix product gives |x|^2 + |y|^2 - 2 x.y, with (-2x, |x|^2, 1) on one side and (y, 1, |y|^2) on the other.
-    Every partial sum of it is a whole number of at most (|x| + |y|)^2, which is 2^52 up to rounding.
+    Every partial sum of it is a whole number of at most 2 sum |x_i y_i| + |x|^2 + |y|^2 <= (|x| + |y|)^2 by Cauchy and
+    Schwarz, which is 2^52 up to the rounding of components: below 2^53, so no sum is rounded.
     """
 
     query_features: npt.NDArray[Any]

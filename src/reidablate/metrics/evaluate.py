@@ -1,4 +1,4 @@
-"""From the features of a run to its scores: one row a query and one summary for each side of the neck.
+"""From the features of a run to its scores: one row for each query and one summary for each side of the neck.
 
 Camera pairs are scored on the declared side alone; they cost as much as scoring one side.
 """

@@ -50,13 +50,14 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 JUNK_PID = -1
-BLOCK_SIZE = 8192
+BLOCK_SIZE = 8192  # prepared features of 768 columns are 50 MB a side then
 # Rows of a tile, and columns where its distances are exact: 32 MB of estimates, 16 MB of distances.
 ROWS_AT_ONCE, EXACT_COLUMNS = 1024, 2048
-PAIRS_AT_ONCE = 1024
-# Where more than this share of a tile stays open, its exact distances are computed as a whole.
+PAIRS_AT_ONCE = 1024  # of which single distances are wanted: at most a product of 1024 x 1024
+# Where more than one in 1024 of a tile's pairs stays open, its exact distances are computed as a whole: to list and
+# look up single pairs costs as much then. Measured on ever poorer features, at worst 1.3 times exact tiles alone.
 OPEN_SHARE = 1024
-PAIRS_A_QUERY = 64
+PAIRS_A_QUERY = 64  # on average in a block, which bounds the memory of its pairs
 CMC_RANKS = (1, 5, 10, 20)
 
 
@@ -205,6 +206,7 @@ def score_by(
     if block_size < 1:
         raise UserError(f"block_size is {block_size}; give a positive number of images.")
     gallery = np.flatnonzero(labels.gallery_pids != JUNK_PID)
+    # In the order of `by_pid` the images of a pid lie side by side: those of query q at places low[q] to high[q] - 1.
     by_pid = np.argsort(labels.gallery_pids[gallery], kind="stable")
     pids = labels.gallery_pids[gallery[by_pid]]
     low, high = (pids.searchsorted(labels.query_pids, side=side) for side in ("left", "right"))
@@ -213,11 +215,13 @@ def score_by(
     for block in _query_blocks(labels.query_pids, high - low, block_size):
         size = high[block] - low[block]
         row = np.repeat(np.arange(len(block)), size)
+        # All these places, query after query. With n = cumsum(size) the pairs of query i are those numbered n - size to
+        # n - 1, and adding high - n takes these numbers to high - size = low, ..., high - 1.
         column = by_pid[np.arange(len(row)) + np.repeat(high[block] - np.cumsum(size), size)]
         positive = labels.gallery_camids[gallery[column]] != labels.query_camids[block[row]]
         valid = np.unique(row[positive])
         if valid.size:
-            kept = np.isin(row, valid)
+            kept = np.isin(row, valid)  # and renumbered: row i of what follows is the i-th valid query
             pairs = _Pairs(valid.searchsorted(row[kept]), column[kept], positive[kept])
             ranks = _rank(_Task(distances, block[valid], gallery, pairs, told), block_size)
             extra = own.columns(ranks.written, ranks.starts) if own else {}
@@ -262,7 +266,7 @@ def _rank(task: "_Task", block_size: int) -> PositiveRanks:
     distances, queries, gallery, pairs = task.distances, task.queries, task.gallery, task.pairs
     row, column = pairs.row[pairs.positive], pairs.column[pairs.positive]
     distance = _pair_distances(distances, queries[row], gallery[column])
-    order = np.lexsort((column, distance, row))
+    order = np.lexsort((column, distance, row))  # by query, then by distance, then by gallery index: the tie policy
     tally = Tally(distance[order], column[order], np.flatnonzero(np.diff(row, prepend=-1)))
     if distances.estimates is None:
         for tile in task.tiles(list(_slices(len(queries), ROWS_AT_ONCE)), slice(0, len(gallery)), block_size):
@@ -284,8 +288,9 @@ def _count_by_estimates(task: "_Task", estimates: Estimates, tally: Tally, block
             if rows.start in too_open:
                 continue
             tile = task.negatives(rows, columns, estimates.between(prepared[rows], block))
+            # A positive leaves little open where features are good: one pair a query is always worth looking up.
             still_open = tally.add_estimates(rows.start, tile, windows, at_most=len(tile) + tile.size // OPEN_SHARE)
-            if still_open is None:
+            if still_open is None:  # nothing of this tile is counted; what was counted in earlier blocks stays right
                 too_open[rows.start] = rows
                 continue
             positive, column = still_open[0], still_open[1] + columns.start
@@ -339,7 +344,11 @@ class _Task:
                 yield down.start, across.start, tile
 
     def negatives(self, rows: slice, columns: slice, tile: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Returns the tile of this part with infinity at all pairs."""
+        """Returns the tile of this part with infinity at all pairs.
+
+        A pair is an image of the query's pid, by whichever camera: a positive, or ignored. Infinity stands before no
+        positive, so what is counted is the negatives.
+        """
         own = slice(*self.pairs.row.searchsorted((rows.start, rows.stop)))
         row, column = self.pairs.row[own] - rows.start, self.pairs.column[own] - columns.start
         inside = (column >= 0) & (column < columns.stop - columns.start)

@@ -71,6 +71,7 @@ class Tally:
         """
         for query, row in enumerate(tile, first_query):
             own = slice(self.starts[query], self.stops[query])
+            # Only what is no farther than the last positive can stand before one, so no more than that is sorted.
             near = row.compress(row <= self.distances[own.stop - 1])
             if not near.size:
                 continue
@@ -105,6 +106,8 @@ class Tally:
             window = windows[self.starts[query] : self.stops[query]]
             near = row.compress(row < window[-1, 1])
             near.sort()
+            # For each positive, how many estimates are surely closer, and how many are not surely farther; the
+            # difference is open.
             below[self.starts[query] - own.start : self.stops[query] - own.start] = near.searchsorted(window)
         number = below[:, 1] - below[:, 0]
         if number.sum() > at_most:
@@ -129,7 +132,10 @@ class Tally:
             count += np.bincount(positives[mask], minlength=len(count))
 
     def ranks(self) -> PositiveRanks:
-        """Returns the ranks that follow from what was counted."""
+        """Returns the ranks that follow from what was counted.
+
+        The positives of a query are in the order of the tie policy, so the i-th of them has i - 1 positives before it.
+        """
         optimistic = _place(len(self.distances), self.starts) + self._closer
         return PositiveRanks(optimistic + self._tied_before, optimistic, optimistic + self._tied, self.starts)
 
@@ -139,7 +145,9 @@ def _count_equal_before(row: FloatArray, *, values: FloatArray, columns: IntArra
     levels, level = np.unique(values, return_inverse=True)
     nearest = levels.searchsorted(row)
     equal = np.flatnonzero(levels.take(nearest, mode="clip") == row)
-    # One whole number orders by (level, column), so one search counts what is equal and earlier.
+    # One whole number orders by (level, column), so one search counts what is equal and earlier: with b = len(row) the
+    # keys level * b + column of a level lie from level * b to level * b + b - 1. A column before the tile becomes 0,
+    # which nothing is before; one behind it becomes b, which the whole level is before.
     keys = np.sort(nearest[equal] * len(row) + equal)
     low = level * len(row)
     count: IntArray = keys.searchsorted(low + columns.clip(0, len(row))) - keys.searchsorted(low)
@@ -212,7 +220,10 @@ def _place(num_positives: int, starts: IntArray | None) -> IntArray:
 
 
 def _mean(values: FloatArray, starts: IntArray | None) -> FloatArray:
-    """Returns the mean (V,) of each query's values; a mean of ones is exactly 1."""
+    """Returns the mean (V,) of each query's values.
+
+    A mean of ones is exactly 1, since sums of ones are exact: AP is 1 if and only if all positives come first.
+    """
     stops = _stops(len(values), starts)
     sizes = np.diff(stops, prepend=0)
     return np.add.reduceat(values, stops - sizes) / sizes

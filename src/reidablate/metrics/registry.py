@@ -1,4 +1,6 @@
-"""Metrics by name: what each is called, which way is better, and what a query's value is. Once, for everything behind.
+"""Metrics by name: what each is called, which way is better, and what a query's value is.
+
+This is the one place that says so; tables, statistics, exports and report read it.
 
 A metric of a study's own is a function of the ranks of a query's positives, named under `metrics` of the settings as
 `FILE:NAME` and marked with `metric`. It becomes a column of the table `queries` and its mean a row of `metrics`, and

@@ -29,7 +29,8 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        # The gradients of the others are equal to ours, as they compute the same loss of the same tensors.
+        # The adjoint of handing a part to all processes is the sum of the gradients that all have for it. They compute
+        # the same loss of the same tensors, so these are N times ours, and nothing has to be sent.
         return gradient.chunk(dist.get_world_size())[dist.get_rank()] * dist.get_world_size()
 
 
@@ -42,6 +43,7 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        # A part enters the sum of every process, so its gradient is the sum over the processes of theirs.
         total = gradient.contiguous().clone()
         dist.all_reduce(total)
         return total
@@ -83,8 +85,10 @@ class GlobalBatchNorm(_BatchNorm):
         shape = [1, -1, *[1] * (x.dim() - 2)]
         count = x.numel() // x.shape[1] * dist.get_world_size()
         mean = _total(x.sum(others)) / count
+        # In two passes: the mean square minus the squared mean would cancel where the mean is large.
         centred = x - mean.view(shape)
         variance = _total(centred.square().sum(others)) / count
+        # As in PyTorch, a batch is normalised by the biased variance and the unbiased one is kept for testing.
         self._keep(mean.detach(), variance.detach() * count / (count - 1))
         normalised = centred * (variance + self.eps).rsqrt().view(shape)
         if self.affine:
@@ -113,6 +117,7 @@ class GlobalDropPath(DropPath):  # type: ignore[misc]  # timm has no types
         if self.drop_prob == 0.0 or not self.training:
             return x
         keep = 1 - self.drop_prob
+        # Every process has the same random state at a step, so all draw the same B numbers.
         drawn = x.new_empty(len(x) * dist.get_world_size(), *[1] * (x.dim() - 1)).bernoulli_(keep)
         if keep > 0.0 and self.scale_by_keep:
             drawn.div_(keep)

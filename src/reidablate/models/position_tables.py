@@ -1,4 +1,4 @@
-"""Absolute position rows of a checkpoint on the grid of a model, placed by their grid: (24, 8) is not (16, 12).
+"""Resizes the absolute position rows of a checkpoint to a model's grid: (24, 8) is not (16, 12), though both have 192.
 
 Legend: g = rows * cols patches of a checkpoint, n of the model, D width.
 """

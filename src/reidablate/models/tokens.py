@@ -1,4 +1,4 @@
-"""What every backbone gives, and what is made of parts of an image.
+"""What every backbone returns, and the features of parts of an image: the types that necks and losses read.
 
 Legend: B batch, n patches, D width, E width of a local feature, F that behind its neck, C training identities.
 """

@@ -1,4 +1,4 @@
-"""A group of cells cut into tables that can be read alone: cells that answer one question, and what they start from."""
+"""Cuts a group of cells into tables that can be read alone: cells that answer one question, and their references."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What two cells must share besides the difference they declare: the rest is said beside the number, or refused.
+"""Checks what two cells must share besides the difference they declare; what differs is noted or refused.
 
 A difference between two cells is evidence for what their files declare only if nothing else differs between the runs
 behind it. What changes the question (other images, another feature side, another configuration than the cell's) is

