@@ -190,7 +190,9 @@ def on_two(work: str, folder: Path) -> "subprocess.Popen[str]":
 
 
 def test_a_signal_that_comes_while_the_processes_agree_is_not_lost(tmp_path: Path) -> None:
-    stdout, stderr = on_two("interrupted", tmp_path).communicate()
+    folder = tmp_path / "a name with spaces, and ü"
+    folder.mkdir()
+    stdout, stderr = on_two("interrupted", folder).communicate()
     assert stdout == f"[False, True] {int(signal.SIGTERM)}\n", stderr
 
 

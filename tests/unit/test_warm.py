@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from reidablate import warm
-from reidablate.artifacts import sha256_file
+from reidablate.artifacts import only_writer, sha256_file
 from reidablate.engine.from_plan import train_spec
 from reidablate.engine.train import train_run
 from reidablate.planning import plan
@@ -115,9 +115,9 @@ def repeated(study: Study, environment: dict[str, str]) -> list[str]:
 
 
 def test_a_run_of_the_host_has_the_bits_and_words_of_one_by_itself(host: Host, study: Study, alone: list[str]) -> None:
-    process = train(study, host.environment)
-    until(host.forks)
-    until(lambda: [Path(f"/proc/{pid}/comm").read_text() for pid in host.forks()] == ["train\n"])
+    with only_writer(study.root / RUN, "a test"):  # for which the training waits
+        process = train(study, host.environment)
+        until(lambda: [Path(f"/proc/{pid}/comm").read_text() for pid in host.forks()] == ["train\n"])
     stdout, stderr = process.communicate(timeout=300)
     assert process.returncode == 0, stderr
     assert stdout.startswith(f"{RUN}: 2 epochs")

@@ -94,6 +94,14 @@ def hasten(job: str, cluster: dict[str, str]) -> None:
     subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now+2"], env=cluster, check=True)
 
 
+def text_of(log: Path) -> str:
+    """Returns what a log says, nothing while it is not there: Snakemake removes it before it starts the job again."""
+    try:
+        return log.read_text()
+    except FileNotFoundError:
+        return ""
+
+
 def digest(folder: Path) -> str:
     done = subprocess.run(
         [Path(sys.executable).with_name("reidablate"), "report", RESULTS, "--digest"],
@@ -145,7 +153,7 @@ def test_jobs_that_are_cancelled_preempted_and_told_of_their_end_go_on_to_the_sa
         for name, number in ends.items():
             log = folder / RESULTS / "logs" / "train" / f"{name}.log"
             words = f"{name} was stopped by {number} after epoch 1, step "
-            wait_for(lambda: words in log.read_text() + said.read_text(), f"{name} is not saved")  # noqa: B023
+            wait_for(lambda: words in text_of(log) + said.read_text(), f"{name} is not saved")  # noqa: B023
         hasten(jobs[preempted], cluster)
 
         def ended() -> bool:

@@ -200,9 +200,11 @@ def _enter(own: int, number: int, parent: int, meeting: Path) -> None:
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(own)
+    store = dist.FileStore(str(meeting), number)  # type: ignore[attr-defined]  # a `file:` URL would keep %20 for a space
+    store.set_timeout(_PATIENCE)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-        init_method=meeting.absolute().as_uri(),
+        store=store,
         rank=own,
         world_size=number,
         timeout=_PATIENCE,
