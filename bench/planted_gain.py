@@ -19,7 +19,7 @@ import pandas as pd
 from reidablate.artifacts import read_table, write_json, write_table
 from reidablate.data.cache import build_cache
 from reidablate.data.index import index_dataset
-from reidablate.engine.stages import pretrain_spec, train_spec
+from reidablate.engine.from_plan import pretrain_spec, train_spec
 from reidablate.engine.train import train_run
 from reidablate.metrics.evaluate import evaluate_run
 from reidablate.planning import plan

@@ -12,10 +12,10 @@ from typing import Any
 import contest
 from inputs import SIZES, WIDTH, draw
 
+from reidablate.metrics.breakdown import by_camera_pair
 from reidablate.metrics.checks import check_labels
 from reidablate.metrics.distances import FeatureDistances
 from reidablate.metrics.protocol import score_by
-from reidablate.metrics.slices import by_camera_pair
 
 OUT = contest.RESULTS / "slices.json"
 

@@ -23,8 +23,8 @@ from typing import Any
 from reidablate import artifacts
 from reidablate.data import augment
 from reidablate.engine import extract, train
+from reidablate.engine.from_plan import train_spec
 from reidablate.engine.spec import RunSpec
-from reidablate.engine.stages import train_spec
 from reidablate.study import load_study
 
 extract.BATCH, extract.BATCHES_IN_PART = 4, 2

@@ -21,8 +21,8 @@ from reidablate.data.holdout import divide
 from reidablate.data.index import read_index
 from reidablate.data.sampler import PKSampler
 from reidablate.engine.devices import usable_gpus
+from reidablate.engine.from_plan import pretrain_spec, train_spec
 from reidablate.engine.probe import Probed, Speed, probe
-from reidablate.engine.stages import pretrain_spec, train_spec
 from reidablate.errors import UserError
 from reidablate.keeping import is_kept
 from reidablate.models.neck import ReidModel

@@ -49,14 +49,14 @@ def score(
 
     product: Product = numpy_product
     if device != "cpu":
-        from reidablate.engine.product import on_device
+        from reidablate.engine.matrix_product import on_device
 
         product = on_device(device)
     chosen = (keep_junk, rerank, single_gallery_shot, multi_query, product, distance_name(distance))
     if per_query is not None:
         check_table_path(per_query)
     if slices is not None:
-        from reidablate.metrics.slices import check_slices, write_slices
+        from reidablate.metrics.breakdown import check_slices, write_slices
 
         check_slices(slices, Options(*chosen))
         if per_query is not None and per_query.resolve() == slices.resolve():

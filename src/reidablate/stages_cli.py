@@ -28,7 +28,7 @@ def open_plan(plan: Path) -> "Study":
 
 def pretrain(plan: PlanOption) -> None:
     """Trains the one backbone that every run of the quickstart starts from."""
-    from reidablate.engine.stages import pretrain_spec
+    from reidablate.engine.from_plan import pretrain_spec
     from reidablate.engine.train import train_run
     from reidablate.provenance import keep_sources
 
@@ -45,7 +45,7 @@ def train(
     gpus: Annotated[int | None, typer.Option(help="GPUs granted by the scheduler; must be what the plan asks.")] = None,
 ) -> None:
     """Trains one run and extracts its features; goes on where an interrupted one stopped."""
-    from reidablate.engine.stages import train_spec
+    from reidablate.engine.from_plan import train_spec
     from reidablate.engine.train import train_run
     from reidablate.provenance import keep_sources
 
@@ -76,7 +76,7 @@ def transfer(
     gpus: Annotated[int | None, typer.Option(help="GPUs granted by the scheduler; one is used.", max=1)] = None,
 ) -> None:
     """Extracts the features of a trained run on another data set, to be scored there too."""
-    from reidablate.engine.stages import train_spec
+    from reidablate.engine.from_plan import train_spec
     from reidablate.engine.transfer import transfer_run
 
     study = open_plan(plan)

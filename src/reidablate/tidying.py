@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from reidablate.artifacts import read_json, read_record
+from reidablate.call_lock import CallLock
 from reidablate.cells import Cells, load_cells
 from reidablate.disk import size_bytes
 from reidablate.errors import UserError
@@ -20,7 +21,6 @@ from reidablate.keeping import remove as remove_recorded
 from reidablate.planning import RESERVED
 from reidablate.runs import state_folder
 from reidablate.study import PRETRAIN, Study, latest_study, load_study
-from reidablate.turn import Turn
 
 SCOPE = "study.json"
 _SEED = re.compile(r"seed(\d+)")
@@ -81,7 +81,7 @@ def clean_study(results: Path, *, remove: bool) -> list[str]:
     """
     latest_study(results)  # before a lock file is made in a folder that is no study
     if remove:
-        Turn(results).take()
+        CallLock(results).take()
     lines, freed, kind = [], 0, ""
     items = find_items(results)
     for item in items:

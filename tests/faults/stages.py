@@ -19,7 +19,7 @@ from reidablate import cli, places
 from reidablate.artifacts import canonical_json
 from reidablate.data import cache, index
 from reidablate.diagnostics import floors
-from reidablate.engine import stages, train
+from reidablate.engine import from_plan, train
 from reidablate.metrics import evaluate
 from reidablate.planning import plan
 from reidablate.report import render
@@ -32,7 +32,7 @@ from reidablate.tables import aggregate
 from reidablate.trees import merge
 from support import snakemake
 
-IMPORTED = (aggregate, cache, evaluate, floors, index, pipeline, render, stages, synthesize, train)
+IMPORTED = (aggregate, cache, evaluate, floors, index, pipeline, render, from_plan, synthesize, train)
 RESULTS = Path("results/tiny")
 DATASET = "market1501"
 

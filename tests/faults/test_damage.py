@@ -8,7 +8,7 @@ import pytest
 
 from reidablate.artifacts import canonical_json, read_npz, write_npz
 from reidablate.diagnostics.floors import diagnose_dataset
-from reidablate.engine.stages import train_spec
+from reidablate.engine.from_plan import train_spec
 from reidablate.engine.train import train_run
 from reidablate.errors import UserError
 from reidablate.importing import Origin, import_runs

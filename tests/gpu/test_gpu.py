@@ -15,10 +15,10 @@ import torch
 from reidablate.artifacts import sha256_file
 from reidablate.config import RunConfig
 from reidablate.data import augment
-from reidablate.engine.product import on_device
+from reidablate.engine.from_plan import train_spec
+from reidablate.engine.matrix_product import on_device
 from reidablate.engine.schedule import build_optimiser
 from reidablate.engine.spec import RunSpec
-from reidablate.engine.stages import train_spec
 from reidablate.engine.state import TrainingState
 from reidablate.engine.step import Place, draw_inputs, take_step
 from reidablate.engine.train import train_run

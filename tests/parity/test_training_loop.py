@@ -19,8 +19,8 @@ from reidablate.data import augment
 from reidablate.data.cache import read_cache
 from reidablate.data.index import read_index
 from reidablate.data.sampler import PKSampler
+from reidablate.engine.from_plan import train_spec
 from reidablate.engine.spec import RunSpec
-from reidablate.engine.stages import train_spec
 from reidablate.engine.train import train_run
 from reidablate.models.checkpoints import load_weights
 from reidablate.models.neck import ReidModel, initialise

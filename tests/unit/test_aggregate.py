@@ -11,7 +11,7 @@ import pytest
 from reidablate.artifacts import read_json, read_npz, read_table, write_json, write_npz, write_record, write_table
 from reidablate.config import Sample
 from reidablate.diagnostics.floors import diagnose_dataset, sample_sheet
-from reidablate.engine.stages import train_spec
+from reidablate.engine.from_plan import train_spec
 from reidablate.engine.train import train_run
 from reidablate.engine.transfer import transfer_run
 from reidablate.errors import UserError

@@ -9,7 +9,7 @@ import pytest
 from reidablate.artifacts import read_json
 from reidablate.config import RunConfig
 from reidablate.engine.cost import dense_share
-from reidablate.engine.stages import train_spec
+from reidablate.engine.from_plan import train_spec
 from reidablate.engine.train import train_run
 from reidablate.estimate import Estimate, cost_class
 from reidablate.study import Study

@@ -16,10 +16,10 @@ from reidablate.data.cache import read_cache
 from reidablate.data.holdout import Division, divide
 from reidablate.data.index import Index, read_index, write_index
 from reidablate.engine.checkpoint import checkpoints
+from reidablate.engine.from_plan import train_spec
 from reidablate.engine.holdout import Holdout, is_scored
 from reidablate.engine.schedule import build_optimiser
 from reidablate.engine.spec import RunSpec
-from reidablate.engine.stages import train_spec
 from reidablate.engine.state import TrainingState
 from reidablate.engine.train import train_run
 from reidablate.errors import UserError

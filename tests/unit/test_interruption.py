@@ -28,7 +28,7 @@ from reidablate.engine.checkpoint import (
     save_checkpoint,
     training_folder,
 )
-from reidablate.engine.stages import train_spec
+from reidablate.engine.from_plan import train_spec
 from reidablate.engine.train import train_run
 from reidablate.errors import UserError
 from reidablate.metrics.evaluate import evaluate_run

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from reidablate.artifacts import read_json, write_json
+from reidablate.engine.from_plan import train_spec
 from reidablate.engine.reproduce import reproduce_run
-from reidablate.engine.stages import train_spec
 from reidablate.engine.train import train_run
 from reidablate.engine.transfer import transfer_run
 from reidablate.keeping import is_kept, is_scored, release, removed

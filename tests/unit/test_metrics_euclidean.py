@@ -13,6 +13,7 @@ from scipy.spatial.distance import cdist
 
 from reidablate.errors import UserError
 from reidablate.metrics import score, score_distances
+from reidablate.metrics.breakdown import by_camera_pair
 from reidablate.metrics.checks import check_labels
 from reidablate.metrics.compare import compare_files
 from reidablate.metrics.distances import (
@@ -23,7 +24,6 @@ from reidablate.metrics.distances import (
     longest,
 )
 from reidablate.metrics.files import Options, score_file
-from reidablate.metrics.slices import by_camera_pair
 from support import run_cli
 
 

@@ -24,7 +24,7 @@ from reidablate.artifacts import read_json, sha256_file
 from reidablate.config import RunConfig
 from reidablate.data import augment
 from reidablate.engine import parallel
-from reidablate.engine.stages import train_spec
+from reidablate.engine.from_plan import train_spec
 from reidablate.engine.stopping import StopSignal
 from reidablate.engine.train import train_run
 from reidablate.errors import UserError

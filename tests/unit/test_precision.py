@@ -16,8 +16,8 @@ from reidablate.config import RunConfig
 from reidablate.engine import devices
 from reidablate.engine import spec as specs
 from reidablate.engine.divergence import MOST_SKIPPED, find_divergence
+from reidablate.engine.from_plan import train_spec
 from reidablate.engine.spec import naming_batch, torch_device
-from reidablate.engine.stages import train_spec
 from reidablate.engine.train import train_run
 from reidablate.errors import UserError
 from reidablate.study import Study

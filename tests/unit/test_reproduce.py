@@ -8,8 +8,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from reidablate.artifacts import read_json, write_json
+from reidablate.engine.from_plan import train_spec
 from reidablate.engine.reproduce import reproduce_run
-from reidablate.engine.stages import train_spec
 from reidablate.engine.train import train_run
 from reidablate.errors import UserError
 from reidablate.study import Study

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from snakemake.cli import parse_config
 
+from reidablate.call_lock import only_looks
 from reidablate.errors import UserError
 from reidablate.selecting import as_written, pick
-from reidablate.turn import only_looks
 
 CELLS = ["naive_triplet", "p1", "p1_rpe", "501", "2024_05", "1e5", "nan", "2024-05-01", "true"]
 KNOWN = {name: [name] for name in CELLS} | {"sweep": ["sweep_a_1", "sweep_a_2"]}

@@ -12,7 +12,7 @@ import pytest
 from reidablate.artifacts import sha256_file
 from reidablate.data.cache import read_cache
 from reidablate.data.staging import staged
-from reidablate.engine.stages import train_spec
+from reidablate.engine.from_plan import train_spec
 from reidablate.engine.train import train_run
 from reidablate.errors import UserError
 from reidablate.integrity import broken_files

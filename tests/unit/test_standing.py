@@ -10,7 +10,7 @@ import pytest
 
 from reidablate.artifacts import content_hash, read_json, sha256_file, write_json
 from reidablate.config import RunConfig, validate
-from reidablate.engine.stages import train_spec
+from reidablate.engine.from_plan import train_spec
 from reidablate.engine.train import train_run
 from reidablate.metrics.evaluate import evaluate_run
 from reidablate.needs import Needs

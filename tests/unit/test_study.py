@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from reidablate.engine.stages import train_spec
+from reidablate.engine.from_plan import train_spec
 from reidablate.errors import UserError
 from reidablate.planning import plan
 from reidablate.study import Study, load_study

@@ -12,7 +12,7 @@ import pytest
 from filelock import FileLock
 
 from reidablate.artifacts import write_json
-from reidablate.engine.stages import train_spec
+from reidablate.engine.from_plan import train_spec
 from reidablate.engine.train import train_run
 from reidablate.errors import UserError
 from reidablate.metrics.evaluate import evaluate_run

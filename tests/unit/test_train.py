@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from reidablate.artifacts import read_json, read_npz, sha256_file, write_json
 from reidablate.config import Execution, RunConfig
 from reidablate.data import augment
+from reidablate.engine.from_plan import train_spec
 from reidablate.engine.spec import RunSpec, be_deterministic
-from reidablate.engine.stages import train_spec
 from reidablate.engine.train import train_run
 from reidablate.errors import UserError
 from reidablate.metrics.evaluate import evaluate_run

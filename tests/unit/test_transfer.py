@@ -9,8 +9,8 @@ import pytest
 
 from reidablate.artifacts import read_json, read_npz, sha256_file, write_json
 from reidablate.data.index import read_index
+from reidablate.engine.from_plan import train_spec
 from reidablate.engine.spec import RunSpec
-from reidablate.engine.stages import train_spec
 from reidablate.engine.train import train_run
 from reidablate.engine.transfer import transfer_run
 from reidablate.errors import UserError

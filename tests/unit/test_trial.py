@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from reidablate.artifacts import read_json, read_npz
 from reidablate.data.index import read_index
+from reidablate.engine.from_plan import train_spec
 from reidablate.engine.spec import RunSpec
-from reidablate.engine.stages import train_spec
 from reidablate.engine.train import train_run
 from reidablate.errors import UserError
 from reidablate.models.checkpoints import save_weights

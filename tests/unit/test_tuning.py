@@ -13,7 +13,7 @@ from reidablate.artifacts import read_json, read_npz, sha256_file
 from reidablate.data.index import read_index
 from reidablate.diagnosing import first_runs
 from reidablate.diagnostics.cell import diagnose_cell
-from reidablate.engine.stages import train_spec
+from reidablate.engine.from_plan import train_spec
 from reidablate.engine.train import train_run
 from reidablate.errors import UserError
 from reidablate.estimate import Estimate

@@ -16,7 +16,7 @@ import pytest
 
 from reidablate import warm
 from reidablate.artifacts import sha256_file
-from reidablate.engine.stages import train_spec
+from reidablate.engine.from_plan import train_spec
 from reidablate.engine.train import train_run
 from reidablate.planning import plan
 from reidablate.study import Study

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from reidablate.artifacts import canonical_json, read_json
 from reidablate.cli import app
-from reidablate.engine.stages import pretrain_spec, train_spec
+from reidablate.engine.from_plan import pretrain_spec, train_spec
 from reidablate.engine.train import train_run
 from reidablate.metrics.evaluate import evaluate_run
 from reidablate.planning import plan

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from reidablate.artifacts import canonical_json
-from reidablate.engine.stages import pretrain_spec, train_spec
+from reidablate.engine.from_plan import pretrain_spec, train_spec
 from reidablate.engine.train import train_run
 from reidablate.metrics.evaluate import evaluate_run
 from reidablate.planning import plan

@@ -12,12 +12,12 @@ import pandas as pd
 
 from reidablate import integrity
 from reidablate.artifacts import only_writer, read_npz, read_record, write_record, write_table
+from reidablate.metrics.breakdown import PAIR_COLUMNS, by_camera_pair
 from reidablate.metrics.checks import check_labels
 from reidablate.metrics.distances import FeatureDistances
 from reidablate.metrics.own import OwnMetrics
 from reidablate.metrics.protocol import Scores, score
 from reidablate.metrics.registry import Metric
-from reidablate.metrics.slices import PAIR_COLUMNS, by_camera_pair
 from reidablate.runs import FEATURE_ARRAYS, SCORES_VERSION, SIDES, Provenance, remove_state
 
 TABLES = ("queries.parquet", "camera_pairs.parquet")

@@ -129,7 +129,8 @@ def score(
         gallery_camids: (G,) whole numbers.
         query_names: (Q,) names for the table; without them the queries are numbered from "0".
         block_size: Queries and gallery images handled at a time. It changes time and memory, never a score.
-        product: What multiplies matrices, such as `engine.product.on_device("cuda")`. It changes time, never a score.
+        product: What multiplies matrices, such as `engine.matrix_product.on_device("cuda")`. It changes time, never a
+            score.
         own: Metrics of a study's own, each of which adds a column.
         distance: `cosine` compares directions, `euclidean` features as they are.
 

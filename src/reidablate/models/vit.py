@@ -25,7 +25,7 @@ from reidablate.models.tokens import Tokens
 
 
 @dataclass(frozen=True)
-class Backbone:
+class TransformerSize:
     """The size of a transformer: patch edge in pixels, token width, number of blocks and of heads."""
 
     patch: int
@@ -34,10 +34,10 @@ class Backbone:
     heads: int
 
 
-BACKBONES: dict[str, Backbone] = {
-    "vit_base": Backbone(patch=PATCH_PX["vit_base"], width=768, depth=12, heads=12),
-    "vit_small": Backbone(patch=PATCH_PX["vit_small"], width=384, depth=12, heads=6),
-    "vit_quickstart": Backbone(patch=PATCH_PX["vit_quickstart"], width=32, depth=2, heads=4),
+BACKBONES: dict[str, TransformerSize] = {
+    "vit_base": TransformerSize(patch=PATCH_PX["vit_base"], width=768, depth=12, heads=12),
+    "vit_small": TransformerSize(patch=PATCH_PX["vit_small"], width=384, depth=12, heads=6),
+    "vit_quickstart": TransformerSize(patch=PATCH_PX["vit_quickstart"], width=32, depth=2, heads=4),
 }
 
 
@@ -160,7 +160,7 @@ class VisionTransformer(nn.Module):
         return Tokens(feature=feature, cls=cls, patches=patches, before_last=before)
 
 
-def _block(config: ModelConfig, size: Backbone, grid: Grid, drop_path: float) -> nn.Module:
+def _block(config: ModelConfig, size: TransformerSize, grid: Grid, drop_path: float) -> nn.Module:
     rpe: RelativeBias | RelativeKeys | None = None
     if config.rpe.kind == "shaw_key":
         rpe = RelativeKeys(config.rpe.kind, grid, size.width // size.heads)

@@ -9,7 +9,7 @@ import pandas as pd
 from reidablate.artifacts import read_json, read_table
 from reidablate.errors import UserError
 from reidablate.integrity import refuse_broken
-from reidablate.report.beside import Beside
+from reidablate.report.other_tables import OtherTables
 from reidablate.report.records import Cell, printable
 from reidablate.report.slices import Slices
 from reidablate.report.study_tables import HEADLINE, StudyTables
@@ -24,7 +24,7 @@ OPTIONAL = {
     "calibration": "calibration of the intervals",
     "joint": "conclusions on all data sets together",
 }
-BESIDE = {
+OTHERS = {
     "cross_domain": "scores on other data sets",
     "camera_pairs": "scores by pair of cameras",
     "imported": "imported runs",
@@ -57,7 +57,7 @@ def _printable_frame(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _optional(folder: Path, name: str, absent: dict[str, str], **arguments: Any) -> pd.DataFrame | None:
     """Returns a table, or None with a sentence in `absent` when it is missing or broken."""
-    path, title = folder / f"{name}.parquet", (OPTIONAL | BESIDE)[name].capitalize()
+    path, title = folder / f"{name}.parquet", (OPTIONAL | OTHERS)[name].capitalize()
     if not path.exists():
         if name in OPTIONAL:
             absent[name] = f"{title}: the table {name}.parquet is not there."
@@ -108,8 +108,8 @@ def collect(tables: Path) -> StudyTables:
     queries = _optional(
         tables, "queries", absent, columns=QUERY_COLUMNS, filters=[("side", "==", headline)], dtype_backend="pyarrow"
     )
-    beside = {name: _optional(tables, name, absent) for name in BESIDE}
-    slices = beside.pop("slices")
+    others = {name: _optional(tables, name, absent) for name in OTHERS}
+    slices = others.pop("slices")
     return StudyTables(
         tables_folder=tables,
         about=about,
@@ -124,7 +124,7 @@ def collect(tables: Path) -> StudyTables:
         calibration=_optional(tables, "calibration", absent),
         joint=_optional(tables, "joint", absent),
         absent=absent,
-        beside=Beside(headline, **{n: None if t is None else _printable_frame(t) for n, t in beside.items()}),
+        beside=OtherTables(headline, **{n: None if t is None else _printable_frame(t) for n, t in others.items()}),
         slices=None if slices is None else Slices(slices),
         samples={
             d["name"]: path for d in about.get("datasets", []) if (path := tables / f"samples_{d['name']}.jpg").exists()

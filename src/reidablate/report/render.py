@@ -169,11 +169,11 @@ def _sections(study: StudyTables, own: list[tuple[str, str]], *, pages: bool) ->
     groups = [
         (f"group-{number}", f"Group: {group.replace('_', ' ')}") for number, group in enumerate(study.groups, start=1)
     ]
-    beside = study.beside
+    others = study.beside
     extra = [
-        ("cross-domain", "Other data sets", beside.cross_domain),
-        ("cameras", "Camera pairs", beside.camera_pairs),
-        ("imported", "Imported runs", beside.imported),
+        ("cross-domain", "Other data sets", others.cross_domain),
+        ("cameras", "Camera pairs", others.camera_pairs),
+        ("imported", "Imported runs", others.imported),
     ]
     return [
         ("summary", "Summary"),

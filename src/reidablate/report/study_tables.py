@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from reidablate.report.beside import Beside
+from reidablate.report.other_tables import OtherTables
 from reidablate.report.records import Cell, Contrast, Number, plain, printable, reduced, text
 from reidablate.report.slices import Slices
 from reidablate.smoke import MARK
@@ -43,7 +43,7 @@ class StudyTables:
     calibration: pd.DataFrame | None
     joint: pd.DataFrame | None
     absent: dict[str, str]
-    beside: Beside
+    beside: OtherTables
     slices: Slices | None = None
     samples: dict[str, Path] = field(default_factory=dict)
 

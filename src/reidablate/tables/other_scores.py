@@ -7,7 +7,7 @@ import pandas as pd
 
 from reidablate.artifacts import read_record, read_table
 from reidablate.errors import UserError
-from reidablate.metrics.slices import PAIR_COLUMNS
+from reidablate.metrics.breakdown import PAIR_COLUMNS
 from reidablate.runs import SIDES, Metrics
 from reidablate.standing import Standing
 from reidablate.study import Run, Study

@@ -54,7 +54,7 @@ def started_in(arguments: Sequence[str], here: Path, shell: str | None) -> Path:
     return here
 
 
-class Turn:
+class CallLock:
     """The lock of a study's results, shared from here on and held until this process ends.
 
     Attributes:

@@ -6,9 +6,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from reidablate.report.beside import Beside
 from reidablate.report.collect import collect
 from reidablate.report.exports import main_table, text_summary
+from reidablate.report.other_tables import OtherTables
 from reidablate.report.render import make_environment, render_html
 from report_fixture import write_results
 
@@ -93,7 +93,7 @@ def test_colours_run_from_the_worst_pair_of_cameras_to_the_best() -> None:
         for (q, g), values in scores.items()
         for value in values
     ]
-    beside = Beside("before_neck", camera_pairs=pd.DataFrame(rows))
-    assert beside.cameras("d", "c") == ([1, 2], [1, 2, 3])
-    assert beside.heat("d", "c") == pytest.approx({(1, 2): 0, (2, 1): 0.5, (1, 3): 1})
-    assert beside.pair("d", "c", 2, 3).value is None
+    others = OtherTables("before_neck", camera_pairs=pd.DataFrame(rows))
+    assert others.cameras("d", "c") == ([1, 2], [1, 2, 3])
+    assert others.heat("d", "c") == pytest.approx({(1, 2): 0, (2, 1): 0.5, (1, 3): 1})
+    assert others.pair("d", "c", 2, 3).value is None

@@ -34,7 +34,7 @@ class Imported:
 
 
 @dataclass(frozen=True)
-class Beside:
+class OtherTables:
     """The tables `cross_domain`, `camera_pairs`, `imported` and `tuning`, None where there are none.
 
     Attributes:

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from reidablate.turn import started_in
+from reidablate.call_lock import started_in
 
 Call = Callable[[], "subprocess.Popen[str]"]
 
 CALL = """
 import os, subprocess, sys
 from pathlib import Path
-from reidablate.turn import Turn
-turn = Turn(Path(sys.argv[1]))
+from reidablate.call_lock import CallLock
+lock = CallLock(Path(sys.argv[1]))
 print("planned", flush=True)
 os.read(0, 1)
-turn.take()
+lock.take()
 none = subprocess.DEVNULL
 pause = [sys.executable, "-c", "import signal; signal.pause()"]
 job = subprocess.Popen(pause, close_fds=False, stdin=none, stdout=none, stderr=none)

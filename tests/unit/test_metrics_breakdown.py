@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 
 from reidablate.cli import app
 from reidablate.errors import UserError
+from reidablate.metrics.breakdown import by_camera_pair, by_num_positives
 from reidablate.metrics.checks import check_labels
 from reidablate.metrics.distances import FeatureDistances
 from reidablate.metrics.files import Options, ranked, read_file, score_file
-from reidablate.metrics.slices import by_camera_pair, by_num_positives
 
 KEYS = ["query_camid", "gallery_camid"]
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from reidablate import cli
-from reidablate.engine.product import on_device
+from reidablate.engine.matrix_product import on_device
 from reidablate.errors import UserError
 from reidablate.metrics import score
 from reidablate.metrics.checks import check_labels
