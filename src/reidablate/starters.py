@@ -97,7 +97,8 @@ _FORMAT_TEST = '''"""Run in the study folder: pytest methods"""
 
 from pathlib import Path
 
-from reidablate.data.formats import Layout, read_folder
+from reidablate.data.folder import read_folder
+from reidablate.data.formats import Layout
 
 
 def test_an_image_of_each_split(tmp_path: Path) -> None:
