@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from reidablate.artifacts import read_record
 from reidablate.config import RunConfig, validate
@@ -86,11 +86,18 @@ class Identity:
 
 
 class Transferred(BaseModel):
-    """What was done with a finished run on another data set."""
+    """What was done with a finished run on another data set, by which code and where."""
 
     on: str
     weights_sha256: str  # of the run's `model.safetensors`
     data_fingerprint: str
+    code_hash: str | None = None
+    git_commit: str | None = None
+    git_dirty: bool | None = None
+    device: str | None = None
+    threads: int | None = None
+    versions: dict[str, str] = {}
+    wall_s: float | None = None
 
 
 class Checksums(BaseModel):
@@ -100,37 +107,54 @@ class Checksums(BaseModel):
 
 
 class Provenance(BaseModel):
-    """`provenance.json`, as far as later stages read it."""
+    """`provenance.json` of a run: what it was made from, by which code, on what machine, and what it took of that.
+
+    Every stage writes and reads it as this. What is null is not known, as much is of another code base; what has a
+    default is absent in records of 0.1.0 or of another code base. What a later release adds is handed on as it is.
+    """
+
+    model_config = ConfigDict(extra="allow")
 
     dataset: str
     cell: str
     seed: int
+    command: str | None = None  # that repeats it by hand
     status: Status
-    epoch: int | None
+    epoch: int | None  # in which it diverged, and why
     reason: str | None
     config: dict[str, Any]
     config_hash: str
-    data_fingerprint: str
-    science_version: int = 1  # absent in runs of 0.1.0
-    # Facts for the table of runs; null where they are not known.
-    synthetic: bool | None
-    code_hash: str | None
+    code_hash: str | None  # several joined by "+" where the code was edited while the run was interrupted
+    science_version: int = 1
     git_commit: str | None
     git_dirty: bool | None
-    weights: str | None
+    data_fingerprint: str
+    synthetic: bool | None
+    weights: str | None  # initial ones
     weights_sha256: str | None
     versions: dict[str, str]
+    machine: dict[str, Any] | None = None
     device: str | None
+    gpus: list[str] | None = None
+    processes: int | None = 1
+    cuda: dict[str, Any] | None = None
     threads: int | None
-    processes: int | None = 1  # absent in runs of 0.1.0
+    workers: int | None = None
+    recompute: bool | None = None
+    deterministic: bool | None = None
+    flags: dict[str, Any] | None = None
     precision: str | None
+    extraction_precision: str | None = None
+    num_classes: int | None = None
+    cameras: list[int] | None = None  # of the training set, where the network reads them
+    loss_scaling: dict[str, float] | None = None
     num_parameters: int | None
-    flops_per_image: int | None = None  # absent in runs of 0.1.0
+    flops_per_image: int | None = None
     dense_share: float | None = None  # of a card whose rate is known
     images_per_s: float | None
-    wall_s: float | None
     device_s: float | None
     peak_memory_bytes: int | None
+    wall_s: float | None
     sha256: dict[str, str] = {}
     transfer: Transferred | None = None  # only below the run's folder
     external: PlannedExternal | None = None  # of a run of another code base
@@ -140,6 +164,10 @@ class Provenance(BaseModel):
         if self.config.get("model", {}).get("test_feature") not in SIDES:
             raise ValueError(f"config.model.test_feature should be {' or '.join(SIDES)}")
         return self
+
+    def facts(self) -> dict[str, Any]:
+        """Returns the content of the file: what was given or read, and no default."""
+        return self.model_dump(mode="json", exclude_unset=True)
 
     @property
     def test_feature(self) -> Side:
@@ -173,6 +201,21 @@ class Provenance(BaseModel):
         """The run's name: data set, cell and seed, and where it was scored if elsewhere."""
         elsewhere = f" on {self.transfer.on}" if self.transfer else ""
         return f"{self.dataset}/{self.cell}/seed{self.seed}{elsewhere}"
+
+
+class Trained(Provenance):
+    """`provenance.json` of a run that this package trained: enough to build its network, and to train it again."""
+
+    command: str
+    code_hash: str
+    weights: str
+    weights_sha256: str
+    machine: dict[str, Any]
+    device: str
+    threads: int
+    workers: int
+    num_classes: int
+    cameras: list[int] = []
 
 
 def differs(

@@ -20,9 +20,10 @@ from reidablate.data.cache import read_cache
 from reidablate.data.index import read_index
 from reidablate.diagnostics.network import TransformerParts, transformer_parts
 from reidablate.diagnostics.ranklists import Retrieval
-from reidablate.engine.transfer import Trained, trained_model
+from reidablate.engine.transfer import trained_model
 from reidablate.models.neck import ReidModel
 from reidablate.rng import generator
+from reidablate.runs import Trained
 from reidablate.study import Run, Study
 
 BATCH = 64

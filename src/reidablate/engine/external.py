@@ -23,7 +23,7 @@ from reidablate.engine.stopping import StopSignal
 from reidablate.errors import UserError, plain, reason, shortened
 from reidablate.external import FEATURES, PlannedExternal, code_sha256
 from reidablate.metrics.matching import matched_features
-from reidablate.runs import EXTERNAL_FILES, NO_WEIGHTS, Identity, differs, state_folder
+from reidablate.runs import EXTERNAL_FILES, NO_WEIGHTS, Identity, Provenance, differs, state_folder
 from reidablate.study import Study
 
 POLL_S = 0.2
@@ -73,9 +73,9 @@ def run_external(study: Study, *, dataset: str, cell: str, seed: int, gpus: int 
             write_npz(out / FEATURES, features)
         # What it logs is its own affair; the table of histories has no row of it.
         write_table(pd.DataFrame({"epoch": pd.Series(dtype="int64")}), out / "history.parquet")
-        record = _record(study, external, dataset=dataset, cell=cell, seed=seed)
-        facts = {"data_fingerprint": fingerprint, "synthetic": bool(index.summary["synthetic"]), "wall_s": wall_s}
-        write_record(out / "provenance.json", {**record, **facts, "gpus": list(leased)}, EXTERNAL_FILES[:-1])
+        known = {"data_fingerprint": fingerprint, "synthetic": bool(index.summary["synthetic"]), "wall_s": wall_s}
+        made = _record(study, external, dataset=dataset, cell=cell, seed=seed, gpus=list(leased), **known)
+        write_record(out / "provenance.json", made.facts(), EXTERNAL_FILES[:-1])
     return f"{run.id}: {len(features['query_pids'])} queries, {len(features['gallery_pids'])} gallery images"
 
 
@@ -184,25 +184,25 @@ def _features(folder: Path, frame: pd.DataFrame, name: str, dataset: str) -> dic
         raise UserError(f"{name}: {str(error).replace(f'{folder}/', '')}") from None
 
 
-def _record(study: Study, external: PlannedExternal, *, dataset: str, cell: str, seed: int) -> dict[str, Any]:
+def _record(study: Study, external: PlannedExternal, **known: Any) -> Provenance:
     """Returns the provenance as far as it is known; of another code base that is little."""
     unknown = (
         "epoch", "reason", "code_hash", "git_commit", "git_dirty", "weights", "weights_sha256", "device", "threads",
         "precision", "num_parameters", "images_per_s", "device_s", "peak_memory_bytes",
     )  # fmt: skip
-    run = f"--dataset {dataset} --cell {cell} --seed {seed}"
-    return {
-        "dataset": dataset,
-        "cell": cell,
-        "seed": seed,
-        "status": "finished",
-        "config": {"model": {"test_feature": study.base_config().model.test_feature}},
-        "config_hash": external.identity,
-        "external": external.model_dump(),
-        "versions": {},
-        "command": f"reidablate external --plan {study.path} {run}",
-        **dict.fromkeys(unknown),
-    }
+    run = " ".join(f"--{key} {known[key]}" for key in ("dataset", "cell", "seed"))
+    return Provenance.model_validate(
+        {
+            "status": "finished",
+            "config": {"model": {"test_feature": study.base_config().model.test_feature}},
+            "config_hash": external.identity,
+            "external": external.model_dump(),
+            "versions": {},
+            "command": f"reidablate external --plan {study.path} {run}",
+            **known,
+            **dict.fromkeys(unknown),
+        }
+    )
 
 
 def _say(name: str, sentence: str) -> None:

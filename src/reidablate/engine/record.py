@@ -16,10 +16,11 @@ from reidablate.engine.parallel import num_processes
 from reidablate.engine.spec import RunSpec
 from reidablate.engine.state import TrainingState
 from reidablate.engine.training import Training
+from reidablate.runs import Trained
 
 
-def provenance_of(training: Training, state: TrainingState, divergence: Divergence | None) -> dict[str, Any]:
-    """Returns the content of `provenance.json` but for the checksums of the files beside it.
+def provenance_of(training: Training, state: TrainingState, divergence: Divergence | None) -> Trained:
+    """Returns the provenance but for the checksums of the files beside it.
 
     Args:
         training: Which training.
@@ -27,29 +28,29 @@ def provenance_of(training: Training, state: TrainingState, divergence: Divergen
         divergence: Where it diverged, if it did.
     """
     spec, data, codes = training.spec, training.data, state.codes
-    return {
-        "dataset": spec.dataset,
-        "cell": spec.cell,
-        "seed": spec.seed,
-        "command": spec.command,
-        "status": "diverged" if divergence else "finished",
-        "epoch": divergence.epoch if divergence else None,
-        "reason": divergence.reason if divergence else None,
-        "config": spec.config.dump(),
-        "config_hash": spec.config.hash,
-        "code_hash": "+".join(codes),
-        "science_version": provenance.SCIENCE_VERSION,
+    return Trained(
+        dataset=spec.dataset,
+        cell=spec.cell,
+        seed=spec.seed,
+        command=spec.command,
+        status="diverged" if divergence else "finished",
+        epoch=divergence.epoch if divergence else None,
+        reason=divergence.reason if divergence else None,
+        config=spec.config.dump(),
+        config_hash=spec.config.hash,
+        code_hash="+".join(codes),
+        science_version=provenance.SCIENCE_VERSION,
         **provenance.git_state(),
-        "data_fingerprint": data.fingerprint,
-        "synthetic": data.synthetic,
-        "weights": str(spec.weights or "none"),
-        "weights_sha256": training.identity.weights,
+        data_fingerprint=data.fingerprint,
+        synthetic=data.synthetic,
+        weights=str(spec.weights or "none"),
+        weights_sha256=training.identity.weights,
         **computed_with(spec, training.device, training.gpus),
-        "num_classes": data.num_classes,
-        "cameras": list(data.cameras),
+        num_classes=data.num_classes,
+        cameras=list(data.cameras),
         **effort(state, training.config, training.device),
-        "wall_s": state.wall_s + time.perf_counter() - training.began,
-    }
+        wall_s=state.wall_s + time.perf_counter() - training.began,
+    )
 
 
 def computed_with(spec: RunSpec, device: torch.device, gpus: tuple[str, ...]) -> dict[str, Any]:

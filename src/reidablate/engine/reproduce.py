@@ -3,9 +3,6 @@
 import dataclasses
 import shutil
 from pathlib import Path
-from typing import Any
-
-from pydantic import BaseModel
 
 from reidablate import provenance
 from reidablate.artifacts import read_record, sha256_file
@@ -15,29 +12,9 @@ from reidablate.engine.spec import RunSpec
 from reidablate.engine.train import train_run
 from reidablate.errors import UserError
 from reidablate.keeping import removed
-from reidablate.runs import Provenance
+from reidablate.runs import Provenance, Trained
 
 COMPARED = ("model.safetensors", "features.npz")
-
-
-class _Made(BaseModel):
-    """`provenance.json`, as far as a repetition needs it."""
-
-    dataset: str
-    cell: str
-    seed: int
-    config: dict[str, Any]
-    command: str
-    device: str
-    threads: int
-    workers: int
-    weights: str
-    weights_sha256: str
-    data_fingerprint: str
-    code_hash: str
-    versions: dict[str, str]
-    machine: dict[str, Any]
-    sha256: dict[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +46,7 @@ def reproduce_run(run: Path) -> Outcome:
         raise UserError(f"{run} is no run's folder; give results/<preset>/<dataset>/<cell>/seed<k>.")
     if read_record(run / "provenance.json", Provenance).external:
         raise UserError(f"{run} is a run of another code base, which alone can repeat it; delete the folder to do so.")
-    made = read_record(run / "provenance.json", _Made)
+    made = read_record(run / "provenance.json", Trained)
     spec = _spec(run, made)
     gone = [name for name in COMPARED if not (run / name).is_file()]
     if set(gone) - removed(run):
@@ -78,14 +55,14 @@ def reproduce_run(run: Path) -> Outcome:
     again = run.with_name(f".{run.name}.reproduce")
     train_run(dataclasses.replace(spec, out=again))
     same = {name: digest == sha256_file(again / name) for name, digest in before.items()}
-    changes = _changes(made, read_record(again / "provenance.json", _Made))
+    changes = _changes(made, read_record(again / "provenance.json", Trained))
     shutil.rmtree(again)
     verdicts = [f"{name}: {'identical' if equal else 'DIFFERS'}" for name, equal in same.items()]
     sources = _kept_sources(run.parents[2] / "plans", made.code_hash)
     return Outcome(all(same.values()), (f"made by: {made.command}", *verdicts, *changes, *sources))
 
 
-def _spec(run: Path, made: _Made) -> RunSpec:
+def _spec(run: Path, made: Trained) -> RunSpec:
     """Returns the specification that a run's provenance records."""
     root, on_cpu = run.parents[2], made.device == "cpu"
     data = root / "data" / made.dataset
@@ -109,7 +86,7 @@ def _spec(run: Path, made: _Made) -> RunSpec:
     )
 
 
-def _changes(before: _Made, after: _Made) -> list[str]:
+def _changes(before: Trained, after: Trained) -> list[str]:
     old, new = before.model_dump(), after.model_dump()
     keys = ("code_hash", "data_fingerprint", "weights_sha256", "versions", "machine", "device")
     return [f"changed since: {key} ({old[key]} -> {new[key]})" for key in keys if old[key] != new[key]]

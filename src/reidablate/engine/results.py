@@ -11,11 +11,11 @@ from reidablate.engine.record import provenance_of
 from reidablate.engine.state import TrainingState
 from reidablate.engine.stopping import StopSignal
 from reidablate.engine.training import Training
-from reidablate.engine.transfer import Trained, trained_model
+from reidablate.engine.transfer import trained_model
 from reidablate.errors import UserError
 from reidablate.models.checkpoints import save_weights
 from reidablate.models.neck import ReidModel
-from reidablate.runs import remove_state
+from reidablate.runs import Trained, remove_state
 
 
 def write_results(training: Training, state: TrainingState, divergence: Divergence | None, stop: StopSignal) -> str:
@@ -40,7 +40,7 @@ def write_results(training: Training, state: TrainingState, divergence: Divergen
         features = no_features(state.result) if divergence else _features(training, state.result, stop)
         write_npz(out / "features.npz", features)
     files = ["model.safetensors", "history.parquet"] + ["features.npz"] * spec.extract
-    write_record(out / "provenance.json", provenance_of(training, state, divergence), files)
+    write_record(out / "provenance.json", provenance_of(training, state, divergence).facts(), files)
     if not spec.extract:  # nobody scores a pre-training
         remove_state(out)
     if divergence:
@@ -59,7 +59,7 @@ def extract_again(training: Training, stop: StopSignal) -> str:
     features = no_features(model) if made.status == "diverged" else _features(training, model, stop)
     write_npz(out / "features.npz", features)
     codes = dict.fromkeys([*made.code_hash.split("+"), provenance.code_hash()])
-    write_record(record, {**made.model_dump(), "code_hash": "+".join(codes)}, ["features.npz"])
+    write_record(record, {**made.facts(), "code_hash": "+".join(codes)}, ["features.npz"])
     return f"{training.spec.name}: features extracted again from its weights, nothing trained"
 
 

@@ -6,10 +6,8 @@ Nothing is trained and nothing of the run is changed. What is found lies in a fo
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
 
 from reidablate import integrity, provenance
 from reidablate.artifacts import content_hash, only_writer, read_record, write_npz, write_record
@@ -23,21 +21,8 @@ from reidablate.engine.spec import RunSpec, be_deterministic, place, torch_devic
 from reidablate.errors import UserError
 from reidablate.models.checkpoints import load_weights
 from reidablate.models.neck import ReidModel
-from reidablate.runs import Status, state_folder
+from reidablate.runs import Trained, Transferred, state_folder
 from reidablate.study import transfer_folder
-
-
-class Trained(BaseModel):
-    """`provenance.json` of a run, as far as its model can be built from it; the rest is handed on as it is."""
-
-    model_config = ConfigDict(extra="allow")
-
-    status: Status
-    config: dict[str, Any]
-    num_classes: int
-    cameras: tuple[int, ...] = ()
-    code_hash: str
-    sha256: dict[str, str] = {}
 
 
 def transfer_run(spec: RunSpec, *, on: str, data: Path) -> str:
@@ -86,18 +71,18 @@ def transfer_run(spec: RunSpec, *, on: str, data: Path) -> str:
                     progress=bar.show,
                 )
         write_npz(out / "features.npz", features)
-        facts = {
-            "on": on,
-            "weights_sha256": weights,
-            "data_fingerprint": fingerprint,
-            "code_hash": provenance.code_hash(),
+        facts = Transferred(
+            on=on,
+            weights_sha256=weights,
+            data_fingerprint=fingerprint,
+            code_hash=provenance.code_hash(),
             **provenance.git_state(),
-            "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-            "threads": spec.threads,
-            "versions": provenance.versions(),
-            "wall_s": time.perf_counter() - started,
-        }
-        record = {**made.model_dump(), "transfer": facts, "sha256": {}}
+            device=torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+            threads=spec.threads,
+            versions=provenance.versions(),
+            wall_s=time.perf_counter() - started,
+        )
+        record = made.model_copy(update={"transfer": facts, "sha256": {}}).facts()
         write_record(out / "provenance.json", record, ["features.npz"])
     if diverged:
         return f"{name}: diverged, nothing to extract"
@@ -112,7 +97,7 @@ def trained_model(run: Path, made: Trained) -> tuple[ReidModel, str]:
     """
     where = str(run / "provenance.json")
     config = validate(RunConfig, made.config, where=where).model
-    model = ReidModel(config, num_classes=made.num_classes, cameras=made.cameras)
+    model = ReidModel(config, num_classes=made.num_classes, cameras=tuple(made.cameras))
     integrity.check(run / "model.safetensors", run / "provenance.json", made.sha256)
     loaded = load_weights(model, run / "model.safetensors")
     if loaded.missing or loaded.ignored:
