@@ -12,6 +12,7 @@ from reidablate.cells import Cell, ancestry
 from reidablate.config import Preset
 from reidablate.errors import UserError
 from reidablate.external import differences
+from reidablate.planned import Configured, PlannedCell
 from reidablate.trees import difference, flatten, merge, nested, yaml_files
 
 
@@ -36,37 +37,37 @@ def unchanged_copies(chosen: Iterable[Cell], cells: Mapping[str, Cell], preset: 
     return lines
 
 
-def describe(cell: Cell, cells: Mapping[str, Cell], preset: Preset) -> dict[str, Any]:
-    """Returns a cell as one entry of `cells.json`: its texts, options, and differences to parent and references.
+def planned_cell(cell: Cell, cells: Mapping[str, Cell], preset: Preset) -> PlannedCell:
+    """Returns a cell as a plan and `cells.json` hold it: its texts, options, and differences to parent and references.
 
     `by_dataset` says the last four again for each data set on which the cell, its parent or a reference differs.
     """
     related = [cell, *(cells[name] for name in (cell.extends, *cell.references) if name)]
     special = sorted({dataset for one in related for dataset in one.by_dataset})
     configs = [cell.resolve(preset, dataset) for dataset in (None, *special)]
-    return {
-        "name": cell.name,
-        "title": cell.title,
-        "group": cell.group,
-        "tier": cell.tier,
-        "question": cell.question,
-        "notes": "" if preset.name in cell.notes_not_under else cell.notes,
-        "extends": cell.extends,
-        "references": list(cell.references),
-        "seed_offset": cell.seed_offset,
-        "primary": cell.primary or cell.name in preset.primary,
-        "also_on": [] if cell.external or cell.tunes else (cell.evaluate or preset.evaluate).also_on,
-        "reads_cameras": not cell.external and any(config.model.parts.read_cameras for config in configs),
-        "external": cell.external.model_dump() if cell.external else None,
-        "candidates": list(cell.candidates),
-        "tunes": cell.tunes,
+    return PlannedCell(
+        name=cell.name,
+        title=cell.title,
+        group=cell.group,
+        tier=cell.tier,
+        question=cell.question,
+        notes="" if preset.name in cell.notes_not_under else cell.notes,
+        extends=cell.extends,
+        references=list(cell.references),
+        seed_offset=cell.seed_offset,
+        primary=cell.primary or cell.name in preset.primary,
+        also_on=[] if cell.external or cell.tunes else (cell.evaluate or preset.evaluate).also_on,
+        reads_cameras=not cell.external and any(config.model.parts.read_cameras for config in configs),
+        external=cell.external,
+        candidates=list(cell.candidates),
+        tunes=cell.tunes,
+        by_dataset={dataset: Configured(**_configured(cell, cells, preset, dataset)) for dataset in special},
         **_configured(cell, cells, preset, None),
-        "by_dataset": {dataset: _configured(cell, cells, preset, dataset) for dataset in special},
-    }
+    )
 
 
 def _configured(cell: Cell, cells: Mapping[str, Cell], preset: Preset, dataset: str | None) -> dict[str, Any]:
-    """Returns a cell's configuration on a data set, and how it differs from its parent and references there."""
+    """Returns the fields of `Configured`: the configuration on a data set, its differences to parent and references."""
     config = cell.resolve(preset, dataset)
     dump = config.dump()
     others = {name: cells[name].resolve(preset, dataset).dump() for name in (cell.extends, *cell.references) if name}
@@ -77,7 +78,7 @@ def _configured(cell: Cell, cells: Mapping[str, Cell], preset: Preset, dataset: 
             name: differences(cell.external, foreign[name]) if name in foreign else difference(others[name], dump)
             for name in cell.references
         },
-        "config": dump,
+        "config": config,
         "config_hash": cell.external.identity if cell.external else config.hash,
     }
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from reidablate import recipes
 from reidablate.cell_files import Tier
-from reidablate.cell_views import describe, unchanged_copies
+from reidablate.cell_views import planned_cell, unchanged_copies
 from reidablate.cells import Cell, Cells, check_datasets, load_cells, select
 from reidablate.config import ModelConfig, Preset, RunConfig, nearest, validate
 from reidablate.errors import UserError
@@ -151,7 +151,7 @@ def plan(config: Mapping[str, Any]) -> Study:
     planned = union(before, asked)
     asked, planned = with_candidates(asked, planned, cells)
     kept = select(cells, names=[name for name in cells_of(planned) if name in cells], tier=tier)
-    declared = [PlannedCell.model_validate(describe(cell, cells, preset)) for cell in kept]
+    declared = [planned_cell(cell, cells, preset) for cell in kept]
     declared += [cell for cell in unread if cell.name in cells_of(planned)]
     described, settled = settle_primary(declared, root)
     datasets += earlier_datasets(settings, preset, [n for n in planned if n not in {d.name for d in datasets}])

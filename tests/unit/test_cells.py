@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from reidablate.cell_schema import cell_schema
-from reidablate.cell_views import as_cell_file, describe, new_cell, unchanged_copies
+from reidablate.cell_views import as_cell_file, new_cell, planned_cell, unchanged_copies
 from reidablate.cells import Cell, Cells, load_cells, select
 from reidablate.config import EvaluateConfig
 from reidablate.errors import UserError
@@ -47,7 +47,7 @@ def test_the_core_cells_differ_from_their_parents_by_the_declared_keys_alone(pro
     for preset in load_presets().values():
         for name, (parent, keys) in CORE.items():
             assert cells[name].extends == parent
-            assert set(describe(cells[name], cells, preset)["declared"]) == set(keys)
+            assert set(planned_cell(cells[name], cells, preset).declared) == set(keys)
 
 
 def test_references_default_to_the_parent_and_the_root_of_its_chain(project: Path) -> None:
@@ -264,7 +264,7 @@ def test_a_cell_that_reads_cameras_on_one_data_set_alone_is_marked(project: Path
     here = "{market1501: {model: {parts: {camera_embedding: {}}}}}"
     write(project, "mine", f"name: mine\nextends: p1\nby_dataset: {here}\n")
     cells, preset = load(project), load_presets()["quickstart"]
-    assert {name: describe(cells[name], cells, preset)["reads_cameras"] for name in ("mine", "p1", "sie")} == {
+    assert {name: planned_cell(cells[name], cells, preset).reads_cameras for name in ("mine", "p1", "sie")} == {
         "mine": True,
         "p1": False,
         "sie": True,
@@ -344,7 +344,7 @@ def test_where_else_a_cell_is_scored_is_inherited_and_is_no_science(project: Pat
     assert cells["p1"].resolve(preset).hash == before
     chosen = preset.model_copy(update={"evaluate": EvaluateConfig(also_on=["market1501"])})
     found = {
-        name: describe(cells[name], cells, chosen)["also_on"]
+        name: planned_cell(cells[name], cells, chosen).also_on
         for name in ("p1", "p1_rpe", "nowhere", "everywhere", "p2")
     }
     assert found == {
@@ -363,7 +363,7 @@ def test_a_cell_is_primary_by_its_own_word_or_the_presets_and_its_children_are_n
     write(project, "child", "name: child\nextends: mine\n")
     cells = load(project)
     preset = load_presets()["quickstart"].model_copy(update={"primary": ["p1_rpe"]})
-    shown = {name: describe(cells[name], cells, preset)["primary"] for name in ("mine", "child", "p1_rpe", "p1")}
+    shown = {name: planned_cell(cells[name], cells, preset).primary for name in ("mine", "child", "p1_rpe", "p1")}
     assert shown == {"mine": True, "child": False, "p1_rpe": True, "p1": False}
 
 

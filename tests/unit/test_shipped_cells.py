@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from reidablate.cell_files import SECTIONS
-from reidablate.cell_views import describe
+from reidablate.cell_views import planned_cell
 from reidablate.cells import Cell
 from reidablate.config import Preset
 from reidablate.planning import load_preset, load_presets
@@ -156,10 +156,10 @@ def test_a_cell_says_what_it_asks_and_declares_nothing_that_is_so_already(cell: 
     assert cell.title
     assert cell.question.endswith("?")
     assert cell.path.read_text().startswith("# ")
-    described = describe(cell, CELLS, PRESETS["paper"])
+    planned = planned_cell(cell, CELLS, PRESETS["paper"])
     file = load_yaml(cell.path)
     own = set(flatten({section: file[section] for section in SECTIONS if section in file})) | set(file.get("sweep", {}))
-    for declared in described["declared"]:
+    for declared in planned.declared:
         own -= {key for key in own if key == declared or key.startswith(f"{declared}.")}
     assert not own
 
@@ -198,9 +198,9 @@ def test_the_published_combination_is_that_of_17_and_13_may(
 def test_notes_about_the_schedule_are_left_out_where_the_preset_has_the_same() -> None:
     for preset in PRESETS.values():
         for cell in CELLS.values():
-            described = describe(cell, CELLS, preset)
-            keys = {key for found in described["differences"].values() for key in found}
-            if cell.name.endswith("_as_run") and "schedule" in described["notes"]:
+            planned = planned_cell(cell, CELLS, preset)
+            keys = {key for found in planned.differences.values() for key in found}
+            if cell.name.endswith("_as_run") and "schedule" in planned.notes:
                 assert {"train.warmup_fraction", "train.lr_step_at"} & keys, f"{cell.name} under {preset.name}"
 
 
@@ -213,7 +213,7 @@ def test_as_run_is_compared_with_as_defined_and_with_a_baseline_under_the_same_c
     method = {"losses", "model.rpe", "train.lr_factor"}
     for reference in ("naive_triplet_as_run_longer", "naive_triplet_as_run", "p1_as_run"):
         if reference in cell.references:
-            differences = describe(cell, CELLS, PRESETS["paper"])["differences"][reference]
+            differences = planned_cell(cell, CELLS, PRESETS["paper"]).differences[reference]
             assert all(any(key.startswith(prefix) for prefix in method) for key in differences)
     assert {"naive_triplet_as_run", "naive_triplet_as_run_longer"} & set(cell.references)
 
@@ -221,7 +221,7 @@ def test_as_run_is_compared_with_as_defined_and_with_a_baseline_under_the_same_c
 def test_what_differs_beyond_the_method_is_said_in_the_notes() -> None:
     hidden = ("train.", "model.test_feature")
     for cell in CELLS.values():
-        differences = describe(cell, CELLS, PRESETS["paper"])["differences"]
+        differences = planned_cell(cell, CELLS, PRESETS["paper"]).differences
         for reference, keys in differences.items():
             if any(key.startswith(hidden) for key in keys):
                 assert "differ" in cell.notes.lower() or "shares" in cell.notes, f"{cell.name} against {reference}"

@@ -7,7 +7,7 @@ from itertools import groupby
 
 import pandas as pd
 
-from reidablate.report.records import Cell, Number, reduced
+from reidablate.report.records import Cell, Number, Where, reduced
 from reidablate.runs import HOLDOUT
 
 
@@ -79,5 +79,5 @@ class Curves:
         return Reading(words, max((gain for _, gain in gains), key=lambda gain: gain.value or 0.0), gains[-1][1])
 
 
-def _row(dataset: str, cell: Cell, epoch: int) -> str:
-    return f"dataset={dataset};cell={cell.name};name={HOLDOUT};epoch={epoch}"
+def _row(dataset: str, cell: Cell, epoch: int) -> Where:
+    return Where.having(dataset=dataset, cell=cell.name, name=HOLDOUT, epoch=epoch)

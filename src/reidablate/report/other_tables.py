@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from reidablate.report.records import Number, plain, reduced
+from reidablate.report.records import Number, Where, plain, reduced
 
 Rows = dict[tuple[Any, ...], list[float]]
 
@@ -29,7 +29,7 @@ class Imported:
 
     def score(self, metric: str) -> Number:
         """Returns a metric of the import, without a value where it is not given."""
-        row = f"dataset={self.dataset};name={self.name};side={self.side};metric={metric}"
+        row = Where.having(dataset=self.dataset, name=self.name, side=self.side, metric=metric)
         return Number(self.values.get(metric), "imported", row)
 
 
@@ -52,7 +52,7 @@ class OtherTables:
         if self.tuning is None:
             return None
         own = self.tuning[(self.tuning["dataset"] == dataset) & (self.tuning["cell"] == cell)]
-        row = f"dataset={dataset};cell={cell}"
+        row = Where.having(dataset=dataset, cell=cell)
         runs = Number(float(own["num_seeds"].sum()), "tuning", row, "num_seeds", "sum")
         return (Number(float(len(own)), "tuning", row, "candidate", "count"), runs) if len(own) else None
 
@@ -62,7 +62,7 @@ class OtherTables:
         numbers = ("num_seeds", "num_diverged", "holdout_mAP")
         return [
             {str(key): value for key, value in row.items()}
-            | {name: Number(plain(row[name]), "tuning", str(index), name) for name in numbers}
+            | {name: Number(plain(row[name]), "tuning", Where.at(index), name) for name in numbers}
             for index, row in enumerate(rows)
         ]
 
@@ -86,7 +86,7 @@ class OtherTables:
     def cross(self, dataset: str, on: str, cell: str, metric: str, how: str = "mean") -> Number:
         """Returns the mean, the sd (n - 1) or the count over seeds of a cross-domain score on the headline side."""
         values = self._cross.get((dataset, on, cell, self.headline, metric), [])
-        row = f"dataset={dataset};on={on};cell={cell};side={self.headline};metric={metric}"
+        row = Where.having(dataset=dataset, on=on, cell=cell, side=self.headline, metric=metric)
         return Number(float(len(values)) if how == "count" else reduced(values, how), "cross_domain", row, "value", how)
 
     def cameras(self, dataset: str, cell: str) -> tuple[list[int], list[int]]:
@@ -97,7 +97,7 @@ class OtherTables:
     def pair(self, dataset: str, cell: str, query: int, gallery: int, column: str = "mAP") -> Number:
         """Returns the mean over seeds of a column of the table of camera pairs; None for a camera with itself."""
         values = self._pairs[column].get((dataset, cell, query, gallery), [])
-        row = f"dataset={dataset};cell={cell};query_camid={query};gallery_camid={gallery}"
+        row = Where.having(dataset=dataset, cell=cell, query_camid=query, gallery_camid=gallery)
         return Number(reduced(values, "mean"), "camera_pairs", row, column, "mean")
 
     def heat(self, dataset: str, cell: str) -> dict[tuple[int, int], float]:

@@ -18,18 +18,54 @@ _TURNING = "".join(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))))
 
 
 @dataclass(frozen=True, slots=True)
+class Where:
+    """Which rows of a table a number was found in; `str` gives it as a page writes it, as `data-row`.
+
+    Attributes:
+        rows: Numbers of the rows, from 0; None where `values` selects them.
+        values: Columns and what they hold in every row that is meant; all rows are where there is none.
+        path: In a JSON table, the dotted path.
+    """
+
+    rows: tuple[int, ...] | None = None
+    values: tuple[tuple[str, str | int | float], ...] = ()
+    path: str = ""
+
+    @classmethod
+    def at(cls, *rows: int) -> "Where":
+        """Returns rows by their numbers."""
+        return cls(rows=rows)
+
+    @classmethod
+    def having(cls, **values: str | int | float) -> "Where":
+        """Returns the rows in which columns hold some values."""
+        return cls(values=tuple(values.items()))
+
+    @classmethod
+    def under(cls, path: str) -> "Where":
+        """Returns a place in a JSON table."""
+        return cls(path=path)
+
+    def __str__(self) -> str:
+        """Returns the path, the numbers joined by `,` (or `none`), or `column=value` pairs joined by `;`."""
+        if self.path:
+            return self.path
+        if self.rows is not None:
+            return ",".join(map(str, self.rows)) or "none"
+        return ";".join(f"{column}={value}" for column, value in self.values)
+
+
+@dataclass(frozen=True, slots=True)
 class Number:
     """A value and where it comes from.
 
-    `row` is a zero-based row number, several joined by `,`, `none`, or `column=value` pairs joined by `;` that select
-    the rows, or a dotted path for the JSON tables. `how` reduces the rows: `value`, `mean`, `sd`, `sum`, `min`, `max`,
-    `count`, `paired mean`, `paired sd`, `unpaired sd`; the last three pair the rows by seed with those of the cell
-    `reference`.
+    `how` reduces the rows: `value`, `mean`, `sd`, `sum`, `min`, `max`, `count`, `paired mean`, `paired sd`,
+    `unpaired sd`; the last three pair the rows by seed with those of the cell `reference`.
     """
 
     value: float | None
     table: str
-    row: str
+    row: Where
     column: str = "value"
     how: str = "value"
     reference: str = ""
@@ -162,7 +198,7 @@ def over_rows(contrasts: Sequence[Contrast], column: str, how: str) -> Number:
         column: A column that `Contrast` has too.
         how: `count`, `min` or `max`.
     """
-    row = ",".join(str(c.row) for c in contrasts) or "none"
+    row = Where.at(*(c.row for c in contrasts if c.row is not None))
     if how == "count":
         return Number(float(len(contrasts)), "contrasts", row, column, how)
     numbers = [getattr(c, column) for c in contrasts]

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import pandas as pd
 
-from reidablate.report.records import Cell, Contrast, Number, reduced
+from reidablate.report.records import Cell, Contrast, Number, Where, reduced
 from reidablate.stats.informative import SHARE, SMALL_SHARE, equal_without_tables
 
 
@@ -28,18 +28,18 @@ class RelationLog:
         """Returns the mean over seeds of a series in the last epoch that it has."""
         part = self._series.get((dataset, cell, name))
         if part is None:
-            return Number(None, "history", "none")
+            return Number(None, "history", Where.at())
         epoch = int(part["epoch"].max())
         values = part.loc[part["epoch"] == epoch, "value"].astype(float).tolist()
-        row = f"dataset={dataset};cell={cell};name={name};epoch={epoch}"
+        row = Where.having(dataset=dataset, cell=cell, name=name, epoch=epoch)
         return Number(reduced(values, "mean"), "history", row, "value", "mean")
 
     def share(self, dataset: str, cell: str) -> Number:
         """Returns the largest share that the tables had in an epoch of a seed; see `losses.relation_log.rpe_share`."""
         part = self._series.get((dataset, cell, SHARE))
         if part is None:
-            return Number(None, "history", "none")
-        row = f"dataset={dataset};cell={cell};name={SHARE}"
+            return Number(None, "history", Where.at())
+        row = Where.having(dataset=dataset, cell=cell, name=SHARE)
         return Number(reduced(part["value"].astype(float).tolist(), "max"), "history", row, "value", "max")
 
     def blocks(self, dataset: str, cell: str) -> list[Number]:

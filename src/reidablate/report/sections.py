@@ -16,7 +16,7 @@ from jinja2 import Environment, TemplateError, TemplateSyntaxError
 
 from reidablate.artifacts import read_table
 from reidablate.errors import UserError, shortened
-from reidablate.report.records import Number, plain, printable, text
+from reidablate.report.records import Number, Where, plain, printable, text
 from reidablate.report.study_tables import StudyTables
 
 _NAME = re.compile(r"section_([a-z0-9_]+)\.html\.j2")
@@ -79,7 +79,7 @@ def _rows(study: StudyTables, table: str) -> list[dict[str, Number | str]]:
     numeric = {c for c, kind in kinds.items() if types.is_numeric_dtype(kind) and not types.is_bool_dtype(kind)}
     return [
         {
-            str(column): Number(plain(value), table, str(index), str(column))
+            str(column): Number(plain(value), table, Where.at(index), str(column))
             if column in numeric
             else printable(text(value))
             for column, value in record.items()

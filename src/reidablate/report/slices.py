@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from reidablate.report.records import Cell, Number, plain, text
+from reidablate.report.records import Cell, Number, Where, plain, text
 
 KINDS = {
     "camera": "query camera",
@@ -47,7 +47,7 @@ class Slices:
     def queries(self, dataset: str, kind: str, part: str) -> Number:
         """Returns how many queries a slice holds: the most that a comparison has there."""
         rows = [(at, r) for key, (at, r) in self._rows.items() if (key[0], *key[3:]) == (dataset, kind, part)]
-        row = ",".join(str(at) for at, _ in rows)
+        row = Where.at(*(at for at, _ in rows))
         known = [value for _, r in rows if (value := plain(r["num_queries"])) is not None]
         return Number(max(known, default=None), "slices", row, "num_queries", "max")
 
@@ -57,7 +57,7 @@ class Slices:
         if row is None:
             return None
         at, record = row
-        return Slice(Number(plain(record["estimate"]), "slices", str(at), "estimate"), text(record["verdict"]))
+        return Slice(Number(plain(record["estimate"]), "slices", Where.at(at), "estimate"), text(record["verdict"]))
 
     def largest(self, dataset: str) -> float:
         """Returns the largest absolute difference of a data set, for the scale of its colours."""

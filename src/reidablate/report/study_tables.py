@@ -19,7 +19,7 @@ import pandas as pd
 from scipy import special
 
 from reidablate.report.other_tables import OtherTables
-from reidablate.report.records import Cell, Contrast, Number, plain, printable, reduced, text
+from reidablate.report.records import Cell, Contrast, Number, Where, plain, printable, reduced, text
 from reidablate.report.slices import Slices
 from reidablate.smoke import MARK
 
@@ -132,7 +132,7 @@ class StudyTables:
     def num_runs(self, status: str = "", dataset: str = "", cell: str = "") -> Number:
         """Returns how many runs have a status; an empty argument stands for any."""
         wanted = {"status": status, "dataset": dataset, "cell": cell}
-        row = ";".join(f"{column}={value}" for column, value in wanted.items() if value)
+        row = Where.having(**{column: value for column, value in wanted.items() if value})
         return Number(float(self._num_runs[status, dataset, cell]), "runs", row, "seed", "count")
 
     def seed_scores(self, dataset: str, cell: str, side: str, metric: str) -> dict[int, float]:
@@ -143,19 +143,19 @@ class StudyTables:
         """Returns the mean or sd (n - 1) over seeds of a metric; the side defaults to the headline."""
         side = side or self.headline
         values = list(self.seed_scores(dataset, cell, side, metric).values())
-        row = f"dataset={dataset};cell={cell};side={side};metric={metric}"
+        row = Where.having(dataset=dataset, cell=cell, side=side, metric=metric)
         return Number(reduced(values, how), "metrics", row, "value", how)
 
     def seed_score(self, dataset: str, cell: str, metric: str, seed: int) -> Number:
         """Returns one run's headline metric."""
         value = self.seed_scores(dataset, cell, self.headline, metric).get(seed)
-        row = f"dataset={dataset};cell={cell};side={self.headline};metric={metric};seed={seed}"
+        row = Where.having(dataset=dataset, cell=cell, side=self.headline, metric=metric, seed=seed)
         return Number(value, "metrics", row)
 
     def cost(self, dataset: str, cell: str, column: str) -> Number:
         """Returns the mean of a cost column over a cell's finished runs."""
         values = [plain(run.get(column)) for run in self.runs_of(dataset, cell) if run["status"] == "finished"]
-        row = f"dataset={dataset};cell={cell};status=finished"
+        row = Where.having(dataset=dataset, cell=cell, status="finished")
         return Number(reduced([v for v in values if v is not None], "mean"), "runs", row, column, "mean")
 
     def cost_sd(self, dataset: str, cell: str, column: str) -> Number:
@@ -183,22 +183,22 @@ class StudyTables:
     def over_runs(self, column: str, how: str) -> Number:
         """Returns the sum, mean or max of a cost column over all runs."""
         values = [v for v in map(plain, self.runs[column]) if v is not None]
-        return Number(reduced(values, how), "runs", "", column, how)
+        return Number(reduced(values, how), "runs", Where.having(), column, how)
 
     def run_number(self, run: dict[str, Any], column: str) -> Number:
         """Returns one value of the table of runs."""
-        return Number(plain(run[column]), "runs", str(run["row"]), column)
+        return Number(plain(run[column]), "runs", Where.at(int(run["row"])), column)
 
     def about_number(self, path: str) -> Number:
         """Returns a number of `study.json` by its dotted path, None where it is not given."""
         node: Any = self.about
         for part in path.split("."):
             node = node[int(part)] if isinstance(node, list) else (node or {}).get(part)
-        return Number(plain(node), "study", path)
+        return Number(plain(node), "study", Where.under(path))
 
     def calibrated(self, column: str, how: str, **chosen: str | int | float) -> Number:
         """Returns a column of the calibration table, reduced over the rows with the chosen values."""
-        row = ";".join(f"{name}={value}" for name, value in chosen.items())
+        row = Where.having(**chosen)
         if self.calibration is None:
             return Number(None, "calibration", row, column, how)
         mask = pd.Series(True, index=self.calibration.index)
@@ -218,10 +218,12 @@ class StudyTables:
         numeric = {c for c in frame.columns if pd.api.types.is_numeric_dtype(frame[c].dtype) and frame[c].dtype != bool}
         return [
             {
-                column: Number(plain(value), name, str(index), column) if column in numeric else printable(text(value))
+                column: Number(plain(value), name, Where.at(index), column)
+                if column in numeric
+                else printable(text(value))
                 for column, value in record.items()
             }
-            for index, record in zip(np.flatnonzero(kept), frame[kept].to_dict("records"), strict=True)
+            for index, record in zip(np.flatnonzero(kept).tolist(), frame[kept].to_dict("records"), strict=True)
         ]
 
     def contrast(self, dataset: str, cell: Cell, reference: Cell, metric: str = "mAP") -> Contrast:
@@ -231,7 +233,7 @@ class StudyTables:
         over the seeds both finished, with no interval and no verdict.
         """
         side = self.headline
-        row = f"dataset={dataset};cell={cell.name};side={side};metric={metric}"
+        row = Where.having(dataset=dataset, cell=cell.name, side=side, metric=metric)
         own = self.seed_scores(dataset, cell.name, side, metric)
         other = self.seed_scores(dataset, reference.name, side, metric)
         common = sorted(own.keys() & other.keys())
@@ -266,7 +268,7 @@ class StudyTables:
         index, record = self._contrast_rows[key]
 
         def number(column: str) -> Number:
-            return Number(plain(record.get(column)), "contrasts", str(index), column)
+            return Number(plain(record.get(column)), "contrasts", Where.at(index), column)
 
         known: dict[str, Any] = {
             column: number(column)
