@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from reidablate.errors import UserError
 from reidablate.options import ResultsOption, StudyOption, chosen_results
+
+if TYPE_CHECKING:
+    from reidablate.study import Study
 
 
 def plan(
@@ -51,11 +54,14 @@ def _estimate(config: list[str], study: Path | None, *, probe: bool) -> Iterator
 
     from reidablate.engine.progress import Waiting
     from reidablate.estimate import Estimate
-    from reidablate.places import find_study, settings
-    from reidablate.planning import plan
+    from reidablate.initial_weights import weight_refusals
+    from reidablate.places import find_study
 
     os.chdir(find_study(study))  # the paths in its settings are meant from there
-    estimate = Estimate(plan({**settings(Path()), **_given(config)}))
+    asked = _asked(config)
+    for line in weight_refusals(asked):
+        typer.echo(f"reidablate: {line}", err=True)
+    estimate = Estimate(asked)
     if probe:
         with Waiting("probing") as bar:
             estimate.probe(bar.show)
@@ -75,18 +81,31 @@ def freeze(
     import os
 
     from reidablate.freezing import freeze as freeze_study
-    from reidablate.places import find_study, settings
-    from reidablate.planning import plan
+    from reidablate.places import find_study
 
     os.chdir(find_study(study))  # the paths in its settings are meant from there
-    typer.echo(freeze_study(plan({**settings(Path()), **_given(config or [])})))
+    typer.echo(freeze_study(_asked(config or [])))
 
 
-def _given(pairs: list[str]) -> dict[str, str]:
+def _asked(pairs: list[str]) -> "Study":
+    """Returns the plan of the study in this folder with what snakemake would be given after `--config`."""
+    import yaml
+
+    from reidablate.places import settings
+    from reidablate.planning import plan
+    from reidablate.selecting import as_written
+    from reidablate.trees import merge
+
+    config = {}
     for pair in pairs:
-        if "=" not in pair:
+        key, equals, value = pair.partition("=")
+        if not equals:
             raise UserError(f"'{pair}' is no KEY=VALUE; write it as after snakemake's --config.")
-    return dict(pair.split("=", 1) for pair in pairs)
+        try:
+            config[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            config[key] = value
+    return plan(merge(settings(Path()), as_written(config, pairs)))
 
 
 def pack(

@@ -5,8 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from reidablate.artifacts import read_json
+from reidablate.cli import app
 from reidablate.config import RunConfig
 from reidablate.engine.cost import dense_share
 from reidablate.engine.from_plan import train_spec
@@ -103,3 +105,11 @@ def test_a_plan_counts_without_a_probe(tmp_path: Path) -> None:
     assert all(line.endswith("not estimated") for line in lines[1:-1])
     assert "caches" in lines[-1]
     assert not (tmp_path / "results" / "tiny" / "plans").exists()
+
+
+def test_a_plan_takes_what_snakemake_takes_and_names_weights_that_are_not_there(tmp_path: Path) -> None:
+    asked = ["preset=tests/tiny.yaml", f"results={tmp_path}", "cells=[p1, p1_rpe]", "seeds=3"]
+    asked += ["weights={vit_quickstart: nowhere.pth}", "--no-probe"]
+    done = CliRunner().invoke(app, ["plan", *asked])
+    assert done.stdout.startswith("tiny: 18 runs are asked for, 0 are trained, 18 are left.\n")
+    assert done.stderr == "reidablate: there are no weights at nowhere.pth; correct --config weights=PATH.\n"
