@@ -216,6 +216,11 @@ def expand(file: CellFile, path: Path) -> list[CellFile]:
             raise UserError(f"{path}: {word} key '{key}' should start with {', '.join(SECTIONS)} and a dot.")
         if key in PRESET_ONLY:
             _refuse_presets(path, key, verb=word)
+    if file.tune and "train.holdout" in varied:
+        raise UserError(
+            f"{path}: candidates are compared on the same held-out identities, so 'tune' cannot vary train.holdout; "
+            "write one share under 'train'."
+        )
     points = []
     for label, point in _drawn(file):
         options: dict[str, Any] = file.options

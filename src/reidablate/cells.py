@@ -164,6 +164,7 @@ def load_cells(folder: Path, presets: Iterable[Preset], study: Path = Path()) ->
         except UserError as error:
             cells.drop(name, error)
     _drop_uncomparable(cells, files)
+    _name_sweeps(cells, files)
     for preset in presets:
         for name in preset.primary:
             if name not in cells and not cells.why_broken(name):
@@ -257,7 +258,7 @@ class _NeedsBrokenError(UserError):
 
 
 def _drop_uncomparable(cells: Cells, files: _Files) -> None:
-    """Drops the cells whose references cannot be used, and those that extend them or are compared with them."""
+    """Drops the cells whose references or candidates cannot be used, and those that need them."""
     before = None
     while before != len(cells):
         before = len(cells)
@@ -265,8 +266,18 @@ def _drop_uncomparable(cells: Cells, files: _Files) -> None:
             try:
                 _require(cell.path, "extends", [cell.extends] if cell.extends else [], cells, files)
                 _require(cell.path, "reference", cell.references, cells, files)
+                _require(cell.path, "candidate", cell.candidates, cells, files)
+                _require(cell.path, "tuned cell", [cell.tunes] if cell.tunes else [], cells, files)
             except UserError as error:
                 cells.drop(cell.name, error)
+
+
+def _name_sweeps(cells: Cells, files: _Files) -> None:
+    """Lets the name of a file of which no point can be used stand among the broken ones, too."""
+    usable = {cell.path for cell in cells.values()}
+    for name, (path, _) in files.items():
+        if path not in usable and name in cells.broken:
+            cells.broken.setdefault(path.stem, cells.broken[name])
 
 
 def _inherit(name: str, files: _Files, study: Path) -> Cell:

@@ -98,7 +98,7 @@ class Sampled(Section):
     @model_validator(mode="after")
     def _some(self) -> "Sampled":
         if not self.options:
-            raise ValueError("an option with its distribution, such as train.lr_factor: loguniform(0.3, 3), and n")
+            raise ValueError("name an option with its distribution, such as train.lr_factor: loguniform(0.3, 3).")
         return self
 
     @property

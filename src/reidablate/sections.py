@@ -156,7 +156,8 @@ def validate(model: type[T], data: Any, *, where: str) -> T:
     same_place = [e for e in errors if tuple(part for part in e["loc"] if _is_key(part)) == location]
     wanted = " or ".join(dict.fromkeys(_expectation(e) for e in same_place))
     end = "" if wanted.endswith("?") else "."
-    raise UserError(f"{where}: '{key}' is {_shown(first['input'])} but should be {wanted}{end}")
+    subject = f"{where}: '{key}'" if location else where
+    raise UserError(f"{subject} is {_shown(first['input'])} but should be {wanted}{end}")
 
 
 def _shown(value: Any) -> str:

@@ -16,6 +16,7 @@ from reidablate.cells import Cell, Cells, load_cells, select
 from reidablate.config import EvaluateConfig
 from reidablate.errors import UserError
 from reidablate.planning import load_presets
+from reidablate.selecting import pick
 from support import run_cli
 
 CORE = {
@@ -258,6 +259,16 @@ def test_every_spelling_of_the_suffix_is_a_cell(project: Path, name: str) -> Non
 def test_an_editors_hidden_file_is_no_cell(project: Path) -> None:
     (project / "ablations" / ".p1.yaml").write_text("name: p1\n")
     assert load(project)["p1"].path.name == "p1.yaml"
+
+
+@pytest.mark.parametrize(
+    "varied", ["sweep: {train.lr_facto: [1, 2]}", "sample: {train.lr_facto: 'uniform(1, 2)', n: 2}"]
+)
+def test_a_file_none_of_whose_points_can_be_used_says_why_by_its_own_name(project: Path, varied: str) -> None:
+    write(project, "mine", f"name: mine\nextends: p1\n{varied}\n")
+    cells = load(project)
+    with pytest.raises(UserError, match=r"unknown key 'train\.lr_facto'; did you mean 'lr_factor'"):
+        pick("cells", "mine", cells.words, {name: fault.sentence for name, fault in cells.broken.items()})
 
 
 def test_a_cell_that_reads_cameras_on_one_data_set_alone_is_marked(project: Path) -> None:

@@ -275,6 +275,21 @@ def test_what_differs_is_told_apart_by_data_set(chosen: Study) -> None:
             f"extends: p1\nreference: [{CANDIDATES[0]}]",
             r"scored on held-out identities alone; compare with 'tuned'",
         ),
+        (
+            "uneven",
+            "extends: p1\ntune: true\nsweep: {train.holdout: [0.2, 0.3]}",
+            r"compared on the same held-out identities, so 'tune' cannot vary train\.holdout",
+        ),
+        (
+            "partly",
+            "extends: p1\ntune: true\nsweep: {train.lr_factor: [1, -2]}",
+            r"candidate 'partly_lr_factor_-2' cannot be used, because .*'train\.lr_factor' is -2 but should be greater",
+        ),
+        (
+            "first",
+            "extends: p1\ntune: true\nsweep: {train.lr_factor: [-2, 1]}",
+            r"'train\.lr_factor' is -2 but should be greater",
+        ),
         ("lonely", "extends: p1\ntune: true", r"between the points of a sweep or sample; give it two or more"),
     ],
 )

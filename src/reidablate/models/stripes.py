@@ -5,10 +5,11 @@ Legend: B batch, n = rows * cols patches in row-major order, D width, S stripes,
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from reidablate.errors import UserError
@@ -25,7 +26,7 @@ class StripesOptions(Section):
         width: Width that the mean of a stripe is reduced to before its classifier.
     """
 
-    number: Positive = 6
+    number: Annotated[int, Field(ge=1, le=100)] = 6
     width: Positive = 256
 
 
