@@ -33,11 +33,10 @@ def first_runs(study: Study) -> list[Run]:
     Those of another code base have none, and no candidates of tuned cells: a page shows the test set.
     """
     return [
-        run
-        for run in study.runs
-        if run.seed == min(study.planned[run.dataset][run.cell])
-        and not study.cell(run.cell).external
-        and not study.cell(run.cell).tunes
+        Run(dataset=dataset.name, cell=cell.name, seed=min(seeds))
+        for dataset in study.datasets
+        for cell in study.cells
+        if (seeds := study.planned.get(dataset.name, {}).get(cell.name)) and not cell.external and not cell.tunes
     ]
 
 
@@ -46,12 +45,13 @@ def compared_runs(study: Study, run: Run) -> tuple[Run | None, list[Run]]:
 
     The latter, of `timm/` and on the same data set, is what the representations of transformers are also compared with.
     """
-    planned = {r for r in study.runs if not study.cell(r.cell).external}
-    references = [Run(dataset=run.dataset, cell=name, seed=run.seed) for name in study.cell(run.cell).references[:1]]
-    kinds = {r: study.cell(r.cell).config.model.backbone for r in first_runs(study) if r.dataset == run.dataset}
-    own = study.cell(run.cell).config.model.backbone
-    other = next((r for r, kind in kinds.items() if kind.startswith("timm/") and kind != own and r != run), None)
-    return next((r for r in references if r in planned), None), [other] if other else []
+    planned, cell = study.planned[run.dataset], study.cell(run.cell)
+    kinds = {c.name: c.config.model.backbone for c in study.cells if planned.get(c.name) and not c.external}
+    references = [r for r in cell.references[:1] if r in kinds and run.seed in planned[r]]
+    reference = Run(dataset=run.dataset, cell=references[0], seed=run.seed) if references else None
+    others = {name for name, kind in kinds.items() if kind.startswith("timm/") and kind != kinds[run.cell]}
+    found = [r for r in first_runs(study) if r.cell in others and r.dataset == run.dataset] if others else []
+    return reference, found[:1]
 
 
 def compared_there(study: Study, run: Run) -> tuple[Run | None, list[Run]]:

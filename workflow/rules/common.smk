@@ -42,6 +42,7 @@ LOGS = ROOT / "logs"
 TABLES = ROOT / "tables"
 PAGES = pages_folder(ROOT)
 LASTING_FILES = [name for name in TRAINED_FILES if name not in REMOVABLE]  # `keep` may remove the others in between
+MADE = {*NEEDS.train, *NEEDS.evaluate}
 TRAINED_HERE = [run for run in NEEDS.train if not STUDY.cell(run.cell).external]
 RUN_MINUTES = RunMinutes(STUDY)
 EXPLAINED = {f"{run.dataset}/{run.cell}": run for run in pages_to_make(STUDY, NEEDS)}
@@ -69,16 +70,14 @@ def what_decides(wildcards):
 
 def there(name):
     """The file `name` of every run that stands, or that this call makes."""
-    made = {*NEEDS.train, *NEEDS.evaluate}
-    return [ROOT / run.id / name for run in [*STUDY.runs, *STUDY.transfers] if run in made or run in NEEDS.stands]
+    return [ROOT / run.id / name for run in [*STUDY.runs, *STUDY.transfers] if run in MADE or run in NEEDS.stands]
 
 
 def looked_into(name):
     """The files of a run, and of those that its page compares it with, as far as they stand or are made."""
     run = EXPLAINED[name]
     reference, others = compared_runs(STUDY, run)
-    made = {*NEEDS.train, *NEEDS.evaluate}
-    there = [r for r in (run, reference, *others) if r and (r in made or r in NEEDS.stands)]
+    there = [r for r in (run, reference, *others) if r and (r in MADE or r in NEEDS.stands)]
     if not workflow.is_main_process:  # whatever is there when this job starts
         there = [r for r in there if (ROOT / r.id / "metrics.json").is_file()]
     return [ROOT / r.id / name for r in there for name in ("provenance.json", "metrics.json")]

@@ -55,7 +55,7 @@ rule external:
     log:
         LOGS / "train" / "{foreign}.log",
     wildcard_constraints:
-        foreign=one_of(run.id for run in NEEDS.train if run not in TRAINED_HERE),
+        foreign=one_of(run.id for run in NEEDS.train if STUDY.cell(run.cell).external),
     threads: threads_of_run()
     resources:
         gpu=STUDY.gpus_per_run,
